@@ -1,0 +1,377 @@
+//! Looking for dead workers: known deaths at once (R1), silent ones after a second look (R2), and the act (R3).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crate::config::Timing;
+use crate::ids::{LeaseId, RequestId};
+use crate::keeper::heartbeat_of;
+use crate::liveness::{LivenessReply, LivenessRequest};
+use crate::rules::outcome::BACKOFF_MAX;
+use crate::rules::recovery::{
+    ProcessState, SecondLook, r1_death_known, r2_heartbeat_allows, r2_late_in, r2_look_every, r2_past_its_time,
+    r2_too_far_ahead,
+};
+use crate::store::{
+    EndCause, LeaseView, LookReply, ProcessIdentity, Recover, RecoverReply, StoreFailure, StoreReply, StoreRequest,
+};
+use crate::time::{Instant, StoreTime};
+
+/// How a judge looks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JudgeOptions {
+    /// The judge's own timings: how often it scans, how long a request may take.
+    pub timing: Timing,
+    /// The judge's machine: it can tell the death of processes on the same one (R1).
+    pub machine: Option<String>,
+    /// Whether there is a second witness.
+    pub liveness: bool,
+    /// How often processes on the same machine are looked up between scans, without asking the store.
+    pub local_check: Duration,
+}
+
+/// What a judge is told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum JudgeInput {
+    /// The store answered, or did not.
+    Store(RequestId, Result<StoreReply, StoreFailure>),
+    /// The second witness answered, or did not.
+    Liveness(RequestId, Option<LivenessReply>),
+    /// What the machine says of a process asked for.
+    Process(LeaseId, ProcessState),
+    /// The worker that this judge belongs to holds this lease now: it is not judged by itself.
+    OwnLease(Option<LeaseId>),
+    /// R1: a supervisor saw this process end. May be repeated.
+    ProcessEnded(ProcessIdentity),
+    /// Look now: something may have changed.
+    LookNow,
+}
+
+/// What a judge wants done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum JudgeEffect {
+    /// Ask the store.
+    Store(RequestId, StoreRequest),
+    /// Ask the second witness.
+    Liveness(RequestId, LivenessRequest),
+    /// Look up the process of this lease on this machine.
+    CheckProcess(LeaseId, ProcessIdentity),
+    /// Something to tell people.
+    Tell(JudgeEvent),
+}
+
+/// What a judge did.
+#[derive(Debug, Clone, PartialEq)]
+pub enum JudgeEvent {
+    /// A lease was declared dead by this judge.
+    Recovered {
+        /// Which lease.
+        lease: LeaseId,
+        /// Its worker.
+        worker: String,
+        /// Why.
+        cause: EndCause,
+        /// How many lines came back.
+        lines: u64,
+        /// How many rows failed because they crashed too often.
+        failed: u64,
+    },
+}
+
+/// An act of recovery that waits or is under way. One at a time is under way; one that cannot be done blocks no other.
+#[derive(Debug)]
+struct Act {
+    view: LeaseView,
+    now: StoreTime,
+    cause: EndCause,
+}
+
+#[derive(Debug)]
+enum Acting {
+    No,
+    /// Asking the second witness about a lease that lapsed.
+    Heartbeat(RequestId, Instant, Act),
+    Recover(RequestId, Instant, Act),
+}
+
+/// Looks never lie closer together than this.
+const LOOK_EVERY_MIN: Duration = Duration::from_millis(20);
+/// Reported deaths that no lease was found for are remembered, up to so many.
+const REPORTS_MAX: usize = 64;
+
+/// The judging machine of one worker.
+#[derive(Debug)]
+pub struct Judge {
+    options: JudgeOptions,
+    own_lease: Option<LeaseId>,
+    looking: Option<(RequestId, Instant)>,
+    next_look_at: Instant,
+    next_local_check_at: Option<Instant>,
+    looks: BTreeMap<LeaseId, SecondLook>,
+    /// Live leases of others on this machine, as last seen.
+    local: BTreeMap<LeaseId, LeaseView>,
+    reported: VecDeque<ProcessIdentity>,
+    acts: VecDeque<Act>,
+    acting: Acting,
+    effects: VecDeque<JudgeEffect>,
+    next_request: u64,
+}
+
+impl Judge {
+    /// A judge that looks for the first time at `now`: a new worker starts looking at its start (R4).
+    pub fn new(options: JudgeOptions, now: Instant) -> Self {
+        Self {
+            options,
+            own_lease: None,
+            looking: None,
+            next_look_at: now,
+            next_local_check_at: None,
+            looks: BTreeMap::new(),
+            local: BTreeMap::new(),
+            reported: VecDeque::new(),
+            acts: VecDeque::new(),
+            acting: Acting::No,
+            effects: VecDeque::new(),
+            next_request: 0,
+        }
+    }
+
+    /// What to do next, if anything.
+    pub fn poll_effect(&mut self) -> Option<JudgeEffect> {
+        self.effects.pop_front()
+    }
+
+    /// When to call [`Self::handle_timeout`].
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let limit = self.options.timing.request_timeout;
+        let look = self.looking.map_or(self.next_look_at, |(_, sent_at)| sent_at + limit);
+        let act = match &self.acting {
+            Acting::No => None,
+            Acting::Heartbeat(_, sent_at, _) | Acting::Recover(_, sent_at, _) => Some(*sent_at + limit),
+        };
+        [Some(look), act, self.next_local_check_at].into_iter().flatten().min()
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let limit = self.options.timing.request_timeout;
+        if self.looking.is_some_and(|(_, sent_at)| now >= sent_at + limit) {
+            self.look_failed(now);
+        }
+        match &self.acting {
+            // The next look shows whether it is still to be done.
+            Acting::Recover(_, sent_at, _) if now >= *sent_at + limit => self.acting = Acting::No,
+            Acting::Heartbeat(_, sent_at, _) if now >= *sent_at + limit => self.heartbeat_known(now, None),
+            _ => {}
+        }
+        if self.looking.is_none() && now >= self.next_look_at {
+            let id = self.new_request();
+            self.looking = Some((id, now));
+            self.effects.push_back(JudgeEffect::Store(id, StoreRequest::Look));
+        }
+        if self.next_local_check_at.is_some_and(|at| now >= at) {
+            self.check_local_processes(now);
+        }
+        self.act(now);
+    }
+
+    /// Something happened.
+    pub fn handle_input(&mut self, now: Instant, input: JudgeInput) {
+        match input {
+            JudgeInput::Store(id, reply) => self.handle_store(now, id, reply),
+            JudgeInput::Liveness(id, reply) => {
+                if matches!(&self.acting, Acting::Heartbeat(asked, _, _) if *asked == id) {
+                    self.heartbeat_known(now, reply);
+                }
+            }
+            JudgeInput::Process(lease, state) => self.handle_process(now, lease, state),
+            JudgeInput::OwnLease(lease) => self.own_lease = lease,
+            JudgeInput::ProcessEnded(process) => {
+                if !self.reported.contains(&process) {
+                    self.reported.push_back(process);
+                }
+                if self.reported.len() > REPORTS_MAX {
+                    self.reported.pop_front();
+                }
+                self.next_look_at = now;
+            }
+            JudgeInput::LookNow => self.next_look_at = now,
+        }
+        self.handle_timeout(now);
+    }
+
+    fn handle_store(&mut self, now: Instant, id: RequestId, reply: Result<StoreReply, StoreFailure>) {
+        if let Some((_, sent_at)) = self.looking.filter(|(asked, _)| *asked == id) {
+            self.looking = None;
+            match reply {
+                Ok(StoreReply::Look(look)) => self.looked(now, sent_at, look),
+                _ => self.look_failed(now),
+            }
+            return;
+        }
+        if let Acting::Recover(asked, _, _) = &self.acting
+            && *asked == id
+            && let Acting::Recover(_, _, act) = std::mem::replace(&mut self.acting, Acting::No)
+        {
+            match reply {
+                Ok(StoreReply::Recover(RecoverReply::Recovered { lines, failed })) => {
+                    self.forget(act.view.lease);
+                    let Act { view: LeaseView { lease, worker, .. }, cause, .. } = act;
+                    self.tell(JudgeEvent::Recovered { lease, worker, cause, lines, failed });
+                }
+                Ok(_) => self.forget(act.view.lease),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// R2: a failed look starts every count again.
+    fn look_failed(&mut self, now: Instant) {
+        self.looking = None;
+        self.looks.clear();
+        self.next_look_at = now + r2_look_every(self.options.timing.renew).max(LOOK_EVERY_MIN);
+    }
+
+    /// R2: goes through all live leases as the store shows them.
+    fn looked(&mut self, now: Instant, sent_at: Instant, look: LookReply) {
+        let others: Vec<LeaseView> =
+            look.leases.into_iter().filter(|view| Some(view.lease) != self.own_lease).collect();
+        let live: Vec<LeaseId> = others.iter().map(|view| view.lease).collect();
+        self.looks.retain(|lease, _| live.contains(lease));
+        self.local.clear();
+        let not_before_ahead = look.not_before_max.is_some_and(|at| at.since(look.now) > BACKOFF_MAX);
+        if not_before_ahead || others.iter().any(|view| r2_too_far_ahead(view, look.now)) {
+            let id = self.new_request();
+            let request = StoreRequest::CutBack { backoff_max: BACKOFF_MAX };
+            self.effects.push_back(JudgeEffect::Store(id, request));
+        }
+        let mut next_in = self.options.timing.scan;
+        for view in others {
+            if view.process.as_ref().is_some_and(|process| self.reported.contains(process)) {
+                self.decide(Act { view, now: look.now, cause: EndCause::Died });
+                continue;
+            }
+            if let (Some(process), Some(machine)) = (&view.process, &self.options.machine)
+                && process.machine == *machine
+            {
+                self.effects.push_back(JudgeEffect::CheckProcess(view.lease, process.clone()));
+                self.local.insert(view.lease, view.clone());
+            }
+            match r2_late_in(&view, look.now) {
+                Some(late_in) => {
+                    self.looks.remove(&view.lease);
+                    next_in = next_in.min(late_in);
+                }
+                None => {
+                    next_in = next_in.min(r2_look_every(view.renew));
+                    self.second_look(now, sent_at, view, look.now);
+                }
+            }
+        }
+        self.next_look_at = now + next_in.max(LOOK_EVERY_MIN);
+        let checks = (!self.local.is_empty()).then(|| now + self.options.local_check);
+        self.next_local_check_at = checks;
+    }
+
+    fn second_look(&mut self, now: Instant, sent_at: Instant, view: LeaseView, store_now: StoreTime) {
+        let watch = self.looks.entry(view.lease).or_insert_with(|| SecondLook::begin(&view, now));
+        watch.look(&view, sent_at, now);
+        if r2_past_its_time(&view, store_now) && watch.complete(&view, sent_at) {
+            self.decide(Act { view, now: store_now, cause: EndCause::Lapsed });
+        }
+    }
+
+    fn check_local_processes(&mut self, now: Instant) {
+        for (lease, view) in &self.local {
+            if let Some(process) = &view.process {
+                self.effects.push_back(JudgeEffect::CheckProcess(*lease, process.clone()));
+            }
+        }
+        self.next_local_check_at = (!self.local.is_empty()).then(|| now + self.options.local_check);
+    }
+
+    /// R1: acts at once on a process of this machine that is gone. What is acted on is the lease as last seen; where it
+    /// was renewed since, by a renewal still on its way at the death, the next look shows it.
+    fn handle_process(&mut self, now: Instant, lease: LeaseId, state: ProcessState) {
+        let machine = self.options.machine.clone().unwrap_or_default();
+        let Some(view) = self.local.get(&lease) else { return };
+        if r1_death_known(&machine, view.process.as_ref(), state) {
+            let view = view.clone();
+            if let Some(process) = view.process.clone()
+                && !self.reported.contains(&process)
+            {
+                self.reported.push_back(process);
+            }
+            self.decide(Act { view, now: StoreTime::default(), cause: EndCause::Died });
+            // Spared by a late renewal or not, the store says soon.
+            self.next_look_at = self.next_look_at.min(now + LOOK_EVERY_MIN);
+        }
+    }
+
+    fn decide(&mut self, act: Act) {
+        let under_way = match &self.acting {
+            Acting::No => false,
+            Acting::Heartbeat(_, _, other) | Acting::Recover(_, _, other) => other.view.lease == act.view.lease,
+        };
+        if under_way {
+            return;
+        }
+        self.acts.retain(|other| other.view.lease != act.view.lease);
+        self.acts.push_back(act);
+    }
+
+    fn act(&mut self, now: Instant) {
+        while matches!(self.acting, Acting::No) {
+            let Some(act) = self.acts.pop_front() else { return };
+            if Some(act.view.lease) == self.own_lease {
+                continue;
+            }
+            if act.cause == EndCause::Lapsed && self.options.liveness {
+                let id = self.new_request();
+                let leases = vec![act.view.lease];
+                let request = LivenessRequest::Check { leases, ttl_max: act.view.ttl };
+                self.effects.push_back(JudgeEffect::Liveness(id, request));
+                self.acting = Acting::Heartbeat(id, now, act);
+            } else {
+                self.recover(now, act);
+            }
+        }
+    }
+
+    /// R2: the second witness spoke, or did not; a witness that cannot vouch has no veto.
+    fn heartbeat_known(&mut self, now: Instant, reply: Option<LivenessReply>) {
+        if let Acting::Heartbeat(_, _, act) = std::mem::replace(&mut self.acting, Acting::No) {
+            let heartbeat = heartbeat_of(act.view.lease, reply);
+            if r2_heartbeat_allows(heartbeat, &act.view, act.now) {
+                self.recover(now, act);
+            }
+        }
+    }
+
+    /// R3: asks for the act, conditional on what was seen.
+    fn recover(&mut self, now: Instant, act: Act) {
+        let request = StoreRequest::Recover(Recover {
+            lease: act.view.lease,
+            renewals: act.view.renewals,
+            cause: act.cause,
+            judge: self.own_lease,
+        });
+        let id = self.new_request();
+        self.effects.push_back(JudgeEffect::Store(id, request));
+        self.acting = Acting::Recover(id, now, act);
+    }
+
+    fn forget(&mut self, lease: LeaseId) {
+        self.looks.remove(&lease);
+        self.local.remove(&lease);
+    }
+
+    fn tell(&mut self, event: JudgeEvent) {
+        self.effects.push_back(JudgeEffect::Tell(event));
+    }
+
+    fn new_request(&mut self) -> RequestId {
+        self.next_request += 1;
+        RequestId(self.next_request)
+    }
+}

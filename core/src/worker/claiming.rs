@@ -1,0 +1,179 @@
+//! C: claims of a worker. One claim at a time; one whose end is unknown is settled before the next.
+
+use std::sync::Arc;
+
+use super::{QueuedSpan, RunKey, Worker};
+use crate::ids::{LeaseId, RequestId};
+use crate::rules::claim::{c3_claim_lines, c3_lines_ahead};
+use crate::store::{Claim, ClaimReply, Grant, StoreFailure, StoreReply, StoreRequest};
+use crate::time::Instant;
+
+#[derive(Debug)]
+pub(super) enum ClaimState {
+    Idle,
+    Asked {
+        id: RequestId,
+        lease: LeaseId,
+        number: u64,
+        sent_at: Instant,
+    },
+    /// C2: the claim's end is unknown; `asked` is the settling under way, or it is tried again at `next_at`.
+    Settling {
+        lease: LeaseId,
+        number: u64,
+        asked: Option<(RequestId, Instant)>,
+        next_at: Instant,
+    },
+}
+
+impl Worker {
+    pub(super) fn claim_timeout(&self) -> Option<Instant> {
+        match &self.claim {
+            ClaimState::Asked { sent_at, .. } => Some(*sent_at + self.request_limit()),
+            ClaimState::Settling { asked: Some((_, sent_at)), .. } => Some(*sent_at + self.request_limit()),
+            ClaimState::Settling { next_at, .. } => Some(*next_at),
+            ClaimState::Idle => self.wants_lines().map(|_| self.next_claim_at),
+        }
+    }
+
+    /// C3: how many lines to claim now, if any.
+    fn wants_lines(&self) -> Option<u64> {
+        let lease = self.licensed()?;
+        let runs_of_old_leases = self.runs.values().any(|run| run.lease != lease);
+        if self.leaving.is_leaving() || self.alone.is_some() || runs_of_old_leases || self.recording.is_full() {
+            return None;
+        }
+        if self.draining_for_suspect && !self.is_idle() {
+            return None;
+        }
+        let options = &self.options;
+        let (concurrency, horizon, lines_max) = (options.concurrency, options.horizon, options.claim_lines_max);
+        let ahead = c3_lines_ahead(self.mean_run_time, concurrency, horizon).min(lines_max);
+        // The next span is fetched while this one runs, but not line by line.
+        if self.unstarted > 0 && self.unstarted * 2 > ahead {
+            return None;
+        }
+        let free_slots = self.free_slots();
+        let lines = c3_claim_lines(self.mean_run_time, concurrency, free_slots, horizon, self.unstarted, lines_max);
+        (lines > 0).then_some(lines)
+    }
+
+    pub(super) fn claim_lines(&mut self, now: Instant) {
+        if let ClaimState::Settling { lease, number, asked: None, next_at } = self.claim
+            && now >= next_at
+        {
+            let id = self.ask(StoreRequest::SettleClaim { lease, number });
+            self.claim = ClaimState::Settling { lease, number, asked: Some((id, now)), next_at };
+        }
+        if !matches!(self.claim, ClaimState::Idle) || now < self.next_claim_at {
+            return;
+        }
+        let (Some(lines_max), Some(lease)) = (self.wants_lines(), self.licensed()) else { return };
+        self.last_claim_number += 1;
+        let number = self.last_claim_number;
+        let id = self.ask(StoreRequest::Claim(Claim {
+            lease,
+            number,
+            operations: self.options.operations.clone(),
+            lines_max,
+            bytes_max: self.options.claim_bytes_max,
+            idle: self.is_idle(),
+        }));
+        self.claim = ClaimState::Asked { id, lease, number, sent_at: now };
+    }
+
+    pub(super) fn time_out_claim(&mut self, now: Instant) {
+        let limit = self.request_limit();
+        match &mut self.claim {
+            ClaimState::Asked { lease, number, sent_at, .. } if now >= *sent_at + limit => {
+                self.claim = ClaimState::Settling { lease: *lease, number: *number, asked: None, next_at: now };
+            }
+            ClaimState::Settling { asked, next_at, .. } if asked.is_some_and(|(_, sent_at)| now >= sent_at + limit) => {
+                *asked = None;
+                *next_at = now;
+            }
+            _ => {}
+        }
+    }
+
+    /// Returns whether the reply was for a claim.
+    pub(super) fn claim_answered(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        reply: &Result<StoreReply, StoreFailure>,
+    ) -> bool {
+        match &self.claim {
+            ClaimState::Asked { id: asked, lease, number, .. } if *asked == id => {
+                let (lease, number) = (*lease, *number);
+                self.claim = ClaimState::Idle;
+                match reply {
+                    Ok(StoreReply::Claim(reply)) => self.claimed(now, reply.clone()),
+                    Err(StoreFailure::NotDone) => self.next_claim_at = now + self.retry_after(),
+                    // C2: unknown is never guessed.
+                    _ => self.claim = ClaimState::Settling { lease, number, asked: None, next_at: now },
+                }
+                true
+            }
+            ClaimState::Settling { lease, number, asked: Some((asked, _)), .. } if *asked == id => {
+                let (lease, number) = (*lease, *number);
+                if let Ok(StoreReply::SettleClaim(grants)) = reply {
+                    self.claim = ClaimState::Idle;
+                    self.accept(grants.clone());
+                } else {
+                    let next_at = now + self.retry_after();
+                    self.claim = ClaimState::Settling { lease, number, asked: None, next_at };
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn claimed(&mut self, now: Instant, reply: ClaimReply) {
+        match reply {
+            ClaimReply::Granted { grants, suspect_waits, next_after, open_lines } => {
+                if grants.is_empty() {
+                    self.draining_for_suspect = suspect_waits && !self.is_idle();
+                    let wait = next_after
+                        .unwrap_or(self.options.poll)
+                        .clamp(CLAIM_AGAIN_MIN, self.options.poll.max(CLAIM_AGAIN_MIN));
+                    self.next_claim_at = now + wait;
+                    if self.options.until_done && !open_lines && self.is_idle() {
+                        self.s1_stop(now, super::ExitReason::Done);
+                    }
+                } else {
+                    self.draining_for_suspect = suspect_waits;
+                    self.next_claim_at = now;
+                }
+                self.accept(grants);
+            }
+            // Neither takes anything: the number was settled, or the keeper will hear of the lease's end.
+            ClaimReply::Closed | ClaimReply::LeaseEnded => self.next_claim_at = now + self.retry_after(),
+        }
+    }
+
+    /// Puts granted rows into the queue.
+    fn accept(&mut self, grants: Vec<Grant>) {
+        for grant in grants {
+            if grant.alone
+                && let [row] = grant.rows.as_slice()
+            {
+                debug_assert!(self.unstarted == 0 && self.runs.is_empty());
+                self.alone = Some(RunKey { batch: grant.batch, line: row.line, token: grant.token });
+            }
+            self.unstarted += grant.rows.len() as u64;
+            self.queue.push_back(QueuedSpan {
+                batch: grant.batch,
+                token: grant.token,
+                operation: Arc::from(grant.operation),
+                recovered_from: grant.recovered_from.map(Arc::from),
+                timeout: grant.timeout,
+                rows: grant.rows.into(),
+            });
+        }
+    }
+}
+
+/// Claims that found nothing are not asked again sooner.
+const CLAIM_AGAIN_MIN: std::time::Duration = std::time::Duration::from_millis(10);

@@ -1,0 +1,207 @@
+//! Runs of a worker: started while licensed (L4), cancelled at their timeout (O6), at the licence's end (L4), with their
+//! lease (L6) or their batch (S2).
+
+use std::time::Duration;
+
+use super::{Licence, RunAnswer, RunKey, StartRun, Worker, WorkerEffect, WorkerEvent};
+use crate::ids::{BatchId, LeaseId};
+use crate::rules::outcome::o6_deadline;
+use crate::store::Answer;
+use crate::time::Instant;
+
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) lease: LeaseId,
+    started_at: Instant,
+    deadline: Instant,
+    cancelled: Option<CancelReason>,
+    /// `deadline` is the end of the patience after a cancel, no longer the row's timeout.
+    patience_counts: bool,
+}
+
+/// Why a run was cancelled: decides what becomes of its line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CancelReason {
+    /// O6: an attempt.
+    Timeout,
+    /// L4: the line is given back, with no attempt used.
+    Lapse,
+    /// L6: the line is in other hands already.
+    LeaseEnded,
+    /// S2: the batch is over.
+    BatchClosed,
+    /// S1: dropping the lease frees the line.
+    Stop,
+}
+
+/// The smoothing of the mean run time: each run counts one eighth.
+const MEAN_SHARE: u32 = 8;
+
+impl Worker {
+    /// O2: a row's slot is free again once its run has ended and no write with an unknown end has its answer.
+    pub(super) fn free_slots(&self) -> u32 {
+        let busy = self.runs.len() + self.recording.lines_with_unknown_end();
+        self.options.concurrency.saturating_sub(u32::try_from(busy).unwrap_or(u32::MAX))
+    }
+
+    pub(super) fn start_rows(&mut self, now: Instant) {
+        let Some(lease) = self.licensed() else { return };
+        if self.leaving.is_leaving() {
+            return;
+        }
+        let mut slots = self.free_slots();
+        while slots > 0 && !self.recording.is_full() {
+            let Some(span) = self.queue.front_mut() else { return };
+            let Some(row) = span.rows.pop_front() else {
+                self.queue.pop_front();
+                continue;
+            };
+            let key = RunKey { batch: span.batch, line: row.line, token: span.token };
+            let deadline = o6_deadline(now, span.timeout);
+            let start = StartRun {
+                key,
+                operation: span.operation.clone(),
+                attempt: row.attempts.saturating_add(1),
+                input: row.input,
+                recovered_from: span.recovered_from.clone(),
+            };
+            if span.rows.is_empty() {
+                self.queue.pop_front();
+            }
+            self.unstarted -= 1;
+            slots -= 1;
+            self.deadlines.insert((deadline, key));
+            let before = self
+                .runs
+                .insert(key, Run { lease, started_at: now, deadline, cancelled: None, patience_counts: false });
+            debug_assert!(before.is_none(), "L6: no token is run twice");
+            self.effects.push_back(WorkerEffect::Start(start));
+            self.holding_changed(now);
+        }
+    }
+
+    /// L4: at the end of its licence a worker starts no more rows and cancels the running ones.
+    pub(super) fn l4_end_licence(&mut self, now: Instant) {
+        let Some(Licence { lease, ends, lapsed }) = &mut self.licence else { return };
+        if *lapsed || now < *ends {
+            return;
+        }
+        *lapsed = true;
+        let lease = *lease;
+        self.tell(WorkerEvent::Lapsed(lease));
+        self.cancel_runs(now, CancelReason::Lapse, |_, run| run.lease == lease);
+    }
+
+    /// L6: the lease is dead: cancel handlers, forget its spans; results in hand are still offered, and fenced.
+    pub(super) fn l6_lease_ended(&mut self, now: Instant, lease: LeaseId) {
+        if self.licence.as_ref().is_none_or(|licence| licence.lease != lease) {
+            return;
+        }
+        self.licence = None;
+        self.queue.clear();
+        self.unstarted = 0;
+        self.claim = super::ClaimState::Idle;
+        self.alone = None;
+        self.draining_for_suspect = false;
+        self.give_back.forget(lease);
+        self.tell(WorkerEvent::LeaseEnded(lease));
+        self.cancel_runs(now, CancelReason::LeaseEnded, |_, run| run.lease == lease);
+    }
+
+    /// S2: batches that are over: nothing of them is started any more, and running rows are cancelled.
+    pub(super) fn s2_let_go(&mut self, now: Instant, closed: &[BatchId]) {
+        if closed.is_empty() {
+            return;
+        }
+        self.queue.retain(|span| !closed.contains(&span.batch));
+        self.unstarted = self.queue.iter().map(|span| span.rows.len() as u64).sum();
+        if self.alone.is_some_and(|key| closed.contains(&key.batch) && !self.runs.contains_key(&key)) {
+            self.alone = None;
+        }
+        self.cancel_runs(now, CancelReason::BatchClosed, |key, _| closed.contains(&key.batch));
+    }
+
+    pub(super) fn cancel_runs(&mut self, now: Instant, why: CancelReason, which: impl Fn(&RunKey, &Run) -> bool) {
+        let keys: Vec<RunKey> = self.runs.iter().filter(|(key, run)| which(key, run)).map(|(key, _)| *key).collect();
+        for key in keys {
+            self.cancel(key, why);
+            self.wait_for_end(now, key);
+        }
+    }
+
+    /// Cancels a run; a later reason replaces an earlier one, since it says what has become of the line since.
+    fn cancel(&mut self, key: RunKey, why: CancelReason) {
+        let Some(run) = self.runs.get_mut(&key) else { return };
+        if run.cancelled.replace(why).is_none() {
+            self.effects.push_back(WorkerEffect::Cancel(key));
+        }
+    }
+
+    /// From its first cancel on, a run's patience counts.
+    fn wait_for_end(&mut self, now: Instant, key: RunKey) {
+        let Some(run) = self.runs.get_mut(&key).filter(|run| !run.patience_counts) else { return };
+        run.patience_counts = true;
+        self.deadlines.remove(&(run.deadline, key));
+        run.deadline = now + self.options.cancel_grace;
+        self.deadlines.insert((run.deadline, key));
+    }
+
+    /// O6, and runs that do not end although cancelled.
+    pub(super) fn end_deadlines(&mut self, now: Instant) {
+        while let Some(&(at, key)) = self.deadlines.first()
+            && at <= now
+        {
+            let patience_is_over = self.runs.get(&key).is_some_and(|run| run.patience_counts);
+            self.deadlines.remove(&(at, key));
+            if patience_is_over {
+                self.effects.push_back(WorkerEffect::Abandon(key));
+                self.run_ended(now, key, RunAnswer::Cancelled);
+            } else {
+                self.cancel(key, CancelReason::Timeout);
+                self.wait_for_end(now, key);
+            }
+        }
+    }
+
+    /// A run ended: its answer is offered, or its line given back or forgotten.
+    pub(super) fn run_ended(&mut self, now: Instant, key: RunKey, answer: RunAnswer) {
+        // An abandoned run's late end: its line is long decided.
+        let Some(run) = self.runs.remove(&key) else { return };
+        self.deadlines.remove(&(run.deadline, key));
+        self.holding_changed(now);
+        let run_time = now.since(run.started_at);
+        let jitter = self.random.next_u64();
+        let answer = match (answer, run.cancelled) {
+            (RunAnswer::Success(result), _) => Answer::Success(result),
+            (RunAnswer::Failed(error), _) => Answer::Failed(error),
+            (RunAnswer::Retry(error), _) => Answer::Retry { error, jitter, timed_out: false },
+            (RunAnswer::Cancelled, Some(CancelReason::Timeout)) => {
+                let error = format!("timed out after {:.3} s", run_time.as_secs_f64()).into_boxed_str();
+                Answer::Retry { error, jitter, timed_out: true }
+            }
+            (RunAnswer::Cancelled, None) => {
+                let error = Box::from("the handler gave the row up without being asked to");
+                Answer::Retry { error, jitter, timed_out: false }
+            }
+            (RunAnswer::Cancelled, Some(CancelReason::Lapse)) => {
+                self.give_back.add(run.lease, key);
+                return;
+            }
+            (RunAnswer::Cancelled, Some(CancelReason::LeaseEnded | CancelReason::BatchClosed | CancelReason::Stop)) => {
+                if self.alone == Some(key) {
+                    self.alone = None;
+                }
+                return;
+            }
+        };
+        self.measure(run_time);
+        self.offer(now, run.lease, key, answer, run_time);
+    }
+
+    fn measure(&mut self, run_time: Duration) {
+        self.mean_run_time = Some(match self.mean_run_time {
+            None => run_time,
+            Some(mean) => (mean * (MEAN_SHARE - 1) + run_time) / MEAN_SHARE,
+        });
+    }
+}
