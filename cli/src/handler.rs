@@ -9,6 +9,7 @@ use fencepost_core::{BatchId, Token};
 use tokio::sync::watch;
 
 pub mod command;
+pub mod guard;
 pub mod sleep;
 
 /// A row to run.

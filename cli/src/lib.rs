@@ -1,1 +1,23 @@
-//! (skeleton)
+//! fencepost, the library behind the command.
+//!
+//! | looking for | it is in | does IO |
+//! |---|---|---|
+//! | what the command line does | [`commands`] | yes |
+//! | the loops that perform the core's effects | [`driver`] | through its ports |
+//! | what runs a row | [`handler`] | yes |
+//! | reading CSV and JSON lines | [`input`] | yes |
+//! | what reports look like | [`report`] | no |
+//! | writing results | [`results`] | yes |
+//! | the real clock, tasks and processes | [`runtime`] | yes |
+//! | the row store | [`store`] | yes |
+//! | a worker put together | [`worker`] | through the others |
+
+pub mod commands;
+pub mod driver;
+pub mod handler;
+pub mod input;
+pub mod report;
+pub mod results;
+pub mod runtime;
+pub mod store;
+pub mod worker;

@@ -9,7 +9,7 @@ use crate::keeper::heartbeat_of;
 use crate::liveness::{LivenessReply, LivenessRequest};
 use crate::rules::outcome::BACKOFF_MAX;
 use crate::rules::recovery::{
-    ProcessState, SecondLook, r1_death_known, r2_heartbeat_allows, r2_late_in, r2_look_every, r2_past_its_time,
+    LOOK_EVERY_MIN, ProcessState, SecondLook, r1_death_known, r2_heartbeat_allows, r2_late_in, r2_look_every, r2_past_its_time,
     r2_too_far_ahead,
 };
 use crate::store::{
@@ -94,8 +94,6 @@ enum Acting {
     Recover(RequestId, Instant, Act),
 }
 
-/// Looks never lie closer together than this.
-const LOOK_EVERY_MIN: Duration = Duration::from_millis(20);
 /// Reported deaths that no lease was found for are remembered, up to so many.
 const REPORTS_MAX: usize = 64;
 
@@ -106,6 +104,8 @@ pub struct Judge {
     own_lease: Option<LeaseId>,
     looking: Option<(RequestId, Instant)>,
     next_look_at: Instant,
+    /// Something changed while a look was under way: what it shows may be older.
+    look_again: bool,
     next_local_check_at: Option<Instant>,
     looks: BTreeMap<LeaseId, SecondLook>,
     /// Live leases of others on this machine, as last seen.
@@ -125,6 +125,7 @@ impl Judge {
             own_lease: None,
             looking: None,
             next_look_at: now,
+            look_again: false,
             next_local_check_at: None,
             looks: BTreeMap::new(),
             local: BTreeMap::new(),
@@ -193,11 +194,16 @@ impl Judge {
                 if self.reported.len() > REPORTS_MAX {
                     self.reported.pop_front();
                 }
-                self.next_look_at = now;
+                self.look_now(now);
             }
-            JudgeInput::LookNow => self.next_look_at = now,
+            JudgeInput::LookNow => self.look_now(now),
         }
         self.handle_timeout(now);
+    }
+
+    fn look_now(&mut self, now: Instant) {
+        self.next_look_at = now;
+        self.look_again = self.looking.is_some();
     }
 
     fn handle_store(&mut self, now: Instant, id: RequestId, reply: Result<StoreReply, StoreFailure>) {
@@ -229,7 +235,7 @@ impl Judge {
     fn look_failed(&mut self, now: Instant) {
         self.looking = None;
         self.looks.clear();
-        self.next_look_at = now + r2_look_every(self.options.timing.renew).max(LOOK_EVERY_MIN);
+        self.next_look_at = now + r2_look_every(self.options.timing.renew);
     }
 
     /// R2: goes through all live leases as the store shows them.
@@ -248,6 +254,8 @@ impl Judge {
         let mut next_in = self.options.timing.scan;
         for view in others {
             if view.process.as_ref().is_some_and(|process| self.reported.contains(process)) {
+                // Where it is spared by a renewal still on its way, the next look shows it.
+                next_in = next_in.min(r2_look_every(view.renew));
                 self.decide(Act { view, now: look.now, cause: EndCause::Died });
                 continue;
             }
@@ -268,7 +276,8 @@ impl Judge {
                 }
             }
         }
-        self.next_look_at = now + next_in.max(LOOK_EVERY_MIN);
+        let look_again = std::mem::take(&mut self.look_again);
+        self.next_look_at = if look_again { now } else { now + next_in.max(LOOK_EVERY_MIN) };
         let checks = (!self.local.is_empty()).then(|| now + self.options.local_check);
         self.next_local_check_at = checks;
     }

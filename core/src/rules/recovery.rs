@@ -34,9 +34,12 @@ pub fn r2_margin(ttl: Duration) -> Duration {
     ttl / 8
 }
 
+/// R2: looks never lie closer together than this.
+pub const LOOK_EVERY_MIN: Duration = Duration::from_millis(20);
+
 /// R2: how far looks lie apart while a lease is watched: several per interval.
 pub fn r2_look_every(renew: Duration) -> Duration {
-    renew / 4
+    (renew / 4).max(LOOK_EVERY_MIN)
 }
 
 /// R2: a lease whose renewal is late is watched closely, even before it is past its time. `None`: it is late already;

@@ -138,6 +138,16 @@ impl Worker {
         self.next_claim_at = self.next_claim_at.min(now);
     }
 
+    /// Gives back what is queued of these spans, and forgets it here.
+    pub(super) fn give_queued_back(&mut self, lease: LeaseId, which: impl Fn(BatchId) -> bool) {
+        for span in self.queue.extract_if(.., |span| which(span.batch)) {
+            self.unstarted -= span.rows.len() as u64;
+            for row in span.rows {
+                self.give_back.add(lease, RunKey { batch: span.batch, line: row.line, token: span.token });
+            }
+        }
+    }
+
     /// S1: stop claiming, give unstarted lines back at once, let running rows finish.
     pub(super) fn s1_stop(&mut self, now: Instant, reason: ExitReason) {
         if self.leaving.is_leaving() {
@@ -146,12 +156,7 @@ impl Worker {
         let grace_ends = s1_grace_ends(now, self.options.grace);
         self.leaving = Leaving::Finishing { grace_ends, cancelled: false, reason };
         let Some(lease) = self.licence.as_ref().map(|licence| licence.lease) else { return };
-        for span in std::mem::take(&mut self.queue) {
-            for row in span.rows {
-                self.give_back.add(lease, RunKey { batch: span.batch, line: row.line, token: span.token });
-            }
-        }
-        self.unstarted = 0;
+        self.give_queued_back(lease, |_| true);
     }
 
     /// S1: once nothing runs and nothing is owed, the lease is dropped, with whatever it still holds.

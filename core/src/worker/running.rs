@@ -28,7 +28,7 @@ pub(super) enum CancelReason {
     Lapse,
     /// L6: the line is in other hands already.
     LeaseEnded,
-    /// S2: the batch is over.
+    /// S2: the batch is over; the line is given back in case it is open again.
     BatchClosed,
     /// S1: dropping the lease frees the line.
     Stop,
@@ -108,15 +108,14 @@ impl Worker {
         self.cancel_runs(now, CancelReason::LeaseEnded, |_, run| run.lease == lease);
     }
 
-    /// S2: batches that are over: nothing of them is started any more, and running rows are cancelled.
+    /// S2: batches that are over: nothing of them is started any more, and running rows are cancelled. The news may be
+    /// old and the batch open again (S5), so the lines are given back; where it is over, that does nothing.
     pub(super) fn s2_let_go(&mut self, now: Instant, closed: &[BatchId]) {
         if closed.is_empty() {
             return;
         }
-        self.queue.retain(|span| !closed.contains(&span.batch));
-        self.unstarted = self.queue.iter().map(|span| span.rows.len() as u64).sum();
-        if self.alone.is_some_and(|key| closed.contains(&key.batch) && !self.runs.contains_key(&key)) {
-            self.alone = None;
+        if let Some(lease) = self.licence.as_ref().map(|licence| licence.lease) {
+            self.give_queued_back(lease, |batch| closed.contains(&batch));
         }
         self.cancel_runs(now, CancelReason::BatchClosed, |key, _| closed.contains(&key.batch));
     }
@@ -183,11 +182,11 @@ impl Worker {
                 let error = Box::from("the handler gave the row up without being asked to");
                 Answer::Retry { error, jitter, timed_out: false }
             }
-            (RunAnswer::Cancelled, Some(CancelReason::Lapse)) => {
+            (RunAnswer::Cancelled, Some(CancelReason::Lapse | CancelReason::BatchClosed)) => {
                 self.give_back.add(run.lease, key);
                 return;
             }
-            (RunAnswer::Cancelled, Some(CancelReason::LeaseEnded | CancelReason::BatchClosed | CancelReason::Stop)) => {
+            (RunAnswer::Cancelled, Some(CancelReason::LeaseEnded | CancelReason::Stop)) => {
                 if self.alone == Some(key) {
                     self.alone = None;
                 }

@@ -20,7 +20,7 @@ create table batches (
     status         text    not null check (status in ('loading', 'open', 'success', 'failed', 'aborted')),
     held           integer not null default 0,       -- S3: 1 stops claims, not running rows and not the end
     priority       integer not null default 0,       -- higher first
-    total          integer not null default 0,       -- lines 1..total are the batch's; staged lines lie beyond
+    total          integer not null default 0,       -- lines 1..total are the batch's (loading: are there so far); staged lines lie beyond
     cursor         integer not null default 1,       -- the first line that was never claimed
     last_claim     integer not null default 0,       -- token of the last claim: fair turns (C3)
     generation     integer not null default 1,       -- S5: goes up when an operator's retry opens the batch again
@@ -61,6 +61,7 @@ create table outcomes (
     recorded_at  integer not null,
     primary key (batch, line)
 ) strict, without rowid;
+create index outcomes_failed on outcomes (batch, line) where status = 'failed';
 
 -- The only thing that changes hands: a set of lines of one batch, always exactly those still open. A change of hands
 -- replaces the record under a new token; a finished span is gone.
@@ -81,7 +82,10 @@ create table spans (
     check ((lease is null) = (claim_number is null)),
     check (alone = 0 or (lease is not null and line_count = 1))
 ) strict;
-create index spans_free on spans (batch, first_line) where lease is null;
+-- The columns behind first_line let a claim pass over spans that are not due without fetching them.
+create index spans_free on spans (batch, first_line, not_before, suspicion, line_count) where lease is null;
+create index spans_waiting on spans (not_before, batch) where lease is null and not_before is not null;
+create index spans_suspect on spans (batch, line_count, first_line) where suspicion > 0;
 create index spans_held on spans (lease) where lease is not null;
 create index spans_batch on spans (batch);
 
@@ -134,6 +138,7 @@ create table attempts (
 create unique index attempts_once on attempts (batch, first_line, token, kind);
 create index attempts_ranges on attempts (batch, first_line) where last_line > first_line;
 create index attempts_crashed on attempts (lease) where kind = 'crashed';
+create index attempts_deaths on attempts (batch, kind) where kind in ('crashed', 'crash_withdrawn', 'recovered');
 
 -- Exact counts: written in the outcome's own transaction, each record by its one lease.
 create table tallies (

@@ -1,0 +1,111 @@
+//! The commands of `fencepost`: one module each.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+
+use self::args::{Cli, Command};
+use self::failure::{Exit, Failure};
+
+mod args;
+mod config;
+mod failure;
+mod list;
+mod load;
+mod overview;
+mod results;
+mod row_log;
+mod rows;
+mod run;
+mod signals;
+mod status;
+mod store;
+mod submit;
+mod wait;
+mod worker;
+mod workers;
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let args: Vec<_> = std::env::args_os().collect();
+    let command = match config::with_config_defaults(Cli::command(), &args) {
+        Ok(command) => command,
+        Err(error) => return end(Err(Failure::from_error(Exit::Usage, error)), false),
+    };
+    let cli = command.try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match cli {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to stdout with code 0, mistakes to stderr with code 2.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8));
+        }
+    };
+    let json = cli.command.wants_json();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let failure = Failure::new(Exit::Unexpected, "cannot start the async runtime").because(error);
+            return end(Err(failure), json);
+        }
+    };
+    let outcome = runtime.block_on(dispatch(cli));
+    // Handlers that did not end when told are not waited for.
+    runtime.shutdown_background();
+    end(outcome, json)
+}
+
+async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
+    let global = cli.global;
+    match cli.command {
+        Command::Run(args) => run::run(&global, args).await,
+        Command::Submit(args) => submit::submit(&global, args).await,
+        Command::Worker(args) => worker::worker(&global, args).await,
+        Command::Status(args) => status::status(&global, args).await,
+        Command::List(args) => list::list(&global, args).await,
+        Command::Rows(args) => rows::rows(&global, args).await,
+        Command::Results(args) => results::results(&global, args).await,
+        Command::Wait(args) => wait::wait(&global, args).await,
+        Command::Workers(args) => workers::workers(&global, args).await,
+    }
+}
+
+impl Command {
+    fn wants_json(&self) -> bool {
+        match self {
+            Self::Submit(args) => args.json,
+            Self::Status(args) => args.json,
+            Self::List(args) => args.json,
+            Self::Rows(args) => args.json,
+            Self::Workers(args) => args.json,
+            Self::Run(_) | Self::Worker(_) | Self::Results(_) | Self::Wait(_) => false,
+        }
+    }
+}
+
+fn end(outcome: Result<Exit, Failure>, json: bool) -> ExitCode {
+    let exit = match outcome {
+        Ok(exit) => exit,
+        Err(failure) => {
+            if json {
+                eprintln!("{}", failure.to_json());
+            } else {
+                eprintln!("{failure}");
+            }
+            failure.exit
+        }
+    };
+    ExitCode::from(exit as u8)
+}
+
+/// Writes to stdout. A reader that has gone away (`| head`) ends the command quietly.
+fn print(text: &str) -> Result<(), Failure> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Exit::Unexpected, "cannot write to stdout").because(error))
+        }
+        _ => Ok(()),
+    }
+}

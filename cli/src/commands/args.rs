@@ -1,0 +1,326 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use fencepost_core::Timing;
+
+/// Process a batch of rows with any number of workers: every row gets exactly one recorded outcome.
+#[derive(Debug, Parser)]
+#[command(name = "fencepost", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, every row succeeded; 1 unexpected; 2 usage; 3 finished with failed rows; 4 no such batch or row;
+5 aborted; 6 wait timed out; 7 store unreachable; 8 input unreadable or changed; 130 interrupted.
+
+Options are taken from the command line, else from FENCEPOST_* variables, else from ./fencepost.toml (or --config) or
+$XDG_CONFIG_HOME/fencepost/config.toml, else the defaults shown.";
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Where rows and outcomes are kept: a path (SQLite) [default: $XDG_STATE_HOME/fencepost/fencepost.db]
+    #[arg(long, global = true, env = "FENCEPOST_STORE", value_name = "PATH")]
+    pub store: Option<String>,
+    /// A configuration file instead of ./fencepost.toml
+    #[arg(long, global = true, env = "FENCEPOST_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Less on stderr: no progress, no hints
+    #[arg(long, short, global = true, env = "FENCEPOST_QUIET")]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Submit a file, work on it, wait, and give the results: all in one, and to be run again after a crash
+    Run(RunArgs),
+    /// Store a batch of rows for workers
+    Submit(SubmitArgs),
+    /// Work on batches
+    Worker(WorkerArgs),
+    /// Show batches, workers, and what a dead worker held
+    Status(StatusArgs),
+    /// List batches
+    List(ListArgs),
+    /// List a batch's rows, or tell one row's whole story
+    Rows(RowsArgs),
+    /// Write a batch's results in input order
+    Results(ResultsArgs),
+    /// Wait until a batch has ended
+    Wait(WaitArgs),
+    /// List workers
+    Workers(WorkersArgs),
+}
+
+/// How rows are tried; stored with the batch.
+#[derive(Debug, Clone, Args)]
+pub struct BatchArgs {
+    /// How often a row is tried before it fails
+    #[arg(long, env = "FENCEPOST_MAX_ATTEMPTS", default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub max_attempts: u32,
+    /// How often a row may kill its worker, running alone, before it fails
+    #[arg(long, env = "FENCEPOST_MAX_CRASHES", default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub max_crashes: u32,
+    /// How long a row may run before it is cancelled, which is an attempt
+    #[arg(long, env = "FENCEPOST_TIMEOUT", default_value = "1h", value_parser = duration, value_name = "DURATION")]
+    pub timeout: Duration,
+    /// Batches of higher priority are claimed first
+    #[arg(long, env = "FENCEPOST_PRIORITY", default_value_t = 0, allow_negative_numbers = true, value_name = "N")]
+    pub priority: i32,
+}
+
+/// How an input file is read.
+#[derive(Debug, Clone, Args)]
+pub struct InputArgs {
+    /// The input's format [default: by its name, else by its first character]
+    #[arg(long, env = "FENCEPOST_INPUT_FORMAT", value_name = "FORMAT")]
+    pub input_format: Option<FileFormat>,
+    /// The character between CSV fields [default: comma, or tab for .tsv]
+    #[arg(long, env = "FENCEPOST_DELIMITER", value_name = "CHAR")]
+    pub delimiter: Option<String>,
+    /// A row of more bytes is refused
+    #[arg(long, env = "FENCEPOST_MAX_ROW_BYTES", default_value_t = 16 << 20, value_name = "BYTES")]
+    pub max_row_bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FileFormat {
+    Csv,
+    Jsonl,
+}
+
+/// A worker's lease and watch.
+#[derive(Debug, Clone, Args)]
+pub struct TimingArgs {
+    /// A worker that is silent for so long is taken for dead
+    #[arg(long, env = "FENCEPOST_TTL", default_value = "60s", value_parser = duration, value_name = "DURATION")]
+    pub ttl: Duration,
+    /// How often a worker shows that it lives [default: half the ttl]
+    #[arg(long, env = "FENCEPOST_RENEW", value_parser = duration, value_name = "DURATION")]
+    pub renew: Option<Duration>,
+    /// How often, at least, a worker looks for dead ones [default: the ttl]
+    #[arg(long, env = "FENCEPOST_SCAN", value_parser = duration, value_name = "DURATION")]
+    pub scan: Option<Duration>,
+    /// How long running rows may go on after SIGTERM or Ctrl-C
+    #[arg(long, env = "FENCEPOST_GRACE", default_value = "30s", value_parser = duration, value_name = "DURATION")]
+    pub grace: Duration,
+}
+
+impl TimingArgs {
+    /// The timings, with what was left out.
+    pub fn timing(&self) -> Timing {
+        let from_ttl = Timing::from_ttl(self.ttl);
+        Timing { renew: self.renew.unwrap_or(from_ttl.renew), scan: self.scan.unwrap_or(from_ttl.scan), ..from_ttl }
+    }
+}
+
+/// How much a worker does at once.
+#[derive(Debug, Clone, Args)]
+pub struct WorkArgs {
+    /// How many rows a worker runs at once
+    #[arg(long, env = "FENCEPOST_CONCURRENCY", default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub concurrency: u32,
+    /// A worker holds as many rows as it expects to start within this time
+    #[arg(long, env = "FENCEPOST_HORIZON", default_value = "1s", value_parser = duration, value_name = "DURATION")]
+    pub horizon: Duration,
+    /// A result of more bytes fails its row
+    #[arg(long, env = "FENCEPOST_MAX_RESULT_BYTES", default_value_t = 1 << 20, value_name = "BYTES")]
+    pub max_result_bytes: usize,
+}
+
+/// What runs a row.
+#[derive(Debug, Clone, Args)]
+#[group(skip)]
+pub struct HandlerArgs {
+    /// Instead of a command: let each row take so long and succeed
+    #[arg(long, value_parser = duration, value_name = "DURATION", conflicts_with = "command")]
+    pub sleep: Option<Duration>,
+    /// The command for each row: its JSON on stdin, {column} replaced by that column's value; stdout is the result. Exit
+    /// code 0 is success, 75 try again, 65 failed for good, any other try again up to --max-attempts
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// CSV or JSONL, also .gz
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// How many worker processes
+    #[arg(long, env = "FENCEPOST_WORKERS", default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub workers: u32,
+    /// Where the results go; - is stdout
+    #[arg(long, short, default_value = "-", value_name = "FILE")]
+    pub output: PathBuf,
+    /// The results' format [default: by the name of the output, else jsonl]
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<FileFormat>,
+    /// What makes a repeat the same run [default: hash of the content, the command and the options above that change results]
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
+    /// Start over although this was run before
+    #[arg(long)]
+    pub again: bool,
+    #[command(flatten)]
+    pub input: InputArgs,
+    #[command(flatten)]
+    pub batch: BatchArgs,
+    #[command(flatten)]
+    pub work: WorkArgs,
+    #[command(flatten)]
+    pub timing: TimingArgs,
+    #[command(flatten)]
+    pub handler: HandlerArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct SubmitArgs {
+    /// CSV or JSONL, also .gz; - is stdin
+    #[arg(value_name = "FILE", required_unless_present = "rows")]
+    pub file: Option<PathBuf>,
+    /// Instead of a file: so many rows {"n":1}, {"n":2}, ...
+    #[arg(long, value_name = "N", conflicts_with = "file")]
+    pub rows: Option<u64>,
+    /// A repeat under the same key adds nothing; other content under it is refused
+    #[arg(long, env = "FENCEPOST_KEY", value_name = "KEY")]
+    pub key: Option<String>,
+    /// The operation: which workers take the rows
+    #[arg(long, env = "FENCEPOST_OP", default_value = "default", value_name = "NAME")]
+    pub op: String,
+    #[command(flatten)]
+    pub input: InputArgs,
+    #[command(flatten)]
+    pub batch: BatchArgs,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct WorkerArgs {
+    /// The operations to work on
+    #[arg(long, env = "FENCEPOST_OP", default_value = "default", value_name = "NAME", value_delimiter = ',')]
+    pub op: Vec<String>,
+    /// A stable name: a worker that starts under it takes over what its predecessor held
+    #[arg(long, env = "FENCEPOST_NAME", value_name = "NAME")]
+    pub name: Option<String>,
+    /// Leave when no batch of these operations has open rows
+    #[arg(long)]
+    pub until_done: bool,
+    /// What is printed for each row
+    #[arg(long, env = "FENCEPOST_LOG", default_value = "text", value_name = "FORM")]
+    pub log: LogForm,
+    #[command(flatten)]
+    pub work: WorkArgs,
+    #[command(flatten)]
+    pub timing: TimingArgs,
+    #[command(flatten)]
+    pub handler: HandlerArgs,
+    /// Leave when stdin ends: the parent is gone
+    #[arg(long, hide = true)]
+    pub exit_with_stdin: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogForm {
+    /// A line for people at each row's start and end
+    Text,
+    /// One JSON object per event
+    Json,
+    /// Only what goes wrong
+    Quiet,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// A batch's id, or an unambiguous beginning of it [default: all open batches]
+    pub batch: Option<String>,
+    /// Show it again and again until the batch has ended
+    #[arg(long, short)]
+    pub watch: bool,
+    /// JSON instead of text; with --watch one object per line
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RowsArgs {
+    /// The batch's id, or an unambiguous beginning of it
+    pub batch: String,
+    /// Only rows of this status
+    #[arg(long, value_name = "STATUS")]
+    pub status: Option<RowStatusArg>,
+    /// One row's whole story
+    #[arg(long, value_name = "N", conflicts_with = "status", value_parser = clap::value_parser!(u64).range(1..))]
+    pub line: Option<u64>,
+    /// At most so many rows
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub limit: u64,
+    /// Only rows behind this line
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub after: u64,
+    /// JSON lines instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RowStatusArg {
+    Queued,
+    Inprog,
+    Success,
+    Failed,
+    Aborted,
+}
+
+#[derive(Debug, Args)]
+pub struct ResultsArgs {
+    /// The batch's id, or an unambiguous beginning of it
+    pub batch: String,
+    /// Where they go; - is stdout
+    #[arg(long, short, default_value = "-", value_name = "FILE")]
+    pub output: PathBuf,
+    /// Their format [default: by the name of the output, else jsonl]
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<FileFormat>,
+    /// Only failed rows; as CSV with the input's columns and the error, to be mended and submitted again
+    #[arg(long)]
+    pub failed: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct WaitArgs {
+    /// The batch's id, or an unambiguous beginning of it
+    pub batch: String,
+    /// Give up after so long
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub timeout: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub struct WorkersArgs {
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A duration as people write it: 30s, 1m30s, 250ms.
+fn duration(text: &str) -> Result<Duration, String> {
+    let help = "write it like 30s, 1m30s or 250ms";
+    let span: jiff::SignedDuration = text.parse().map_err(|error| format!("{error}; {help}"))?;
+    Duration::try_from(span).map_err(|_| format!("it must not be negative; {help}"))
+}

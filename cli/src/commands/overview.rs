@@ -1,0 +1,117 @@
+//! From what the store says to what reports show.
+
+use std::time::Duration;
+
+use fencepost_core::rules::claim::BatchStatus;
+use fencepost_core::rules::lease::LeaseState;
+use fencepost_core::rules::recovery::ProcessState;
+use fencepost_core::{BatchId, StoreTime};
+
+use super::failure::Failure;
+use crate::driver::Processes;
+use crate::report::status::{Alive, WorkerSummary};
+use crate::report::{BatchSummary, Counts};
+use crate::results::ResultRow;
+use crate::runtime::LocalProcesses;
+use crate::store::sqlite::SqliteStore;
+use crate::store::sqlite::read::{BatchCounts, RowView, WorkerView};
+
+/// How long an ended worker is still shown.
+const ENDED_SHOWN: Duration = Duration::from_secs(60);
+
+/// One batch with its counts; `None` where it is gone.
+pub async fn batch(store: &SqliteStore, batch: BatchId) -> Result<Option<BatchSummary>, Failure> {
+    Ok(store.status(batch).await?.map(|counts| summary(&counts)))
+}
+
+/// All batches, the newest first.
+pub async fn batches(store: &SqliteStore) -> Result<Vec<BatchSummary>, Failure> {
+    let mut summaries = Vec::new();
+    for view in store.batches().await? {
+        summaries.extend(batch(store, view.batch).await?);
+    }
+    Ok(summaries)
+}
+
+fn summary(counts: &BatchCounts) -> BatchSummary {
+    let view = &counts.batch;
+    BatchSummary {
+        id: view.batch,
+        key: view.key.clone(),
+        operation: view.operation.clone(),
+        status: if view.held && view.status == BatchStatus::Open { "held" } else { view.status.name() },
+        rows: view.total,
+        source: view.source.clone(),
+        created_at_us: view.created_at.0,
+        ended_at_us: view.ended_at.map(|at| at.0),
+        counts: Counts {
+            queued: counts.queued,
+            inprog: counts.inprog,
+            success: counts.success,
+            failed: counts.failed,
+            aborted: counts.aborted,
+        },
+        fenced: counts.fenced,
+    }
+}
+
+/// The workers that matter: live ones, those that are dead but not recovered, those recovered a moment ago.
+pub async fn workers(store: &SqliteStore) -> Result<Vec<WorkerSummary>, Failure> {
+    let now_us = jiff::Timestamp::now().as_microsecond();
+    let ended_since = StoreTime(now_us - i64::try_from(ENDED_SHOWN.as_micros()).unwrap_or(0));
+    let view = store.workers(ended_since).await?;
+    let processes = LocalProcesses::new();
+    let workers = view.workers.into_iter().filter(|worker| worker.state != LeaseState::Dropped);
+    Ok(workers.map(|worker| worker_summary(worker, view.now, &processes)).collect())
+}
+
+fn worker_summary(worker: WorkerView, now: StoreTime, processes: &LocalProcesses) -> WorkerSummary {
+    let gone = worker.process.as_ref().is_some_and(|process| processes.state(process) == ProcessState::Gone);
+    let alive = match worker.state {
+        LeaseState::Live if gone => Alive::ProcessGone,
+        LeaseState::Live if now >= worker.expires_at => Alive::Silent,
+        LeaseState::Live => Alive::Yes,
+        LeaseState::Dead | LeaseState::TakenOver | LeaseState::Dropped => Alive::Ended,
+    };
+    let left = worker.expires_at.since(now);
+    let past = now.since(worker.expires_at);
+    WorkerSummary {
+        id: worker.lease,
+        name: worker.worker,
+        alive,
+        lines: worker.holds,
+        operations: worker.operations,
+        pid: worker.process.map(|process| process.pid),
+        seen_s_ago: (worker.ttl.saturating_sub(left) + past).as_secs(),
+    }
+}
+
+/// A row as reports and results show it.
+pub fn result_row(row: RowView) -> ResultRow {
+    let RowView { line, status, input, outcome, .. } = row;
+    let input = Some(input);
+    match outcome {
+        Some(outcome) => ResultRow {
+            line,
+            status: status.name(),
+            result: outcome.result,
+            error: outcome.error.map(String::from),
+            attempts: outcome.attempts,
+            crashes: outcome.crashes,
+            worker: outcome.worker,
+            token: Some(outcome.token.0),
+            input,
+        },
+        None => ResultRow {
+            line,
+            status: status.name(),
+            result: None,
+            error: None,
+            attempts: 0,
+            crashes: 0,
+            worker: None,
+            token: None,
+            input,
+        },
+    }
+}

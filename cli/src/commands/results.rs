@@ -1,0 +1,125 @@
+//! `fencepost results`
+
+use std::path::Path;
+
+use fencepost_core::BatchId;
+
+use super::args::{FileFormat, Global, ResultsArgs};
+use super::failure::{Exit, Failure};
+use super::{overview, store};
+use crate::results::{InputColumns, Output, ResultError, ResultLayout, ResultWriter};
+use crate::store::sqlite::SqliteStore;
+use crate::store::sqlite::read::{BatchView, RowPage};
+
+/// Rows are read so many at a time.
+const PAGE_ROWS: u32 = 1_000;
+
+pub async fn results(global: &Global, args: ResultsArgs) -> Result<Exit, Failure> {
+    let store = store::open(global).await?;
+    let batch = store::batch(&store, &args.batch).await?;
+    write(&store, &batch, &args.output, args.format, args.failed).await?;
+    Ok(Exit::Done)
+}
+
+/// Writes every row in input order, or only the failed ones.
+pub async fn write(
+    store: &SqliteStore,
+    batch: &BatchView,
+    output: &Path,
+    format: Option<FileFormat>,
+    failed_only: bool,
+) -> Result<(), Failure> {
+    match write_all(store, batch, output, format, failed_only).await {
+        Err(WriteError::Result(error)) if error.is_closed_pipe() => Ok(()),
+        Err(WriteError::Result(error)) => Err(Failure::from_error(Exit::Unexpected, error)),
+        Err(WriteError::Failure(failure)) => Err(failure),
+        Ok(()) => Ok(()),
+    }
+}
+
+enum WriteError {
+    Failure(Failure),
+    Result(ResultError),
+}
+
+impl From<ResultError> for WriteError {
+    fn from(error: ResultError) -> Self {
+        Self::Result(error)
+    }
+}
+
+impl From<crate::store::StoreError> for WriteError {
+    fn from(error: crate::store::StoreError) -> Self {
+        Self::Failure(error.into())
+    }
+}
+
+async fn write_all(
+    store: &SqliteStore,
+    batch: &BatchView,
+    output: &Path,
+    format: Option<FileFormat>,
+    failed_only: bool,
+) -> Result<(), WriteError> {
+    let layout = layout(output, format, failed_only);
+    let columns = match layout {
+        ResultLayout::Jsonl => InputColumns::new(),
+        ResultLayout::Csv { .. } | ResultLayout::FailedCsv { .. } => columns(store, batch, failed_only).await?,
+    };
+    let out = Output::open(output)?;
+    let name = out.name().to_owned();
+    let mut writer = ResultWriter::begin(out, &name, layout, &columns)?;
+    let mut after = 0;
+    loop {
+        let page = page(store, batch.batch, after, failed_only).await?;
+        for row in page.rows {
+            writer.write(&overview::result_row(row))?;
+        }
+        match page.next_after {
+            Some(line) => after = line,
+            None => break,
+        }
+    }
+    writer.finish()?.commit()?;
+    Ok(())
+}
+
+async fn page(
+    store: &SqliteStore,
+    batch: BatchId,
+    after: u64,
+    failed_only: bool,
+) -> Result<RowPage, crate::store::StoreError> {
+    if failed_only { store.results(batch, after, PAGE_ROWS, true).await } else { store.rows(batch, None, after, PAGE_ROWS).await }
+}
+
+fn layout(output: &Path, format: Option<FileFormat>, failed_only: bool) -> ResultLayout {
+    let by_name = || {
+        let name = output.to_string_lossy().to_ascii_lowercase();
+        if name.ends_with(".csv") { FileFormat::Csv } else { FileFormat::Jsonl }
+    };
+    match (format.unwrap_or_else(by_name), failed_only) {
+        (FileFormat::Jsonl, _) => ResultLayout::Jsonl,
+        (FileFormat::Csv, false) => ResultLayout::Csv { delimiter: b',' },
+        (FileFormat::Csv, true) => ResultLayout::FailedCsv { delimiter: b',' },
+    }
+}
+
+/// The input's columns: those of its header, else all keys of all rows.
+async fn columns(store: &SqliteStore, batch: &BatchView, failed_only: bool) -> Result<InputColumns, WriteError> {
+    if let Some(header) = &batch.header {
+        return Ok(header.iter().cloned().collect());
+    }
+    let mut columns = InputColumns::new();
+    let mut after = 0;
+    loop {
+        let page = page(store, batch.batch, after, failed_only).await?;
+        for row in &page.rows {
+            columns.see(row.line, &row.input)?;
+        }
+        match page.next_after {
+            Some(line) => after = line,
+            None => return Ok(columns),
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Which store a command works on.
+
+use std::path::PathBuf;
+
+use fencepost_core::BatchId;
+
+use super::args::Global;
+use super::config::default_store_path;
+use super::failure::{Exit, Failure};
+use crate::store::sqlite::read::{BatchView, Resolved};
+use crate::store::sqlite::{OpenMode, SqliteStore};
+
+/// Where the store is.
+pub fn path(global: &Global) -> Result<PathBuf, Failure> {
+    match &global.store {
+        Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
+            Err(Failure::new(Exit::Usage, "this build keeps rows in SQLite only: Postgres is not there yet")
+                .help("name a file with --store PATH"))
+        }
+        Some(path) => Ok(PathBuf::from(path.strip_prefix("sqlite:").unwrap_or(path))),
+        None => default_store_path().ok_or_else(|| {
+            Failure::new(Exit::Usage, "no place for the store: neither HOME nor XDG_STATE_HOME is set")
+                .help("name a file with --store PATH")
+        }),
+    }
+}
+
+/// Opens the store, and makes it where it is not there.
+pub async fn open_or_create(global: &Global) -> Result<SqliteStore, Failure> {
+    let path = path(global)?;
+    if global.store.is_none()
+        && let Some(dir) = path.parent()
+    {
+        std::fs::create_dir_all(dir).map_err(|error| {
+            Failure::new(Exit::Store, format!("cannot make the store's folder {}", dir.display()))
+                .because(error)
+                .help("name a file elsewhere with --store PATH")
+        })?;
+    }
+    SqliteStore::open(&path, OpenMode::Create).await.map_err(|error| Failure::from_error(Exit::Store, error))
+}
+
+/// Opens a store that is there.
+pub async fn open(global: &Global) -> Result<SqliteStore, Failure> {
+    SqliteStore::open(&path(global)?, OpenMode::Existing).await.map_err(|error| Failure::from_error(Exit::Store, error))
+}
+
+/// The batch that a person named.
+pub async fn batch(store: &SqliteStore, name: &str) -> Result<BatchView, Failure> {
+    let id = match store.resolve_batch(name).await? {
+        Resolved::Found(id) => id,
+        Resolved::None => return Err(no_batch(name)),
+        Resolved::Ambiguous(ids) => {
+            let ids: Vec<String> = ids.iter().map(BatchId::to_string).collect();
+            return Err(Failure::new(Exit::NotFound, format!("{name:?} names several batches: {}", ids.join(", ")))
+                .help("type more of the id"));
+        }
+    };
+    store.batch(id).await?.ok_or_else(|| no_batch(name))
+}
+
+fn no_batch(name: &str) -> Failure {
+    Failure::new(Exit::NotFound, format!("there is no batch {name:?} in this store"))
+        .help("`fencepost list` shows all batches; is this the right --store?")
+}

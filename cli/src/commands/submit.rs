@@ -1,0 +1,42 @@
+//! `fencepost submit`
+
+use serde_json::json;
+
+use super::args::{Global, SubmitArgs};
+use super::failure::{Exit, Failure};
+use super::{load, print, store};
+use crate::input::Input;
+use crate::report::{SCHEMA_VERSION, headline};
+
+pub async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, Failure> {
+    let options = load::input_options(&args.input)?;
+    // The input is opened first: a file that is not there must not leave a store behind.
+    let input = match &args.file {
+        Some(file) => Some(Input::open(file, &options)?),
+        None => None,
+    };
+    let store = store::open_or_create(global).await?;
+    let key = args.key.as_deref();
+    let loaded = match input {
+        Some(input) => load::file(&store, input, &args.op, &args.batch, key, |_| {}).await?,
+        None => load::numbered(&store, args.rows.unwrap_or(0), &args.op, &args.batch, key, |_| {}).await?,
+    };
+    let load::Load { batch, rows, new } = loaded;
+    if args.json {
+        let value = json!({ "schema_version": SCHEMA_VERSION, "batch": batch.to_string(), "rows": rows, "new": new });
+        print(&format!("{value}\n"))?;
+        return Ok(Exit::Done);
+    }
+    let title = if new { "Batch submitted" } else { "Batch was submitted before: nothing added" };
+    print(&format!("{}Batch ID: {batch}\nRows:     {rows}\n", headline(title)))?;
+    if !global.quiet {
+        let op = if args.op == "default" { String::new() } else { format!(" --op {}", args.op) };
+        let at = global.store.as_ref().map_or(String::new(), |store| format!(" --store {store}"));
+        eprintln!(
+            "\nNext steps:\n  1. Start a worker: fencepost worker{op}{at} -- CMD\n  \
+             2. Check status:   fencepost status {batch}{at}\n  \
+             3. Get results:    fencepost results {batch}{at} -o results.jsonl"
+        );
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,176 @@
+//! `fencepost worker`
+
+use std::sync::{Arc, OnceLock};
+
+use fencepost_core::WorkerOptions;
+use fencepost_core::rules::transactions::t2_limit;
+use fencepost_core::worker::ExitReason;
+use tokio::io::AsyncReadExt;
+
+use super::args::{Global, HandlerArgs, LogForm, TimingArgs, WorkArgs, WorkerArgs};
+use super::failure::{Exit, Failure};
+use super::row_log;
+use super::signals::Signals;
+use super::store;
+use crate::driver::NoLiveness;
+use crate::handler::command::{CommandHandler, CommandOptions};
+use crate::handler::guard;
+use crate::handler::sleep::SleepHandler;
+use crate::handler::Handler;
+use crate::report::headline;
+use crate::store::sqlite::SqliteStore;
+use crate::store::StoreError;
+use crate::worker::{RunningWorker, WorkerConfig};
+
+pub async fn worker(global: &Global, args: WorkerArgs) -> Result<Exit, Failure> {
+    let options = options(args.op.clone(), &args.work, &args.timing, args.until_done)?;
+    let handler = prepare(&args.handler, &args.work).await?;
+    let store = store::open_or_create(global).await?.with_lock_wait(t2_limit(options.timing.ttl));
+    match handler {
+        Prepared::Command(handler) => work(global, &args, store, *handler, options).await,
+        Prepared::Sleep(handler) => work(global, &args, store, handler, options).await,
+    }
+}
+
+/// What runs rows, found and checked before the first one.
+pub enum Prepared {
+    Command(Box<CommandHandler>),
+    Sleep(SleepHandler),
+}
+
+/// Finds the handler that the options name.
+pub async fn prepare(args: &HandlerArgs, work: &WorkArgs) -> Result<Prepared, Failure> {
+    if let Some(each) = args.sleep {
+        return Ok(Prepared::Sleep(SleepHandler { each }));
+    }
+    let Some((program, arguments)) = args.command.split_first() else {
+        return Err(Failure::new(Exit::Usage, "nothing to run for each row")
+            .help("end the command line with -- CMD ARG..., or use --sleep 2s to try things out"));
+    };
+    let own = guard::own_program()
+        .map_err(|error| Failure::new(Exit::Unexpected, "cannot find this program's own file").because(error))?;
+    let options = CommandOptions { result_limit: work.max_result_bytes, ..CommandOptions::new(own) };
+    let handler = CommandHandler::new(program, arguments, options)
+        .map_err(|error| Failure::from_error(Exit::Usage, error))?;
+    handler.ready().await.map_err(|error| Failure::from_error(Exit::Unexpected, error))?;
+    Ok(Prepared::Command(Box::new(handler)))
+}
+
+/// The protocol's options, checked.
+pub fn options(
+    operations: Vec<String>,
+    work: &WorkArgs,
+    timing: &TimingArgs,
+    until_done: bool,
+) -> Result<WorkerOptions, Failure> {
+    let lease = timing.timing();
+    lease.validate().map_err(|error| {
+        Failure::from_error(Exit::Usage, error).help("see --ttl, --renew and --scan in `fencepost worker --help`")
+    })?;
+    Ok(WorkerOptions {
+        timing: lease,
+        operations,
+        concurrency: work.concurrency,
+        horizon: work.horizon,
+        grace: timing.grace,
+        until_done,
+        ..WorkerOptions::default()
+    })
+}
+
+async fn work<H: Handler>(
+    global: &Global,
+    args: &WorkerArgs,
+    store: SqliteStore,
+    handler: H,
+    options: WorkerOptions,
+) -> Result<Exit, Failure> {
+    let mut signals = Signals::listen()?;
+    let name = Arc::new(OnceLock::new());
+    let form = if global.quiet { LogForm::Quiet } else { args.log };
+    let observer = row_log::observer(form, name.clone());
+    let config = WorkerConfig { name: args.name.clone(), options, observer };
+    let renewals = store.clone();
+    let renewal_store = move || async move {
+        renewals.for_renewals().await.map_err(|error| StoreError::not_done(error.to_string(), None))
+    };
+    let running = RunningWorker::start(store.clone(), NoLiveness, handler, config, renewal_store)
+        .map_err(|error| Failure::new(Exit::Unexpected, "cannot start the worker").because(error))?;
+    // Set once: nothing reads it before the first row.
+    let _ = name.set(running.name().to_owned());
+    if form == LogForm::Text {
+        announce(running.name());
+    }
+    tokio::spawn(wake_on_changes(store, running.waker()));
+    let left = wait_for_end(running, &mut signals, args.exit_with_stdin, form).await?;
+    match left {
+        ExitReason::Stopped | ExitReason::Done => Ok(Exit::Done),
+        ExitReason::NameInUse(name) => {
+            Err(Failure::new(Exit::Unexpected, format!("the name {name:?} is in use by another worker that lives"))
+                .help("give each worker a --name of its own, or none"))
+        }
+    }
+}
+
+fn announce(name: &str) {
+    let pid = std::process::id();
+    eprint!("{}", headline("Worker started"));
+    eprintln!("Instance ID: {name}\nPID:         {pid}\n");
+    eprintln!("To simulate a crash, kill this process:\n  kill -9 {pid}\n\nProcessing rows...");
+    eprintln!("-------------------------------------------------");
+}
+
+/// The first signal asks the worker to leave (S1); the second leaves at once, which is a crash to the others.
+async fn wait_for_end(
+    running: RunningWorker,
+    signals: &mut Signals,
+    exit_with_stdin: bool,
+    form: LogForm,
+) -> Result<ExitReason, Failure> {
+    let stop = running.stopper();
+    let mut leaving = std::pin::pin!(running.left());
+    let mut left = tokio::select! {
+        biased;
+        left = &mut leaving => Some(left),
+        () = signals.next() => None,
+        () = stdin_ends(exit_with_stdin) => None,
+    };
+    if left.is_none() {
+        if form == LogForm::Text {
+            eprintln!("Leaving: running rows may finish, the others go back. Once more to leave at once.");
+        }
+        stop();
+        left = tokio::select! {
+            biased;
+            left = &mut leaving => Some(left),
+            () = signals.next() => None,
+        };
+    }
+    match left {
+        Some(left) => left.map_err(|error| Failure::from_error(Exit::Unexpected, error)),
+        None => std::process::exit(i32::from(Exit::Interrupted as u8)),
+    }
+}
+
+/// Ends when stdin does, if asked to watch it: the parent that holds its other end is gone.
+async fn stdin_ends(watch: bool) {
+    if !watch {
+        std::future::pending::<()>().await;
+    }
+    let mut rest = [0; 64];
+    let mut stdin = tokio::io::stdin();
+    while matches!(stdin.read(&mut rest).await, Ok(read) if read > 0) {}
+}
+
+/// Wakes the worker when others commit: a submit, a recovery, a line given back.
+async fn wake_on_changes(store: SqliteStore, wake: impl Fn() -> bool) {
+    let Ok(mut changes) = store.changes().await else { return };
+    loop {
+        if changes.next().await.is_err() {
+            // Polling stays; a store in trouble is reported by whoever asks it something.
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        } else if !wake() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The driver: performs the core's effects and feeds replies back.
+//!
+//! Generic over everything outside: store, second witness, clock, spawner, processes, handler. Of tokio it uses only
+//! `tokio::sync` and biased `select!`, so that the simulator runs these very loops.
+//!
+//! | loop | runs |
+//! |---|---|
+//! | [`keeper::drive`] | on its own thread and connection (L5) |
+//! | [`judge::drive`] | beside row work |
+//! | [`worker::drive`] | row work |
+
+use std::future::Future;
+use std::sync::Arc;
+
+use fencepost_core::Instant;
+use fencepost_core::judge::JudgeEvent;
+use fencepost_core::liveness::{LivenessReply, LivenessRequest};
+use fencepost_core::rules::recovery::ProcessState;
+use fencepost_core::store::{ProcessIdentity, StoreFailure, StoreReply, StoreRequest};
+use fencepost_core::worker::{RunKey, WorkerEvent};
+
+use crate::store::{Store, StoreError};
+
+pub mod judge;
+pub mod keeper;
+pub mod worker;
+
+/// The second witness (Redis), or none.
+pub trait Liveness: Clone + Send + Sync + 'static {
+    /// Whether there is one; without one it is never asked.
+    const PRESENT: bool;
+    /// Asks. `None`: no answer.
+    fn call(&self, request: LivenessRequest) -> impl Future<Output = Option<LivenessReply>> + Send;
+}
+
+/// No second witness: the store's lease is the only one.
+#[derive(Debug, Clone, Copy)]
+pub struct NoLiveness;
+
+impl Liveness for NoLiveness {
+    const PRESENT: bool = false;
+    async fn call(&self, _: LivenessRequest) -> Option<LivenessReply> {
+        None
+    }
+}
+
+/// A monotonic clock.
+pub trait Clock: Clone + Send + Sync + 'static {
+    /// The moment.
+    fn now(&self) -> Instant;
+    /// Ends at that moment; at once where it is past.
+    fn sleep_until(&self, at: Instant) -> impl Future<Output = ()> + Send;
+}
+
+/// Starts tasks.
+pub trait Spawn: Clone + Send + Sync + 'static {
+    /// Starts one; nobody waits for its end.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static);
+}
+
+/// The processes of this machine (R1).
+pub trait Processes: Clone + Send + Sync + 'static {
+    /// Whether that process runs here.
+    fn state(&self, process: &ProcessIdentity) -> ProcessState;
+}
+
+/// What a worker does, for people: told as it happens.
+#[derive(Debug)]
+pub enum Report<'a> {
+    /// A row is started.
+    Started {
+        /// Which run.
+        key: RunKey,
+        /// Which attempt, from 1.
+        attempt: u32,
+        /// The worker that died or was taken over while it held the line.
+        recovered_from: Option<&'a str>,
+    },
+    /// Of the worker.
+    Worker(&'a WorkerEvent),
+    /// Of its judge.
+    Judge(&'a JudgeEvent),
+    /// The store did not answer a request.
+    StoreTrouble(&'a StoreError),
+}
+
+/// Takes reports; called from the loops, so it must not block.
+pub type Observer = Arc<dyn Fn(Report<'_>) + Send + Sync>;
+
+/// Everything outside that a loop needs.
+#[derive(Clone)]
+pub struct Ports<S, L, C, T, P> {
+    /// The row store.
+    pub store: S,
+    /// The second witness.
+    pub liveness: L,
+    /// The monotonic clock, the same for all loops of a process.
+    pub clock: C,
+    /// Starts tasks.
+    pub spawn: T,
+    /// Looks processes up.
+    pub processes: P,
+    /// Takes reports.
+    pub observer: Observer,
+}
+
+/// Asks the store; an unanswered request is reported.
+async fn ask<S: Store>(store: &S, observer: &Observer, request: StoreRequest) -> Result<StoreReply, StoreFailure> {
+    store.call(request).await.map_err(|error| {
+        observer(Report::StoreTrouble(&error));
+        error.failure
+    })
+}
+
+/// Sleeps until a wake-up, or for ever where there is none.
+async fn sleep<C: Clock>(clock: &C, at: Option<Instant>) {
+    match at {
+        Some(at) => clock.sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

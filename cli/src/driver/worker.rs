@@ -1,0 +1,108 @@
+//! The loop of row work.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use fencepost_core::WorkerOptions;
+use fencepost_core::keeper::KeeperCommand;
+use fencepost_core::worker::{ExitReason, RunAnswer, RunKey, StartRun, Worker, WorkerEffect, WorkerInput};
+use futures_util::FutureExt;
+use tokio::sync::mpsc;
+
+use super::{Clock, Liveness, Ports, Processes, Report, Spawn, ask, sleep};
+use crate::handler::{Canceller, Handler, HandlerAnswer, Row};
+use crate::store::Store;
+
+/// Works until it has left, and says why. `keeper` hears what the worker wants of it.
+pub async fn drive<S: Store, L: Liveness, C: Clock, T: Spawn, P: Processes, H: Handler>(
+    options: WorkerOptions,
+    seed: u64,
+    ports: Ports<S, L, C, T, P>,
+    handler: Arc<H>,
+    inbox: mpsc::UnboundedSender<WorkerInput>,
+    mut inputs: mpsc::UnboundedReceiver<WorkerInput>,
+    keeper: impl Fn(KeeperCommand),
+) -> ExitReason {
+    let mut worker = Worker::new(options, seed, ports.clock.now());
+    let mut cancellers: HashMap<RunKey, Canceller> = HashMap::new();
+    let mut batch = Vec::new();
+    loop {
+        worker.handle_timeout(ports.clock.now());
+        while let Some(effect) = worker.poll_effect() {
+            match effect {
+                WorkerEffect::Store(id, request) => {
+                    let (ports, inbox) = (ports.clone(), inbox.clone());
+                    ports.spawn.clone().spawn(async move {
+                        let reply = ask(&ports.store, &ports.observer, request).await;
+                        let _ = inbox.send(WorkerInput::Store(id, reply));
+                    });
+                }
+                WorkerEffect::Start(start) => {
+                    let recovered_from = start.recovered_from.as_deref();
+                    (ports.observer)(Report::Started { key: start.key, attempt: start.attempt, recovered_from });
+                    let canceller = run(&ports.spawn, handler.clone(), start, inbox.clone());
+                    cancellers.insert(canceller.0, canceller.1);
+                }
+                WorkerEffect::Cancel(key) => {
+                    if let Some(canceller) = cancellers.get(&key) {
+                        canceller.cancel();
+                    }
+                }
+                WorkerEffect::Abandon(key) => {
+                    cancellers.remove(&key);
+                }
+                WorkerEffect::Keeper(command) => keeper(command),
+                WorkerEffect::Tell(event) => (ports.observer)(Report::Worker(&event)),
+                WorkerEffect::Exit(reason) => return reason,
+            }
+        }
+        tokio::select! {
+            biased;
+            taken = inputs.recv_many(&mut batch, INPUTS_MAX) => {
+                debug_assert!(taken > 0, "this loop holds a sender itself");
+                for input in batch.drain(..) {
+                    if let WorkerInput::RunEnded(key, _) = &input {
+                        cancellers.remove(key);
+                    }
+                    worker.handle_input(ports.clock.now(), input);
+                }
+            }
+            () = sleep(&ports.clock, worker.poll_timeout()) => {}
+        }
+    }
+}
+
+/// So many inputs are taken before effects are performed.
+const INPUTS_MAX: usize = 256;
+
+/// Starts a row. A handler that panics takes nothing but its row down.
+fn run<T: Spawn, H: Handler>(
+    spawn: &T,
+    handler: Arc<H>,
+    start: StartRun,
+    inbox: mpsc::UnboundedSender<WorkerInput>,
+) -> (RunKey, Canceller) {
+    let StartRun { key, attempt, input, .. } = start;
+    let RunKey { batch, line, token } = key;
+    let (canceller, cancel) = Canceller::new();
+    spawn.spawn(async move {
+        let row = Row { batch, line, attempt, token, input };
+        let run = AssertUnwindSafe(async move { handler.run(row, cancel).await });
+        let answer = match run.catch_unwind().await {
+            Ok(HandlerAnswer::Success(result)) => RunAnswer::Success(result),
+            Ok(HandlerAnswer::Failed(error)) => RunAnswer::Failed(error),
+            Ok(HandlerAnswer::Retry(error)) => RunAnswer::Retry(error),
+            Ok(HandlerAnswer::Cancelled) => RunAnswer::Cancelled,
+            Err(panic) => RunAnswer::Retry(panic_message(panic.as_ref())),
+        };
+        // The worker may have left; then the line is in other hands.
+        let _ = inbox.send(WorkerInput::RunEnded(key, answer));
+    });
+    (key, canceller)
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> Box<str> {
+    let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("the handler panicked: {}", said.unwrap_or("without a message")).into_boxed_str()
+}

@@ -1,0 +1,204 @@
+//! A worker of this process: its loops put together on the real outside.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+
+use fencepost_core::WorkerOptions;
+use fencepost_core::judge::{JudgeInput, JudgeOptions};
+use fencepost_core::keeper::{KeeperCommand, KeeperInput, KeeperOptions, LeaseEvent};
+use fencepost_core::store::ProcessIdentity;
+use fencepost_core::worker::{ExitReason, WorkerInput};
+use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::task::JoinHandle;
+
+use crate::driver::{self, Liveness, Observer, Ports};
+use crate::handler::Handler;
+use crate::runtime::{LocalProcesses, TokioClock, TokioSpawn};
+use crate::store::{Store, StoreError};
+
+/// How a worker is called and what it does.
+#[derive(Clone)]
+pub struct WorkerConfig {
+    /// A stable name (R5), or none: then the worker makes a name of its own.
+    pub name: Option<String>,
+    /// The options of the protocol's machines.
+    pub options: WorkerOptions,
+    /// Takes reports.
+    pub observer: Observer,
+}
+
+/// A worker at work.
+pub struct RunningWorker {
+    name: String,
+    inputs: UnboundedSender<WorkerInput>,
+    judge: UnboundedSender<JudgeInput>,
+    work: JoinHandle<ExitReason>,
+    keeper: std::thread::JoinHandle<()>,
+}
+
+impl RunningWorker {
+    /// Starts a worker on the current tokio runtime. `renewal_store` opens a second handle to the same store, on
+    /// connections of its own, inside the keeper's thread (L5).
+    pub fn start<S, L, H, F>(
+        store: S,
+        liveness: L,
+        handler: H,
+        config: WorkerConfig,
+        renewal_store: impl FnOnce() -> F + Send + 'static,
+    ) -> io::Result<Self>
+    where
+        S: Store,
+        L: Liveness,
+        H: Handler,
+        F: Future<Output = Result<S, StoreError>>,
+    {
+        let processes = LocalProcesses::new();
+        let process = processes.identity(std::process::id());
+        let seed = rand::random();
+        let stable_name = config.name.is_some();
+        let name = config.name.unwrap_or_else(own_name);
+        let keeper_options = KeeperOptions {
+            worker: name.clone(),
+            stable_name,
+            timing: config.options.timing,
+            process,
+            operations: config.options.operations.clone(),
+            liveness: L::PRESENT,
+            seed,
+        };
+        let judge_options = JudgeOptions {
+            timing: config.options.timing,
+            machine: processes.machine().map(str::to_owned),
+            liveness: L::PRESENT,
+            local_check: LOCAL_CHECK,
+        };
+        let clock = TokioClock::start();
+        let observer = config.observer;
+        let ports = Ports { store, liveness, clock, spawn: TokioSpawn, processes, observer };
+        let (inputs, input_queue) = mpsc::unbounded_channel();
+        let (judge, judge_queue) = mpsc::unbounded_channel();
+        let (keeper_sender, keeper_queue) = mpsc::unbounded_channel();
+
+        let tell = {
+            let (inputs, judge) = (inputs.clone(), judge.clone());
+            move |event: LeaseEvent| {
+                let own = match &event {
+                    LeaseEvent::Held { lease, .. } => Some(*lease),
+                    LeaseEvent::Ended { .. } | LeaseEvent::NameInUse { .. } | LeaseEvent::Dropped => None,
+                };
+                // Either may have ended before the keeper: then nobody needs to know.
+                let _ = judge.send(JudgeInput::OwnLease(own));
+                let _ = inputs.send(WorkerInput::Lease(event));
+            }
+        };
+        let keeper = keep(keeper_options, ports.clone(), renewal_store, keeper_sender.clone(), keeper_queue, tell)?;
+        tokio::spawn(driver::judge::drive(judge_options, ports.clone(), judge.downgrade(), judge_queue));
+        let command = move |command: KeeperCommand| {
+            let _ = keeper_sender.send(KeeperInput::Command(command));
+        };
+        let handler = Arc::new(handler);
+        let work = tokio::spawn(driver::worker::drive(
+            config.options,
+            seed.rotate_left(32),
+            ports,
+            handler,
+            inputs.clone(),
+            input_queue,
+            command,
+        ));
+        Ok(Self { name, inputs, judge, work, keeper })
+    }
+
+    /// The worker's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Asks the worker to leave (S1).
+    pub fn stopper(&self) -> impl Fn() + Send + use<> {
+        let inputs = self.inputs.clone();
+        move || {
+            // One that has left needs no asking.
+            let _ = inputs.send(WorkerInput::Stop);
+        }
+    }
+
+    /// There may be something to claim.
+    pub fn waker(&self) -> impl Fn() -> bool + Send + use<> {
+        let inputs = self.inputs.clone();
+        move || inputs.send(WorkerInput::Wake).is_ok()
+    }
+
+    /// R1: a process ended that may have held a lease.
+    pub fn process_ended(&self, process: ProcessIdentity) {
+        let _ = self.judge.send(JudgeInput::ProcessEnded(process));
+    }
+
+    /// Waits until the worker has left.
+    pub async fn left(self) -> Result<ExitReason, WorkerError> {
+        let reason = self.work.await.map_err(|cause| WorkerError::Crashed { cause })?;
+        drop(self.judge);
+        // The keeper ends with its worker: it was told to drop the lease, or told the worker that it is gone.
+        let keeper = self.keeper;
+        tokio::task::spawn_blocking(move || keeper.join())
+            .await
+            .map_err(|cause| WorkerError::Crashed { cause })?
+            .map_err(|_| WorkerError::KeeperCrashed)?;
+        Ok(reason)
+    }
+}
+
+/// A worker that ended other than by leaving: a bug in fencepost.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// Row work panicked.
+    #[error("the worker's loop crashed; its lease will be recovered by others")]
+    Crashed {
+        /// How.
+        #[source]
+        cause: tokio::task::JoinError,
+    },
+    /// The keeper panicked.
+    #[error("the keeper of the worker's lease crashed; the lease will be recovered by others")]
+    KeeperCrashed,
+}
+
+/// Processes of the same machine are looked up this often.
+const LOCAL_CHECK: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// L5: the keeper's own thread, runtime and connection.
+fn keep<S, L, F>(
+    options: KeeperOptions,
+    mut ports: Ports<S, L, TokioClock, TokioSpawn, LocalProcesses>,
+    renewal_store: impl FnOnce() -> F + Send + 'static,
+    inbox: UnboundedSender<KeeperInput>,
+    queue: mpsc::UnboundedReceiver<KeeperInput>,
+    tell: impl Fn(LeaseEvent) + Send + 'static,
+) -> io::Result<std::thread::JoinHandle<()>>
+where
+    S: Store,
+    L: Liveness,
+    F: Future<Output = Result<S, StoreError>>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("keeper".to_owned()).spawn(move || {
+        runtime.block_on(async move {
+            // Without connections of its own, the keeper shares those of row work: slower to renew, never wrong.
+            if let Ok(store) = renewal_store().await.map_err(|error| {
+                (ports.observer)(driver::Report::StoreTrouble(&error));
+            }) {
+                ports.store = store;
+            }
+            driver::keeper::drive(options, ports, inbox, queue, tell).await;
+        });
+    })
+}
+
+/// A name that no other process has: host, process id, and some random characters.
+fn own_name() -> String {
+    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+    let host = if host.is_empty() { "worker" } else { host.as_str() };
+    let random = fencepost_core::BatchId::from_random(rand::random()).to_string();
+    format!("{host}-{}-{}", std::process::id(), &random[..5])
+}

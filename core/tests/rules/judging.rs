@@ -1,0 +1,364 @@
+use std::time::Duration;
+
+use fencepost_core::judge::{Judge, JudgeEffect, JudgeEvent, JudgeInput};
+use fencepost_core::liveness::{LivenessReply, LivenessRequest};
+use fencepost_core::rules::outcome::BACKOFF_MAX;
+use fencepost_core::rules::recovery::{ProcessState, r4_bound};
+use fencepost_core::store::*;
+use fencepost_core::*;
+
+use crate::rig::*;
+
+/// When the judge acted, why, and at which count.
+fn acted(effects: &[(Instant, JudgeEffect)]) -> Vec<(Duration, EndCause, u64)> {
+    let mut all = Vec::new();
+    for (acted_at, effect) in effects {
+        for (_, act) in acts(std::slice::from_ref(effect)) {
+            all.push((acted_at.since(at(secs(0))), act.cause, act.renewals));
+        }
+    }
+    all
+}
+
+fn checks(effects: &[JudgeEffect]) -> Vec<RequestId> {
+    let pick = |effect: &JudgeEffect| match effect {
+        JudgeEffect::Liveness(id, LivenessRequest::Check { .. }) => Some(*id),
+        _ => None,
+    };
+    effects.iter().filter_map(pick).collect()
+}
+
+fn silent(now: Instant) -> Option<Vec<LeaseView>> {
+    let _ = now;
+    Some(vec![view(LEASE, at(secs(0)), 3)])
+}
+
+/// A judge without a second witness, and its first look.
+fn watching() -> (Rig<Judge>, Vec<JudgeEffect>) {
+    judge(false)
+}
+
+#[test]
+fn r1_a_process_of_this_machine_that_is_gone_is_acted_on_at_once() {
+    let (mut rig, effects) = watching();
+    let ours = LeaseView { process: Some(identity(5)), ..view(LEASE, at(secs(0)), 3) };
+    let effects = rig.tell(JudgeInput::Store(looks(&effects)[0], shows(rig.now, vec![ours])));
+    assert_eq!(effects, [JudgeEffect::CheckProcess(LEASE, identity(5))]);
+    assert_eq!(rig.tell(JudgeInput::Process(LEASE, ProcessState::Running)), []);
+    assert_eq!(rig.tell(JudgeInput::Process(LEASE, ProcessState::Unknown)), []);
+    // Between looks it asks again, without the store.
+    assert_eq!(rig.pass(secs(1)), [JudgeEffect::CheckProcess(LEASE, identity(5))]);
+    let effects = rig.tell(JudgeInput::Process(LEASE, ProcessState::Gone));
+    let expected = Recover { lease: LEASE, renewals: 3, cause: EndCause::Died, judge: None };
+    assert_eq!(acts(&effects)[0].1, expected);
+}
+
+#[test]
+fn r1_processes_of_other_machines_are_not_looked_up() {
+    let (mut rig, effects) = watching();
+    let process = ProcessIdentity { machine: "there".into(), ..identity(5) };
+    let theirs = LeaseView { process: Some(process), ..view(LEASE, at(secs(0)), 3) };
+    assert_eq!(rig.tell(JudgeInput::Store(looks(&effects)[0], shows(rig.now, vec![theirs]))), []);
+    assert_eq!(rig.tell(JudgeInput::Process(LEASE, ProcessState::Gone)), []);
+}
+
+#[test]
+fn r1_a_supervisor_s_report_is_acted_on_at_once_and_names_the_process() {
+    let (mut rig, effects) = watching();
+    let process = |pid| Some(ProcessIdentity { machine: "there".into(), ..identity(pid) });
+    let leases = |now| {
+        let dead = LeaseView { process: process(5), ..view(LEASE, now, 3) };
+        vec![dead, LeaseView { process: process(6), ..view(LEASE_2, now, 9) }]
+    };
+    rig.tell(JudgeInput::Store(looks(&effects)[0], shows(rig.now, leases(rig.now))));
+    rig.pass(secs(1));
+    let report = JudgeInput::ProcessEnded(process(5).unwrap());
+    let effects = rig.tell(report.clone());
+    let look = looks(&effects)[0];
+    assert!(looks(&rig.tell(report)).is_empty(), "repeated, it changes nothing");
+    let effects = rig.tell(JudgeInput::Store(look, shows(rig.now, leases(rig.now))));
+    let acts: Vec<_> = acts(&effects).into_iter().map(|(_, act)| (act.lease, act.cause)).collect();
+    assert_eq!(acts, [(LEASE, EndCause::Died)]);
+}
+
+#[test]
+fn r1_a_report_while_a_look_is_under_way_is_looked_into_at_once() {
+    let (mut rig, effects) = watching();
+    assert!(looks(&rig.tell(JudgeInput::ProcessEnded(identity(5)))).is_empty());
+    // This look was answered before the dead process took its lease.
+    let effects = rig.tell(JudgeInput::Store(looks(&effects)[0], shows(rig.now, vec![])));
+    assert_eq!(looks(&effects).len(), 1, "{effects:?}");
+}
+
+#[test]
+fn r1_a_known_death_that_was_spared_or_failed_is_tried_again_soon() {
+    for reply in [Ok(StoreReply::Recover(RecoverReply::Spared)), Err(StoreFailure::Unknown), Err(StoreFailure::NotDone)] {
+        let (mut rig, effects) = watching();
+        rig.tell(JudgeInput::ProcessEnded(identity(5)));
+        let lease = |renewals| LeaseView { process: Some(identity(5)), ..view(LEASE, at(secs(0)), renewals) };
+        let effects = rig.tell(JudgeInput::Store(looks(&effects)[0], shows(rig.now, vec![lease(3)])));
+        let again = |effects: &[JudgeEffect]| looks(effects).first().copied();
+        let mut effects = match again(&effects) {
+            Some(look) => [effects, rig.tell(JudgeInput::Store(look, shows(rig.now, vec![lease(3)])))].concat(),
+            None => effects,
+        };
+        let (act, _) = acts(&effects)[0].clone();
+        effects = [rig.tell(JudgeInput::Store(act, reply)), rig.pass(secs(1))].concat();
+        let look = again(&effects).unwrap();
+        let effects = rig.tell(JudgeInput::Store(look, shows(rig.now, vec![lease(4)])));
+        assert_eq!(acts(&effects)[0].1.renewals, 4, "the renewal that was still on its way");
+    }
+}
+
+#[test]
+fn r1_a_known_death_does_not_wait_for_a_heartbeat() {
+    let (mut rig, effects) = judge(true);
+    let ours = LeaseView { process: Some(identity(5)), ..view(LEASE, at(secs(0)), 3) };
+    rig.tell(JudgeInput::Store(looks(&effects)[0], shows(rig.now, vec![ours])));
+    let effects = rig.tell(JudgeInput::Process(LEASE, ProcessState::Gone));
+    assert_eq!((acts(&effects).len(), checks(&effects).len()), (1, 0));
+}
+
+#[test]
+fn r2_acts_once_past_its_time_and_long_enough_unchanged() {
+    let (mut rig, first) = watching();
+    let effects = watch(&mut rig, first, secs(9), silent);
+    assert_eq!(acted(&effects)[0], (secs(8), EndCause::Lapsed, 3));
+    // A living judge: its watch, from the end of the renewal's lateness at 5 s, is over later than the ttl.
+    let when: Vec<_> = effects.iter().filter(|(_, effect)| !looks(std::slice::from_ref(effect)).is_empty()).collect();
+    assert!(when.len() >= 4, "it looked several times: {when:?}");
+}
+
+#[test]
+fn r2_a_newcomer_takes_its_second_look_first() {
+    let (mut rig, _) = watching();
+    // The lease is long past its time when the judge first sees it.
+    rig.sleep(secs(1_000));
+    let first = rig.pass(secs(0));
+    let effects = watch(&mut rig, first, secs(20), silent);
+    assert_eq!(acted(&effects)[0], (secs(1_005), EndCause::Lapsed, 3));
+}
+
+#[test]
+fn r2_a_stepped_store_clock_is_not_death() {
+    let (mut rig, first) = watching();
+    // The store's clock is an hour ahead of every lease, and the worker goes on renewing.
+    let effects = watch(&mut rig, first, secs(600), |now| {
+        let renewals = now.since(at(secs(0))).as_secs() / 4;
+        let mut lease = view(LEASE, at(secs(0)), renewals);
+        lease.expires_at = store_time(now - secs(3_600));
+        Some(vec![lease])
+    });
+    assert_eq!(acted(&effects), []);
+}
+
+#[test]
+fn r2_a_failed_look_starts_the_count_again() {
+    let outages = [secs(7)..secs(8), secs(7)..secs(14)];
+    for outage in outages {
+        let (mut rig, first) = watching();
+        let effects = watch(&mut rig, first, secs(60), |now| {
+            let away = outage.contains(&now.since(at(secs(0))));
+            if away { None } else { silent(now) }
+        });
+        let (first_act, ..) = acted(&effects)[0];
+        let watched = first_act.saturating_sub(outage.end);
+        assert!(watched >= secs(5), "acted at {first_act:?}, away in {outage:?}");
+        assert!(watched <= secs(7), "acted at {first_act:?}, away in {outage:?}");
+    }
+}
+
+#[test]
+fn r2_a_silent_look_starts_the_count_again() {
+    let (mut rig, first) = watching();
+    let effects = watch(&mut rig, first, ms(7_500), silent);
+    assert_eq!(acted(&effects), []);
+    let look = looks(&rig.pass(ms(500)))[0];
+    rig.pass(TIMING.request_timeout);
+    // Its answer comes too late to count.
+    assert_eq!(rig.tell(JudgeInput::Store(look, shows(rig.now, silent(rig.now).unwrap()))), []);
+    let next = rig.pass(secs(1));
+    let effects = watch(&mut rig, next, secs(20), silent);
+    let (first_act, ..) = acted(&effects)[0];
+    assert_eq!(first_act, secs(8 + 2 + 1 + 5));
+}
+
+#[test]
+fn r2_a_judge_that_slept_starts_again() {
+    let (mut rig, first) = watching();
+    let effects = watch(&mut rig, first, ms(7_500), silent);
+    assert_eq!(acted(&effects), []);
+    rig.sleep(secs(100));
+    let next = rig.pass(secs(0));
+    let effects = watch(&mut rig, next, secs(20), silent);
+    assert_eq!(acted(&effects)[0].0, ms(107_500) + secs(5));
+}
+
+#[test]
+fn r2_a_renewal_seen_starts_the_count_again() {
+    let (mut rig, first) = watching();
+    let effects = watch(&mut rig, first, secs(60), |now| {
+        let late = now.since(at(secs(0))) >= ms(7_500);
+        // Renewed once, late, under a clock that makes it look past its time all the same.
+        let mut lease = view(LEASE, at(secs(0)), if late { 4 } else { 3 });
+        lease.expires_at = store_time(at(secs(0))) + secs(8);
+        Some(vec![lease])
+    });
+    assert_eq!(acted(&effects)[0], (secs(8 + 5), EndCause::Lapsed, 4));
+}
+
+#[test]
+fn r2_short_intervals_can_be_watched_too() {
+    let lease = |now: Instant| {
+        let _ = now;
+        let renewed = at(secs(0));
+        let (ttl, renew) = (ms(200), ms(10));
+        vec![LeaseView { ttl, renew, expires_at: store_time(renewed) + ttl, ..view(LEASE, renewed, 3) }]
+    };
+    let (mut rig, first) = watching();
+    let effects = watch(&mut rig, first, secs(2), |now| Some(lease(now)));
+    assert_eq!(acted(&effects).first().map(|(_, cause, _)| *cause), Some(EndCause::Lapsed));
+}
+
+/// A judge whose watch over [`LEASE`] is complete at 8 s; the check of its heartbeat.
+fn asking_for_the_heartbeat() -> (Rig<Judge>, RequestId) {
+    let (mut rig, first) = judge(true);
+    let effects: Vec<_> = watch(&mut rig, first, secs(8), silent).into_iter().map(|(_, effect)| effect).collect();
+    assert_eq!(acts(&effects), []);
+    let check = checks(&effects)[0];
+    let request = LivenessRequest::Check { leases: vec![LEASE], ttl_max: secs(8) };
+    assert!(effects.contains(&JudgeEffect::Liveness(check, request)));
+    (rig, check)
+}
+
+#[test]
+fn r2_a_heartbeat_delays_and_only_one_that_can_be_vouched_for() {
+    let reply = |vouches, alive| Some(LivenessReply::Check { vouches, alive });
+    let replies = [
+        (reply(true, vec![LEASE]), 0),
+        (reply(true, vec![]), 1),
+        (reply(true, vec![LEASE_2]), 1),
+        (reply(false, vec![LEASE]), 1),
+        (None, 1),
+    ];
+    for (reply, expected) in replies {
+        let (mut rig, check) = asking_for_the_heartbeat();
+        let effects = rig.tell(JudgeInput::Liveness(check, reply.clone()));
+        assert_eq!(acts(&effects).len(), expected, "{reply:?}");
+    }
+    let (mut rig, check) = asking_for_the_heartbeat();
+    assert_eq!(acts(&rig.pass(TIMING.request_timeout)).len(), 1, "a silent witness has no veto");
+    assert_eq!(rig.tell(JudgeInput::Liveness(check, reply(true, vec![LEASE]))), []);
+}
+
+#[test]
+fn r2_no_heartbeat_puts_recovery_off_for_ever() {
+    let (mut rig, check) = asking_for_the_heartbeat();
+    let present = || Some(LivenessReply::Check { vouches: true, alive: vec![LEASE] });
+    let mut pending = rig.tell(JudgeInput::Liveness(check, present()));
+    let mut first_act = None;
+    while first_act.is_none() && rig.now < at(secs(60)) {
+        let effects = watch(&mut rig, std::mem::take(&mut pending), secs(1), silent);
+        first_act = acted(&effects).first().copied();
+        for check in effects.iter().flat_map(|(_, effect)| checks(std::slice::from_ref(effect))) {
+            pending.extend(rig.tell(JudgeInput::Liveness(check, present())));
+        }
+        first_act = first_act.or(acts(&pending).first().map(|_| (rig.now.since(at(secs(0))), EndCause::Lapsed, 3)));
+    }
+    assert_eq!(first_act.map(|(when, ..)| when), Some(secs(16)), "a whole ttl past its time");
+}
+
+#[test]
+fn r2_a_lease_or_a_not_before_too_far_ahead_is_cut_back() {
+    let cut_back = |ahead: Duration, not_before: Duration| {
+        let (mut rig, effects) = watching();
+        let now = store_time(rig.now);
+        let lease = LeaseView { expires_at: now + TIMING.ttl + ahead, ..view(LEASE, rig.now, 3) };
+        let reply = LookReply { now, leases: vec![lease], not_before_max: Some(now + not_before) };
+        let effects = rig.tell(JudgeInput::Store(looks(&effects)[0], Ok(StoreReply::Look(reply))));
+        judged(&effects).iter().any(|(_, r)| *r == StoreRequest::CutBack { backoff_max: BACKOFF_MAX })
+    };
+    assert!(!cut_back(ms(0), BACKOFF_MAX));
+    assert!(cut_back(ms(1), BACKOFF_MAX));
+    assert!(cut_back(ms(0), BACKOFF_MAX + ms(1)));
+}
+
+#[test]
+fn r2_a_judge_does_not_judge_its_own_lease() {
+    let (mut rig, first) = watching();
+    rig.tell(JudgeInput::OwnLease(Some(LEASE)));
+    let effects = watch(&mut rig, first, secs(60), silent);
+    assert_eq!(acted(&effects), []);
+    // Nor one that became its own between the look and the act.
+    let (mut rig, check) = asking_for_the_heartbeat();
+    let others = |now| Some(vec![view(LEASE, at(secs(0)), 3), view(LEASE_2, now, 0)]);
+    let next = rig.pass(ms(1));
+    watch(&mut rig, next, secs(1), others);
+    rig.tell(JudgeInput::OwnLease(Some(LEASE_2)));
+    let effects = rig.tell(JudgeInput::Liveness(check, None));
+    assert!(acts(&effects).iter().all(|(_, act)| act.judge == Some(LEASE_2)), "counted in its own tally");
+}
+
+#[test]
+fn r3_the_act_names_the_count_that_was_seen_and_is_told_when_it_took_effect() {
+    let reply = |reply| {
+        let (mut rig, check) = asking_for_the_heartbeat();
+        let (act, recover) = acts(&rig.tell(JudgeInput::Liveness(check, None)))[0].clone();
+        assert_eq!((recover.lease, recover.renewals), (LEASE, 3));
+        rig.tell(JudgeInput::Store(act, reply))
+    };
+    let told = |effects: Vec<JudgeEffect>| effects.into_iter().filter(|effect| matches!(effect, JudgeEffect::Tell(_)));
+    let recovered = RecoverReply::Recovered { lines: 7, failed: 1 };
+    let event =
+        JudgeEvent::Recovered { lease: LEASE, worker: "w".into(), cause: EndCause::Lapsed, lines: 7, failed: 1 };
+    assert!(told(reply(Ok(StoreReply::Recover(recovered)))).eq([JudgeEffect::Tell(event)]));
+    assert_eq!(told(reply(Ok(StoreReply::Recover(RecoverReply::Spared)))).count(), 0);
+    assert_eq!(told(reply(Err(StoreFailure::Unknown))).count(), 0);
+}
+
+#[test]
+fn r4_a_judge_looks_at_its_start_and_every_scan() {
+    let (mut rig, first) = watching();
+    assert_eq!(looks(&first).len(), 1);
+    let effects = watch(&mut rig, first, secs(24), |_| Some(vec![]));
+    let when: Vec<_> = effects.iter().map(|(looked_at, _)| looked_at.since(at(secs(0)))).collect();
+    assert_eq!(when, [0, 8, 16, 24].map(secs));
+    assert_eq!(looks(&rig.tell(JudgeInput::LookNow)).len(), 1);
+}
+
+#[test]
+fn r4_recovery_is_within_the_bound_watched_or_not() {
+    for watched in [true, false] {
+        // Renewed last at any time between two scans of the judge.
+        for died in (0..8_000).step_by(125).map(ms) {
+            let (mut rig, first) = watching();
+            let first = if watched {
+                first
+            } else {
+                rig.sleep(died + secs(8));
+                rig.pass(secs(0))
+            };
+            let effects = watch(&mut rig, first, secs(60), |now| {
+                let last_renewed = at(died).min(now);
+                Some(vec![view(LEASE, last_renewed, last_renewed.since(at(secs(0))).as_millis() as u64)])
+            });
+            let (first_act, ..) = acted(&effects)[0];
+            let bound = r4_bound(TIMING.ttl, TIMING.renew, TIMING.scan, watched, ms(0));
+            let took = first_act - died;
+            assert!(took <= bound, "died at {died:?}: {took:?} over {bound:?}");
+            assert!(took >= TIMING.ttl, "died at {died:?}: {took:?}");
+        }
+    }
+}
+
+#[test]
+fn r4_an_act_that_cannot_be_done_blocks_no_other() {
+    let (mut rig, first) = watching();
+    let two = |_| Some(vec![view(LEASE, at(secs(0)), 3), view(LEASE_2, at(secs(0)), 5)]);
+    let mut effects = watch(&mut rig, first, secs(8), two);
+    assert_eq!(acted(&effects).len(), 1, "one at a time");
+    let next = rig.pass(ms(1));
+    effects.extend(watch(&mut rig, next, TIMING.request_timeout, two));
+    let counts: Vec<_> = acted(&effects).into_iter().map(|(_, _, renewals)| renewals).take(2).collect();
+    assert_eq!(counts, [3, 5]);
+}

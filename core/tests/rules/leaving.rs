@@ -1,0 +1,230 @@
+use fencepost_core::keeper::{KeeperCommand, KeeperInput, LeaseEvent};
+use fencepost_core::liveness::LivenessRequest;
+use fencepost_core::rules::claim::BatchStatus;
+use fencepost_core::rules::leaving::*;
+use fencepost_core::store::*;
+use fencepost_core::worker::*;
+use fencepost_core::*;
+
+use crate::rig::*;
+
+fn drops(effects: &[WorkerEffect]) -> usize {
+    effects.iter().filter(|effect| **effect == WorkerEffect::Keeper(KeeperCommand::Drop)).count()
+}
+
+#[test]
+fn s1_what_a_drop_frees_is_unchanged() {
+    assert_eq!(s1_grace_ends(at(secs(1)), secs(30)), at(secs(31)));
+    assert_eq!(s1_after_drop(&lines(3, 5), 2), (lines(3, 5), 2));
+}
+
+#[test]
+fn s1_stop_gives_back_at_once_finishes_what_runs_then_drops() {
+    let (mut rig, effects) = with_grants(options(2), vec![grant(1, 1..=4), grant(2, 7..=9)]);
+    assert_eq!(starts(&effects).len(), 2);
+    let effects = rig.tell(WorkerInput::Stop);
+    let [(back, LEASE, given)] = &give_backs(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(*given, [(BATCH, Token(1), lines(3, 4)), (BATCH, Token(2), lines(7, 9))]);
+    assert!(cancels(&effects).is_empty());
+    let mut effects = rig.tell(WorkerInput::Store(*back, Ok(StoreReply::GiveBack)));
+    effects.extend(rig.tell(WorkerInput::Wake));
+    effects.extend(rig.tell(success(run(1, 1))));
+    effects.extend(rig.pass(secs(1)));
+    assert!(claims(&effects).is_empty() && starts(&effects).is_empty());
+    let first = records(&effects)[0].clone();
+    effects.extend(recorded(&mut rig, &first));
+    let last = rig.tell(success(run(2, 1)));
+    assert_eq!(drops(&effects) + drops(&last), 0, "an answer is owed");
+    let effects = recorded(&mut rig, &records(&last)[0]);
+    assert_eq!((drops(&effects), exits(&effects)), (1, vec![]));
+    let effects = rig.tell(WorkerInput::Lease(LeaseEvent::Dropped));
+    assert_eq!(effects, [WorkerEffect::Exit(ExitReason::Stopped)]);
+    assert_eq!((rig.machine.poll_timeout(), rig.tell(WorkerInput::Wake)), (None, vec![]));
+}
+
+#[test]
+fn s1_what_still_runs_at_the_end_of_the_grace_is_cancelled_and_freed_by_the_drop() {
+    let (mut rig, _) = with_grants(options(2), vec![grant(1, 1..=2)]);
+    rig.tell(WorkerInput::Stop);
+    assert!(cancels(&rig.pass(ms(29_999))).is_empty());
+    let effects = rig.pass(ms(1));
+    assert_eq!(cancels(&effects), [run(1, 1), run(2, 1)]);
+    let mut effects = rig.tell(ended(run(1, 1), RunAnswer::Cancelled));
+    assert_eq!(drops(&effects), 0);
+    effects.extend(rig.tell(ended(run(2, 1), RunAnswer::Cancelled)));
+    assert!(records(&effects).is_empty() && give_backs(&effects).is_empty(), "no attempt used");
+    assert_eq!(drops(&effects), 1);
+}
+
+#[test]
+fn s1_a_handler_that_does_not_end_does_not_keep_the_worker() {
+    let (mut rig, _) = with_grants(options(1), vec![grant(1, 1..=1)]);
+    rig.tell(WorkerInput::Stop);
+    let effects = rig.pass(secs(35));
+    assert!(effects.contains(&WorkerEffect::Abandon(run(1, 1))));
+    assert_eq!((records(&effects).len(), drops(&effects)), (0, 1));
+}
+
+#[test]
+fn s1_a_grant_that_arrives_after_the_stop_is_given_back_at_once() {
+    for settled in [false, true] {
+        let (mut rig, effects) = with_grants(options(2), vec![grant(1, 1..=1)]);
+        assert_eq!(starts(&effects).len(), 1);
+        let claim = claims(&effects)[0].0;
+        rig.tell(WorkerInput::Stop);
+        let grants = vec![grant(2, 5..=6)];
+        let effects = if settled {
+            let effects = rig.tell(WorkerInput::Store(claim, Err(StoreFailure::Unknown)));
+            let (id, ..) = settlings(&effects)[0];
+            rig.tell(WorkerInput::Store(id, Ok(StoreReply::SettleClaim(grants))))
+        } else {
+            rig.tell(WorkerInput::Store(claim, Ok(granted(grants))))
+        };
+        assert!(starts(&effects).is_empty());
+        let given: Vec<_> = give_backs(&effects).into_iter().map(|(_, lease, lines)| (lease, lines)).collect();
+        assert_eq!(given, [(LEASE, vec![(BATCH, Token(2), lines(5, 6))])]);
+    }
+}
+
+#[test]
+fn s1_a_stop_without_work_or_lease_leaves_at_once() {
+    assert_eq!(drops(&worker(options(1)).tell(WorkerInput::Stop)), 1);
+    let (mut rig, _) = at_work(options(1));
+    let effects = rig.tell(WorkerInput::Stop);
+    assert_eq!((drops(&effects), give_backs(&effects).len()), (1, 0));
+    assert_eq!(drops(&rig.tell(WorkerInput::Stop)), 0, "once");
+}
+
+#[test]
+fn s1_until_done_leaves_once_no_line_is_open() {
+    let reply = |open_lines| {
+        let (grants, suspect_waits, next_after) = (vec![], false, None);
+        Ok(StoreReply::Claim(ClaimReply::Granted { grants, suspect_waits, next_after, open_lines }))
+    };
+    let until_done = WorkerOptions { until_done: true, ..options(1) };
+    let (mut rig, effects) = at_work(until_done);
+    assert_eq!(drops(&rig.tell(WorkerInput::Store(claims(&effects)[0].0, reply(true)))), 0);
+    let claim = claims(&rig.pass(secs(1)))[0].0;
+    assert_eq!(drops(&rig.tell(WorkerInput::Store(claim, reply(false)))), 1);
+    assert_eq!(exits(&rig.tell(WorkerInput::Lease(LeaseEvent::Dropped))), [ExitReason::Done]);
+
+    let (mut rig, effects) = at_work(options(1));
+    assert_eq!(drops(&rig.tell(WorkerInput::Store(claims(&effects)[0].0, reply(false)))), 0, "unless asked to");
+}
+
+#[test]
+fn s1_the_drop_is_repeated_until_it_is_known_and_takes_the_heartbeat_with_it() {
+    let mut rig = keeping();
+    let lease = rig.machine.lease();
+    let effects = rig.tell(KeeperInput::Command(KeeperCommand::Drop));
+    let [(id, StoreRequest::DropLease { lease: dropped })] = kept(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(dropped, lease);
+    let mut effects = rig.tell(KeeperInput::Store(id, Err(StoreFailure::Unknown)));
+    effects.extend(rig.pass(secs(3)));
+    let again = kept(&effects);
+    assert!(again.len() >= 3 && again.iter().all(|(_, request)| *request == StoreRequest::DropLease { lease }));
+    let effects = rig.tell(KeeperInput::Store(again.last().unwrap().0, Ok(StoreReply::DropLease)));
+    assert_eq!((told(&effects), rig.machine.is_gone()), (vec![LeaseEvent::Dropped], true));
+    assert_eq!((rig.machine.poll_timeout(), rig.pass(secs(100)).len()), (None, 0));
+
+    let (mut rig, _) = keeper(false, true);
+    let lease = rig.machine.lease();
+    let effects = rig.tell(KeeperInput::Command(KeeperCommand::Drop));
+    assert!(kept(&effects).contains(&(RequestId(2), StoreRequest::DropLease { lease })), "a take may be on its way");
+    let leave = LivenessRequest::Leave { lease };
+    let is_leave = |effect: &_| matches!(effect, fencepost_core::keeper::KeeperEffect::Liveness(_, r) if *r == leave);
+    assert!(effects.iter().any(is_leave));
+}
+
+fn closed(batch: BatchId) -> WorkerInput {
+    WorkerInput::Lease(LeaseEvent::Held { lease: LEASE, licence_ends: at(secs(1_000_000)), closed: vec![batch] })
+}
+
+#[test]
+fn s2_only_open_batches_are_worked_on() {
+    assert!(!s2_closed(Some(BatchStatus::Open)));
+    for status in [BatchStatus::Loading, BatchStatus::Success, BatchStatus::Failed, BatchStatus::Aborted] {
+        assert!(s2_closed(Some(status)), "{status:?}");
+    }
+    assert!(s2_closed(None), "purged");
+}
+
+#[test]
+fn s2_a_closed_batch_is_let_go_of_and_no_other() {
+    let mut other = grant(2, 1..=3);
+    other.batch = OTHER;
+    let (mut rig, effects) = with_grants(options(2), vec![grant(1, 1..=4), other]);
+    assert_eq!(starts(&effects), [run(1, 1), run(2, 1)]);
+    let effects = rig.tell(closed(BATCH));
+    assert_eq!(cancels(&effects), [run(1, 1), run(2, 1)]);
+    assert!(starts(&effects).is_empty());
+    let effects = rig.tell(ended(run(1, 1), RunAnswer::Cancelled));
+    assert_eq!(starts(&effects), [RunKey { batch: OTHER, line: 1, token: Token(2) }]);
+    assert!(records(&[effects, rig.pass(secs(1))].concat()).is_empty(), "no attempt, no outcome");
+}
+
+/// The news may be old: the batch may have been opened again, and these be lines of its new generation. A batch that is
+/// over has no use for lines that are given back; one that is open has.
+#[test]
+fn s2_lines_let_go_of_are_given_back_in_case_the_batch_is_open_again() {
+    let (mut rig, _) = with_grants(options(1), vec![grant(1, 1..=4)]);
+    let mut effects = rig.tell(closed(BATCH));
+    effects.extend(rig.tell(ended(run(1, 1), RunAnswer::Cancelled)));
+    let mut back = LineSet::new();
+    while let Some((id, lease, given)) = give_backs(&effects).pop() {
+        assert_eq!(lease, LEASE);
+        for (batch, token, lines) in given {
+            assert_eq!((batch, token), (BATCH, Token(1)));
+            back = back.union(&lines);
+        }
+        effects = rig.tell(WorkerInput::Store(id, Ok(StoreReply::GiveBack)));
+    }
+    assert_eq!(back, lines(1, 4));
+}
+
+#[test]
+fn s2_the_keeper_asks_for_the_batches_that_the_worker_holds_lines_of() {
+    let mut rig = keeping();
+    rig.tell(KeeperInput::Command(KeeperCommand::Running(vec![(BATCH, lines(1, 1)), (OTHER, LineSet::new())])));
+    let effects = rig.pass(secs(4));
+    let [(id, StoreRequest::Renew { batches, .. })] = &kept(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(*batches, [BATCH, OTHER]);
+    let renewed = RenewReply::Renewed { closed: vec![OTHER] };
+    let effects = rig.tell(KeeperInput::Store(*id, Ok(StoreReply::Renew(renewed))));
+    assert!(matches!(&told(&effects)[..], [LeaseEvent::Held { closed, .. }] if *closed == [OTHER]));
+}
+
+#[test]
+fn s2_the_worker_tells_within_half_a_second_what_it_holds() {
+    let (mut rig, _) = with_grants(options(1), vec![grant(1, 1..=2)]);
+    let told_at = |effects: Vec<(Instant, WorkerEffect)>| {
+        let mut told = effects.into_iter().filter_map(|(told_at, effect)| match effect {
+            WorkerEffect::Keeper(KeeperCommand::Running(running)) => Some((told_at.since(at(secs(0))), running)),
+            _ => None,
+        });
+        told.next()
+    };
+    assert_eq!(told_at(rig.pass_timed(secs(5))), Some((ms(500), vec![(BATCH, lines(1, 1))])));
+    assert_eq!(told_at(rig.pass_timed(secs(50))), None, "only when it changed");
+}
+
+#[test]
+fn s3_a_held_batch_is_not_claimed_but_stays_open() {
+    use fencepost_core::rules::claim::c3_claimable;
+    assert!(!c3_claimable(BatchStatus::Open, true, "a", ["a"].into_iter()));
+    assert!(!s2_closed(Some(BatchStatus::Open)), "its running rows go on");
+}
+
+#[test]
+fn s4_a_key_is_bound_once() {
+    assert_eq!(s4_bind_key(None, "x"), KeyBinding::Bind);
+    assert_eq!(s4_bind_key(Some("x"), "x"), KeyBinding::Same);
+    assert_eq!(s4_bind_key(Some("y"), "x"), KeyBinding::Differs);
+}
+
+#[test]
+fn s6_only_ended_batches_are_purged() {
+    let statuses =
+        [BatchStatus::Loading, BatchStatus::Open, BatchStatus::Success, BatchStatus::Failed, BatchStatus::Aborted];
+    assert_eq!(statuses.map(s6_may_purge), [false, false, true, true, true]);
+}

@@ -1,0 +1,197 @@
+use fencepost_core::keeper::{KeeperCommand, KeeperInput, LeaseEvent};
+use fencepost_core::rules::poison::*;
+use fencepost_core::store::*;
+use fencepost_core::worker::*;
+use fencepost_core::*;
+
+use crate::rig::*;
+
+#[test]
+fn p1_what_a_living_worker_took_back_does_not_count() {
+    assert_eq!(p1_crashes(3, 1), 2);
+    assert_eq!(p1_crashes(1, 1), 0);
+    assert_eq!(p1_crashes(0, 1), 0);
+}
+
+/// A keeper whose renewal was refused, and its pending withdrawal.
+fn declared_dead(taken_over: bool) -> (Rig<fencepost_core::keeper::Keeper>, LeaseId, RequestId) {
+    let mut rig = keeping();
+    let lease = rig.machine.lease();
+    let id = renewals(&rig.pass(secs(4)))[0];
+    let effects = rig.tell(KeeperInput::Store(id, refused(taken_over)));
+    assert_eq!(told(&effects), [LeaseEvent::Ended { lease }]);
+    let [(id, StoreRequest::WithdrawCrashes { lease: of })] = kept(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(of, lease);
+    (rig, lease, id)
+}
+
+fn withdrawals(effects: &[fencepost_core::keeper::KeeperEffect]) -> Vec<(RequestId, LeaseId)> {
+    let pick = |(id, request)| match request {
+        StoreRequest::WithdrawCrashes { lease } => Some((id, lease)),
+        _ => None,
+    };
+    kept(effects).into_iter().filter_map(pick).collect()
+}
+
+#[test]
+fn p1_a_worker_declared_dead_while_alive_takes_its_crash_back_before_all_else() {
+    let (mut rig, lease, id) = declared_dead(false);
+    let mut effects = rig.tell(KeeperInput::Store(id, Err(StoreFailure::Unknown)));
+    effects.extend(rig.pass(secs(5)));
+    assert!(takes(&effects).is_empty());
+    let again = withdrawals(&effects);
+    assert!(again.len() >= 3 && again.iter().all(|(_, of)| *of == lease));
+    let (id, _) = *again.last().unwrap();
+    assert_eq!(takes(&rig.tell(KeeperInput::Store(id, Ok(StoreReply::WithdrawCrashes)))).len(), 1);
+}
+
+#[test]
+fn p1_a_worker_that_leaves_meanwhile_takes_its_crash_back_as_well() {
+    let (mut rig, lease, id) = declared_dead(false);
+    let mut effects = rig.tell(KeeperInput::Command(KeeperCommand::Drop));
+    effects.extend(rig.tell(KeeperInput::Store(id, Err(StoreFailure::NotDone))));
+    effects.extend(rig.pass(secs(1)));
+    assert!(told(&effects).is_empty() && !rig.machine.is_gone());
+    let [(id, of)] = withdrawals(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(of, lease);
+    let effects = rig.tell(KeeperInput::Store(id, Ok(StoreReply::WithdrawCrashes)));
+    assert_eq!((told(&effects), rig.machine.is_gone()), (vec![LeaseEvent::Dropped], true));
+    assert!(takes(&effects).is_empty());
+}
+
+#[test]
+fn p1_a_worker_whose_name_was_taken_over_takes_its_crash_back_as_well() {
+    let (mut rig, _, id) = declared_dead(true);
+    let effects = rig.tell(KeeperInput::Store(id, Ok(StoreReply::WithdrawCrashes)));
+    assert_eq!(told(&effects), [LeaseEvent::NameInUse { worker: "w".into() }]);
+    assert!(rig.machine.is_gone());
+}
+
+#[test]
+fn p2_a_dead_lease_s_lines_come_back_suspect_and_halved() {
+    let suspect = |parts: &[LineSet], suspicion| AfterEnd::Suspect { parts: parts.to_vec(), suspicion };
+    assert_eq!(p2_after_end(&lines(1, 9), 0, false), suspect(&[lines(1, 9)], 1));
+    assert_eq!(p2_after_end(&lines(1, 9), 1, false), suspect(&[lines(1, 5), lines(6, 9)], 2));
+    assert_eq!(p2_after_end(&lines(4, 5), 7, false), suspect(&[lines(4, 4), lines(5, 5)], 8));
+    assert_eq!(p2_after_end(&lines(4, 4), 3, false), suspect(&[lines(4, 4)], 4), "held, but not alone: no crash");
+    assert_eq!(p2_after_end(&lines(4, 4), 3, true), AfterEnd::Crash);
+    let gaps = LineSet::from_ranges([(1, 2), (9, 9)]).unwrap();
+    assert_eq!(p2_halves(&gaps), [lines(1, 2), lines(9, 9)]);
+}
+
+#[test]
+fn p2_a_row_fails_at_its_last_crash() {
+    assert!(!p2_after_crash(2, 3));
+    assert!(p2_after_crash(3, 3));
+    assert!(p2_after_crash(4, 3));
+}
+
+#[test]
+fn p2_who_may_take_suspects_and_how_many() {
+    assert!(p2_wants_idle_worker(1, 1));
+    assert!(!p2_wants_idle_worker(1, 2) && !p2_wants_idle_worker(0, 1));
+    let may = |others, live| p2_may_take_suspect(others, live);
+    assert!(may(0, 0) && may(0, 1) && may(0, 2) && may(0, 3), "always one");
+    assert!(!may(1, 1) && !may(1, 2) && !may(1, 3), "at most one in two");
+    assert!(may(1, 4) && !may(2, 4) && !may(2, 5));
+    assert_eq!([0, 1, 2, 3, 9].map(|wanted| p2_lines_to_take(wanted, 5)), [2, 2, 2, 3, 5]);
+}
+
+fn suspect_alone() -> Vec<Grant> {
+    vec![Grant { suspicion: 2, alone: true, ..grant(1, 1..=1) }]
+}
+
+#[test]
+fn p2_nothing_is_claimed_until_a_suspect_s_outcome_is_known() {
+    let (mut rig, effects) = at_work(options(4));
+    let (id, claim) = claims(&effects)[0].clone();
+    assert!(claim.idle);
+    let mut effects = rig.tell(WorkerInput::Store(id, Ok(granted(suspect_alone()))));
+    assert_eq!(starts(&effects), [run(1, 1)]);
+    effects.extend(rig.tell(WorkerInput::Wake));
+    effects.extend(rig.pass(secs(60)));
+    effects.extend(rig.tell(success(run(1, 1))));
+    effects.extend(rig.tell(WorkerInput::Wake));
+    let group = records(&effects).last().unwrap().clone();
+    effects.extend(rig.tell(WorkerInput::Store(group.0, Err(StoreFailure::Unknown))));
+    effects.extend(rig.pass(secs(60)));
+    assert!(claims(&effects).is_empty());
+    let group = records(&effects).last().unwrap().clone();
+    assert_eq!(claims(&recorded(&mut rig, &group)).len(), 1);
+}
+
+#[test]
+fn p2_a_suspect_given_back_or_gone_with_its_lease_or_batch_is_waited_for_no_more() {
+    // Given back at the licence's end: waited for until that is known.
+    let mut rig = worker(options(4));
+    let claim = claims(&rig.tell(held(LEASE, at(secs(7)))))[0].0;
+    rig.tell(WorkerInput::Store(claim, Ok(granted(suspect_alone()))));
+    rig.pass(secs(7));
+    let (id, ..) = give_backs(&rig.tell(ended(run(1, 1), RunAnswer::Cancelled)))[0];
+    assert!(claims(&rig.tell(held(LEASE, at(secs(1_000))))).is_empty());
+    let effects = rig.tell(WorkerInput::Store(id, Ok(StoreReply::GiveBack)));
+    let [(claim, Claim { idle: true, .. })] = claims(&effects)[..] else { panic!("{effects:?}") };
+
+    // Gone with the lease.
+    rig.tell(WorkerInput::Store(claim, Ok(granted(vec![Grant { alone: true, ..grant(2, 1..=1) }]))));
+    rig.tell(WorkerInput::Lease(LeaseEvent::Ended { lease: LEASE }));
+    rig.tell(ended(run(1, 2), RunAnswer::Cancelled));
+    let claim = claims(&rig.tell(held(LEASE_2, at(secs(1_000)))))[0].0;
+
+    // Gone with the batch.
+    rig.tell(WorkerInput::Store(claim, Ok(granted(vec![Grant { alone: true, ..grant(3, 1..=1) }]))));
+    let closed = vec![BATCH];
+    rig.tell(WorkerInput::Lease(LeaseEvent::Held { lease: LEASE_2, licence_ends: at(secs(1_000)), closed }));
+    let effects = rig.tell(ended(run(1, 3), RunAnswer::Cancelled));
+    let (id, ..) = give_backs(&effects)[0];
+    assert_eq!(claims(&rig.tell(WorkerInput::Store(id, Ok(StoreReply::GiveBack)))).len(), 1);
+}
+
+#[test]
+fn p2_a_worker_drains_for_a_waiting_suspect_and_then_asks_as_idle() {
+    let (mut rig, effects) = at_work(options(2));
+    let grants = vec![grant(1, 1..=2)];
+    let reply = ClaimReply::Granted { grants, suspect_waits: true, next_after: None, open_lines: true };
+    let mut effects = rig.tell(WorkerInput::Store(claims(&effects)[0].0, Ok(StoreReply::Claim(reply))));
+    rig.pass(ms(1));
+    effects.extend(rig.tell(success(run(1, 1))));
+    effects.extend(rig.tell(WorkerInput::Wake));
+    effects.extend(rig.pass(secs(10)));
+    assert!(claims(&effects).is_empty(), "one still runs");
+    let first = records(&effects)[0].clone();
+    effects.extend(recorded(&mut rig, &first));
+    let last = rig.tell(success(run(2, 1)));
+    assert!(claims(&effects).is_empty() && claims(&last).is_empty(), "its answer is still owed");
+    let effects = recorded(&mut rig, &records(&last)[0]);
+    assert!(claims(&effects)[0].1.idle);
+}
+
+#[test]
+fn p2_a_worker_that_runs_or_owes_something_does_not_call_itself_idle() {
+    let (mut rig, _) = with_grants(options(2), vec![grant(1, 1..=1)]);
+    let effects = [rig.tell(WorkerInput::Wake), rig.pass(secs(2))].concat();
+    assert!(claims(&effects).iter().all(|(_, claim)| !claim.idle), "{effects:?}");
+    rig.tell(success(run(1, 1)));
+    let mut rig = worker(options(1));
+    let claim = claims(&rig.tell(held(LEASE, at(secs(7)))))[0].0;
+    rig.tell(WorkerInput::Store(claim, Ok(granted(vec![grant(1, 1..=1)]))));
+    rig.pass(secs(7));
+    rig.tell(ended(run(1, 1), RunAnswer::Cancelled));
+    let effects = rig.tell(held(LEASE, at(secs(1_000))));
+    assert!(!claims(&effects)[0].1.idle, "a line is still on its way back");
+}
+
+#[test]
+fn p2_a_suspect_that_another_took_is_waited_for_no_more() {
+    let (mut rig, effects) = at_work(options(2));
+    let reply = |suspect_waits| {
+        let claim = ClaimReply::Granted { grants: vec![], suspect_waits, next_after: None, open_lines: true };
+        Ok(StoreReply::Claim(claim))
+    };
+    rig.tell(WorkerInput::Store(claims(&effects)[0].0, reply(true)));
+    let effects = rig.pass(secs(1));
+    let (id, claim) = claims(&effects)[0].clone();
+    assert!(claim.idle);
+    rig.tell(WorkerInput::Store(id, reply(false)));
+    assert_eq!(claims(&rig.pass(secs(1))).len(), 1);
+}

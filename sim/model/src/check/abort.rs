@@ -1,0 +1,126 @@
+//! Invariant 11: abort.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fencepost_core::BatchId;
+
+use super::health::Health;
+use super::{Checker, Violation, ensure, micros};
+use crate::history::{Event, Process};
+use crate::view::{OutcomeView, StoreView};
+
+const NAME: &str = "11 abort";
+
+/// Asserts that once a batch is aborted no line of it is claimed, freed or recorded, and its outcomes stay as they were; and
+/// that no handler of it starts
+/// - later than `notice` on a process that was well, with the store there, for all of that time;
+/// - later than a ttl and `notice` on any process with a steady clock: its licence has run out.
+#[derive(Debug)]
+pub struct Abort {
+    notice: u64,
+    health: Health,
+    aborted: BTreeMap<BatchId, u64>,
+    outcomes: BTreeMap<BatchId, Vec<OutcomeView>>,
+}
+
+impl Abort {
+    /// For an empty store.
+    pub fn new(notice: Duration) -> Self {
+        Self { notice: micros(notice), health: Health::default(), aborted: BTreeMap::new(), outcomes: BTreeMap::new() }
+    }
+
+    fn starts(&self, at: u64, process: Process, batch: BatchId) -> Result<(), Violation> {
+        let (Some(&aborted_at), Some(facts)) = (self.aborted.get(&batch), self.health.process(process)) else {
+            return Ok(());
+        };
+        let late = at.saturating_sub(aborted_at);
+        let well_for = if facts.is_well() { at.saturating_sub(facts.since) } else { 0 };
+        let store_for = self.health.store_since().map_or(0, |since| at.saturating_sub(since));
+        let connected = well_for.min(store_for) > self.notice;
+        let what = || format!("{process:?} starts a row of {batch} {late} us after its abort");
+        ensure(late <= self.notice || !connected, NAME, at, what)?;
+        let licence = micros(facts.timing.ttl) + self.notice;
+        ensure(late <= licence || !facts.steady, NAME, at, what)
+    }
+}
+
+impl Checker for Abort {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn on_event(&mut self, at: u64, event: &Event) -> Result<(), Violation> {
+        match event {
+            Event::BatchAborted { batch, .. } => {
+                self.aborted.insert(*batch, at);
+            }
+            Event::Claimed { batch, .. } | Event::Freed { batch, .. } | Event::Recorded { batch, .. } => {
+                let over = self.aborted.contains_key(batch);
+                ensure(!over, NAME, at, || format!("{batch} is aborted; {event:?}"))?;
+            }
+            Event::HandlerStarted { process, batch, .. } => self.starts(at, *process, *batch)?,
+            _ => {
+                self.health.on_event(at, event);
+            }
+        }
+        Ok(())
+    }
+
+    fn on_state(&mut self, at: u64, state: &StoreView) -> Result<(), Violation> {
+        for view in state.batches.iter().filter(|view| self.aborted.contains_key(&view.batch)) {
+            let first = self.outcomes.entry(view.batch).or_insert_with(|| view.outcomes.clone());
+            let same = *first == view.outcomes;
+            ensure(same, NAME, at, || format!("{} is aborted and its outcomes change", view.batch))?;
+            ensure(view.spans.is_empty(), NAME, at, || format!("{} is aborted and has spans", view.batch))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::testing::*;
+    use super::*;
+    use crate::history::Link;
+
+    fn checker() -> Abort {
+        Abort::new(Duration::from_secs(1))
+    }
+
+    fn bears(facts: &[(u64, Event)], at: u64) -> bool {
+        let mut events = at_ms(0, started(1, 1));
+        events.extend_from_slice(facts);
+        events.push((10_000, aborted()));
+        let token = fencepost_core::Token(1);
+        events.push((at, Event::HandlerStarted { process: Process(1), batch: batch(), line: 1, token }));
+        first_failure(&mut checker(), &events).is_none()
+    }
+
+    #[test]
+    fn starts_end_with_the_notice_or_the_licence() {
+        assert!(bears(&[], 11_000));
+        assert!(!bears(&[], 11_001));
+        let cut = [(9000, Event::LinkCut { process: Process(1), link: Link::Store })];
+        assert!(bears(&cut, 19_000));
+        assert!(!bears(&cut, 19_001));
+    }
+
+    #[test]
+    fn changes_after_an_abort_are_seen() {
+        for change in [claimed(1..=1, 1, None, 1), recorded(1, 1, 1)] {
+            let mut events = loaded(1);
+            events.extend([aborted(), change]);
+            fails(&mut checker(), &events);
+        }
+        let mut checker = checker();
+        passes(&mut checker, &[aborted()]);
+        let mut view = good_view();
+        checker.on_state(1, &view).unwrap_err();
+        view.batches[0].spans.clear();
+        checker.on_state(1, &view).unwrap();
+        view.batches[0].outcomes.clear();
+        checker.on_state(1, &view).unwrap_err();
+    }
+}

@@ -1,0 +1,314 @@
+//! Invariant 1: conservation.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fencepost_core::rules::claim::BatchStatus;
+use fencepost_core::rules::lease::LeaseState;
+use fencepost_core::{BatchId, LeaseId, LineSet, Token};
+
+use super::{Checker, Violation, ensure, index};
+use crate::history::{Event, FreedWhy, OutcomeStatus, RecordedWhy};
+use crate::view::{BatchView, RowCounts, StoreView, Tally};
+
+const NAME: &str = "1 conservation";
+
+/// Asserts
+/// - by each event: fresh lines are claimed without gaps from the cursor, other lines out of the free span named; lines are
+///   freed or recorded out of the held span named; an ended batch has no line that is not recorded;
+/// - by each snapshot, from scratch: every line of a batch is in exactly one of: an outcome, a span, beyond the cursor; every
+///   held span's lease is live; an ended batch has nothing but outcomes, an aborted one no span; the counts and tallies
+///   that the store keeps equal the rows and the log; and the snapshot is what the events say.
+#[derive(Debug, Default)]
+pub struct Conservation {
+    batches: BTreeMap<BatchId, Mirror>,
+    live: BTreeSet<LeaseId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Fresh,
+    Free(Token),
+    Held(Token, LeaseId),
+    Done,
+    Aborted,
+}
+
+#[derive(Debug)]
+struct Mirror {
+    /// The first line that was never claimed.
+    cursor: u64,
+    places: Vec<Place>,
+    /// How many of the places are not done.
+    open: u64,
+}
+
+impl Conservation {
+    /// For an empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Moves lines; each must be where `from` says.
+    fn move_lines(
+        &mut self,
+        at: u64,
+        batch: BatchId,
+        lines: &LineSet,
+        to: Place,
+        is_from: impl Fn(Place) -> bool,
+    ) -> Result<(), Violation> {
+        let mirror = self.batches.get_mut(&batch);
+        let Some(mirror) = mirror else {
+            return ensure(false, NAME, at, || format!("lines of unknown batch {batch}"));
+        };
+        ensure(!lines.is_empty(), NAME, at, || format!("no lines of {batch} change hands"))?;
+        for line in lines.iter() {
+            let place = mirror.places.get(index(line)).copied();
+            ensure(place.is_some_and(&is_from), NAME, at, || {
+                format!("{batch} line {line} goes to {to:?} from {place:?}")
+            })?;
+            mirror.open -= u64::from(to == Place::Done);
+            mirror.places[index(line)] = to;
+        }
+        Ok(())
+    }
+
+    fn claim_fresh(&mut self, at: u64, batch: BatchId, lines: &LineSet) -> Result<(), Violation> {
+        let Some(mirror) = self.batches.get_mut(&batch) else {
+            return ensure(false, NAME, at, || format!("lines of unknown batch {batch}"));
+        };
+        let gapless = lines.ranges().len() == 1 && lines.first() == Some(mirror.cursor);
+        let cursor = mirror.cursor;
+        mirror.cursor += lines.count();
+        ensure(gapless, NAME, at, || format!("fresh lines {lines:?} of {batch} with the cursor at {cursor}"))
+    }
+
+    fn end(&mut self, at: u64, batch: BatchId, aborted: bool) -> Result<(), Violation> {
+        let Some(mirror) = self.batches.get_mut(&batch) else {
+            return ensure(false, NAME, at, || format!("unknown batch {batch} ends"));
+        };
+        if aborted {
+            for place in mirror.places.iter_mut().filter(|place| **place != Place::Done) {
+                *place = Place::Aborted;
+            }
+            return Ok(());
+        }
+        ensure(mirror.open == 0, NAME, at, || format!("{batch} ends with {} open lines", mirror.open))
+    }
+
+    fn matches_events(&self, at: u64, view: &BatchView) -> Result<(), Violation> {
+        let Some(mirror) = self.batches.get(&view.batch) else {
+            return Ok(());
+        };
+        let mut seen = vec![
+            match view.status {
+                BatchStatus::Aborted => Place::Aborted,
+                _ => Place::Fresh,
+            };
+            mirror.places.len()
+        ];
+        for span in &view.spans {
+            let place = span.lease.map_or(Place::Free(span.token), |lease| Place::Held(span.token, lease));
+            span.lines.iter().for_each(|line| seen[index(line)] = place);
+        }
+        for outcome in &view.outcomes {
+            seen[index(outcome.line)] = Place::Done;
+        }
+        let other = (0..seen.len()).find(|&line| seen[line] != mirror.places[line]);
+        ensure(other.is_none(), NAME, at, || {
+            let line = other.unwrap_or(0);
+            format!("{} line {} is {:?}, by its events {:?}", view.batch, line + 1, seen[line], mirror.places[line])
+        })
+    }
+}
+
+impl Checker for Conservation {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn on_event(&mut self, at: u64, event: &Event) -> Result<(), Violation> {
+        match event {
+            Event::LeaseTaken { lease, .. } => {
+                self.live.insert(*lease);
+            }
+            Event::LeaseEnded { lease, .. } => {
+                self.live.remove(lease);
+            }
+            Event::BatchLoaded { batch, total, .. } => {
+                let places = vec![Place::Fresh; usize::try_from(*total).unwrap_or(usize::MAX)];
+                let before = self.batches.insert(*batch, Mirror { cursor: 1, places, open: *total });
+                ensure(before.is_none(), NAME, at, || format!("{batch} is loaded twice"))?;
+            }
+            Event::Claimed { batch, lines, token, from, lease, .. } => {
+                ensure(self.live.contains(lease), NAME, at, || format!("{lease} claims and is not live"))?;
+                if from.is_none() {
+                    self.claim_fresh(at, *batch, lines)?;
+                }
+                let source = from.map_or(Place::Fresh, Place::Free);
+                self.move_lines(at, *batch, lines, Place::Held(*token, *lease), |place| place == source)?;
+            }
+            Event::Freed { batch, lines, token, from, why, .. } => {
+                let is_from = |place| match why {
+                    FreedWhy::Split => place == Place::Free(*from),
+                    _ => matches!(place, Place::Held(held, _) if held == *from),
+                };
+                self.move_lines(at, *batch, lines, Place::Free(*token), is_from)?;
+            }
+            Event::Recorded { batch, line, token, lease, why, .. } => {
+                let is_from = |place| match (why, place) {
+                    (RecordedWhy::CrashedTooOften, Place::Held(_, holder)) => holder == *lease,
+                    (_, place) => place == Place::Held(*token, *lease),
+                };
+                self.move_lines(at, *batch, &LineSet::single(*line), Place::Done, is_from)?;
+            }
+            Event::BatchEnded { batch, .. } => self.end(at, *batch, false)?,
+            Event::BatchAborted { batch, .. } => self.end(at, *batch, true)?,
+            Event::BatchReopened { batch, lines, token, .. } => {
+                self.move_lines(at, *batch, lines, Place::Free(*token), |place| place == Place::Done)?;
+                if let Some(mirror) = self.batches.get_mut(batch) {
+                    mirror.open += lines.count();
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn on_state(&mut self, at: u64, state: &StoreView) -> Result<(), Violation> {
+        for view in &state.batches {
+            tiling(view).map_err(|what| Violation { checker: NAME, at, what })?;
+            counted(view).map_err(|what| Violation { checker: NAME, at, what })?;
+            for lease in view.spans.iter().filter_map(|span| span.lease) {
+                let live = state.lease_state(lease) == Some(LeaseState::Live);
+                ensure(live, NAME, at, || format!("{lease} holds lines of {} and is not live", view.batch))?;
+            }
+            self.matches_events(at, view)?;
+        }
+        Ok(())
+    }
+
+    fn at_end(&mut self, at: u64, state: &StoreView) -> Result<(), Violation> {
+        self.on_state(at, state)?;
+        let lost = self.batches.keys().find(|batch| state.whole && state.batch(**batch).is_none());
+        ensure(lost.is_none(), NAME, at, || format!("batch {lost:?} is gone"))
+    }
+}
+
+/// Whether spans, outcomes and the lines beyond the cursor tile a batch; else what is wrong.
+pub fn tiling(view: &BatchView) -> Result<(), String> {
+    let batch = view.batch;
+    if !(1..=view.total + 1).contains(&view.cursor) {
+        return Err(format!("{batch}: cursor {} of {} lines", view.cursor, view.total));
+    }
+    let mut covered = vec![0u8; usize::try_from(view.total).map_err(|error| error.to_string())?];
+    let of_spans = view.spans.iter().flat_map(|span| span.lines.iter());
+    let of_outcomes = view.outcomes.iter().map(|outcome| outcome.line);
+    for line in of_spans.chain(of_outcomes).chain(view.cursor..=view.total) {
+        let Some(count) = covered.get_mut(index(line)) else {
+            return Err(format!("{batch} has no line {line}"));
+        };
+        *count += 1;
+        if *count > 1 {
+            return Err(format!("{batch} line {line} is in two places"));
+        }
+    }
+    if let Some(empty) = view.spans.iter().find(|span| span.lines.is_empty()) {
+        return Err(format!("{batch}: span {} has no lines", empty.token));
+    }
+    let gap = covered.iter().position(|count| *count == 0);
+    let spans = view.spans.len();
+    match (view.status, gap) {
+        (BatchStatus::Loading, _) => Err(format!("{batch} is loading")),
+        (BatchStatus::Aborted, _) if spans > 0 => Err(format!("{batch} is aborted and has {spans} spans")),
+        (BatchStatus::Aborted, _) => Ok(()),
+        (_, Some(line)) => Err(format!("{batch} line {} is nowhere", line + 1)),
+        (BatchStatus::Success | BatchStatus::Failed, None) if spans > 0 || view.cursor <= view.total => {
+            Err(format!("{batch} has ended and has open lines"))
+        }
+        (_, None) => Ok(()),
+    }
+}
+
+/// Whether the counts that the store keeps equal its rows; else what is wrong.
+fn counted(view: &BatchView) -> Result<(), String> {
+    let with = |status| view.outcomes.iter().filter(|outcome| outcome.status == status).count() as u64;
+    let (success, failed) = (with(OutcomeStatus::Success), with(OutcomeStatus::Failed));
+    let held = view.spans.iter().filter(|span| span.lease.is_some());
+    let inprog = held.map(|span| span.lines.count()).sum();
+    let rest = view.total - success - failed - inprog;
+    let aborted = view.status == BatchStatus::Aborted;
+    let (queued, aborted) = if aborted { (0, rest) } else { (rest, 0) };
+    let rows = RowCounts { queued, inprog, success, failed, aborted };
+    if rows != view.counts {
+        return Err(format!("{} counts {:?} and has {rows:?}", view.batch, view.counts));
+    }
+    let sum = view.tallies.iter().fold(Tally::default(), |sum, (_, tally)| sum.plus(*tally));
+    // An operator's retry takes outcomes away; what it does to tallies is not fixed.
+    let as_rows = view.generation > 1 || (sum.success == success && sum.failed == failed);
+    let logged = view.logged;
+    let as_log = sum.retried == logged.retried && sum.timed_out == logged.timed_out && sum.fenced == logged.fenced;
+    if as_rows && as_log {
+        return Ok(());
+    }
+    Err(format!("{} tallies {sum:?} and has {rows:?}, {logged:?}", view.batch))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::testing::*;
+    use super::*;
+
+    #[test]
+    fn a_good_history_passes() {
+        passes(&mut Conservation::new(), &good_history());
+    }
+
+    #[test]
+    fn a_line_recorded_out_of_nowhere_is_seen() {
+        let mut events = loaded(3);
+        events.push(claimed(1..=2, 1, None, 1));
+        events.push(recorded(3, 1, 1));
+        fails(&mut Conservation::new(), &events);
+    }
+
+    #[test]
+    fn a_gap_after_the_cursor_is_seen() {
+        let mut events = loaded(3);
+        events.push(claimed(2..=3, 1, None, 1));
+        fails(&mut Conservation::new(), &events);
+    }
+
+    #[test]
+    fn an_early_end_is_seen() {
+        let mut events = loaded(2);
+        events.extend([claimed(1..=1, 1, None, 1), recorded(1, 1, 1), ended()]);
+        fails(&mut Conservation::new(), &events);
+    }
+
+    #[test]
+    fn broken_snapshots_are_seen() {
+        let good = good_view();
+        let at_end = |view: &StoreView| {
+            let mut checker = Conservation::new();
+            checker.on_event(0, &lease_taken(1)).unwrap();
+            checker.on_state(1, view)
+        };
+        at_end(&good).unwrap();
+        let breaks: [fn(&mut StoreView); 7] = [
+            |view| view.batches[0].cursor = 4,
+            |view| view.batches[0].outcomes[0].line = 2,
+            |view| view.batches[0].status = BatchStatus::Success,
+            |view| view.batches[0].counts.queued = 2,
+            |view| view.batches[0].tallies.clear(),
+            |view| view.leases[0].1 = LeaseState::Dead,
+            |view| view.batches[0].spans[0].lines = LineSet::range(2, 3),
+        ];
+        for (which, break_it) in breaks.iter().enumerate() {
+            let mut view = good.clone();
+            break_it(&mut view);
+            assert!(at_end(&view).is_err(), "break {which} is not seen");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Invariant 4: ownership.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fencepost_core::{BatchId, LeaseId, LineSet, Token};
+
+use super::{Checker, Violation, ensure};
+use crate::history::{Event, FreedWhy};
+use crate::view::StoreView;
+
+const NAME: &str = "4 ownership";
+
+/// Asserts that a line is claimed only while nobody holds it, by a lease that is live at that moment; that every change of
+/// hands gives it a larger token than it ever had; that it is recorded or given back only by who holds it; that no two
+/// spans carry one token and no claim reuses one.
+#[derive(Debug, Default)]
+pub struct Ownership {
+    lines: BTreeMap<(BatchId, u64), Line>,
+    live: BTreeSet<LeaseId>,
+    newest: Option<Token>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Line {
+    holder: Option<LeaseId>,
+    token: Option<Token>,
+}
+
+impl Ownership {
+    /// For an empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn change(
+        &mut self,
+        at: u64,
+        batch: BatchId,
+        lines: &LineSet,
+        token: Token,
+        check: impl Fn(Line) -> bool,
+        holder: Option<LeaseId>,
+    ) -> Result<(), Violation> {
+        let drawn = self.newest.is_none_or(|newest| newest < token);
+        ensure(drawn, NAME, at, || format!("token {token} after {:?}", self.newest))?;
+        self.newest = Some(token);
+        for line in lines.iter() {
+            let known = self.lines.entry((batch, line)).or_default();
+            let was = *known;
+            ensure(check(was), NAME, at, || format!("{batch} line {line} goes to {holder:?} from {was:?}"))?;
+            let grows = was.token.is_none_or(|before| before < token);
+            ensure(grows, NAME, at, || format!("{batch} line {line}: {token} after {was:?}"))?;
+            *known = Line { holder, token: Some(token) };
+        }
+        Ok(())
+    }
+}
+
+impl Checker for Ownership {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn on_event(&mut self, at: u64, event: &Event) -> Result<(), Violation> {
+        match event {
+            Event::LeaseTaken { lease, .. } => {
+                let new = self.live.insert(*lease);
+                ensure(new, NAME, at, || format!("{lease} is taken twice"))
+            }
+            Event::LeaseEnded { lease, .. } => {
+                let was = self.live.remove(lease);
+                ensure(was, NAME, at, || format!("{lease} ends and was not live"))
+            }
+            Event::LeaseRenewed { lease, .. } => {
+                ensure(self.live.contains(lease), NAME, at, || format!("{lease} is renewed and is not live"))
+            }
+            Event::Claimed { batch, lines, token, lease, .. } => {
+                ensure(self.live.contains(lease), NAME, at, || format!("{lease} claims and is not live"))?;
+                self.change(at, *batch, lines, *token, |line| line.holder.is_none(), Some(*lease))
+            }
+            Event::Freed { batch, lines, token, from, why, .. } => {
+                let check =
+                    |line: Line| line.token == Some(*from) && line.holder.is_none() == (*why == FreedWhy::Split);
+                self.change(at, *batch, lines, *token, check, None)
+            }
+            Event::BatchReopened { batch, lines, token, .. } => {
+                self.change(at, *batch, lines, *token, |line| line.holder.is_none(), None)
+            }
+            Event::Recorded { batch, line, lease, token, .. } => {
+                let known = self.lines.entry((*batch, *line)).or_default();
+                let holder = known.holder.take();
+                self.newest = self.newest.max(Some(*token));
+                ensure(holder == Some(*lease), NAME, at, || {
+                    format!("{batch} line {line} is recorded by {lease}, held by {holder:?}")
+                })
+            }
+            Event::BatchAborted { batch, .. } => {
+                for (_, line) in self.lines.range_mut((*batch, 0)..=(*batch, u64::MAX)) {
+                    line.holder = None;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn on_state(&mut self, at: u64, state: &StoreView) -> Result<(), Violation> {
+        let mut tokens = BTreeSet::new();
+        let mut held = BTreeSet::new();
+        for view in &state.batches {
+            for span in &view.spans {
+                ensure(tokens.insert(span.token), NAME, at, || format!("two spans under {}", span.token))?;
+                for line in span.lines.iter().filter(|_| span.lease.is_some()) {
+                    ensure(held.insert((view.batch, line)), NAME, at, || {
+                        format!("{} line {line} is held twice", view.batch)
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::testing::*;
+    use super::*;
+    use crate::history::LeaseEnd;
+
+    #[test]
+    fn a_good_history_passes() {
+        passes(&mut Ownership::new(), &good_history());
+    }
+
+    #[test]
+    fn broken_histories_are_seen() {
+        let breaks = [
+            // Held by two.
+            vec![claimed(1..=2, 1, None, 1), claimed(2..=2, 2, None, 1)],
+            // A token that goes down.
+            vec![claimed(1..=1, 5, None, 1), freed(1..=1, 4, 5, FreedWhy::GivenBack, 0)],
+            // A dead lease claims.
+            vec![lease_ended(1, LeaseEnd::Died), claimed(1..=1, 1, None, 1)],
+            // Another records.
+            vec![claimed(1..=1, 1, None, 1), lease_taken(2), recorded(1, 1, 2)],
+            // An ended lease is renewed.
+            vec![lease_ended(1, LeaseEnd::Lapsed), renewed(1, 1)],
+        ];
+        for broken in breaks {
+            let mut events = loaded(3);
+            events.extend(broken);
+            fails(&mut Ownership::new(), &events);
+        }
+    }
+
+    #[test]
+    fn a_line_in_two_held_spans_is_seen() {
+        let mut view = good_view();
+        Ownership::new().on_state(1, &view).unwrap();
+        let twin = view.batches[0].spans[0].clone();
+        view.batches[0].spans.push(twin);
+        Ownership::new().on_state(1, &view).unwrap_err();
+    }
+}

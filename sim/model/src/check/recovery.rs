@@ -1,0 +1,150 @@
+//! Invariant 6: bounded recovery.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fencepost_core::LeaseId;
+
+use super::health::{Facts, Health};
+use super::{Checker, Violation, ensure, micros};
+use crate::history::{Event, Process};
+use crate::view::StoreView;
+
+const NAME: &str = "6 bounded recovery";
+
+/// Asserts R4's bound: a live lease whose process is unwell (dead, paused, or cut off from the store) has ended once some
+/// other process had all that a judge needs for `ttl + scan`, one watch (a renewal interval and an eighth of the ttl), two
+/// looks (half a renewal interval) and the slack; for a process that lives, one ttl more. The time counts from the last of:
+/// the process became unwell; the lease was last taken or renewed; the judge started or became well; the store came back,
+/// or its clock was stepped. What a judge needs: well, not stopping, a steady clock. (An end frees all spans in its own
+/// transaction: that is invariant 1.)
+#[derive(Debug)]
+pub struct BoundedRecovery {
+    slack: u64,
+    health: Health,
+    renewed_at: BTreeMap<LeaseId, u64>,
+    /// The next lease that must have ended, and when.
+    next: Option<(u64, LeaseId)>,
+}
+
+impl BoundedRecovery {
+    /// For an empty store.
+    pub fn new(slack: Duration) -> Self {
+        Self { slack: micros(slack), health: Health::default(), renewed_at: BTreeMap::new(), next: None }
+    }
+
+    fn in_time(&self, at: u64) -> Result<(), Violation> {
+        let Some((deadline, lease)) = self.next else {
+            return Ok(());
+        };
+        ensure(at <= deadline, NAME, at, || format!("{lease} was to end by {deadline} us and is live"))
+    }
+
+    fn find_next(&self) -> Option<(u64, LeaseId)> {
+        let store_since = self.health.store_since()?;
+        let deadline = |(lease, renewed_at): (&LeaseId, &u64)| {
+            let (process, facts) = self.health.of_lease(*lease)?;
+            if facts.is_well() {
+                return None;
+            }
+            let from = facts.since.max(*renewed_at).max(store_since);
+            let judged = self.judges(process).map(|judge| from.max(judge.since) + self.bound(facts, judge));
+            Some((judged.min()?, *lease))
+        };
+        self.renewed_at.iter().filter_map(deadline).min()
+    }
+
+    fn judges(&self, other_than: Process) -> impl Iterator<Item = &Facts> {
+        let others = self.health.processes().filter(move |(process, _)| *process != other_than);
+        others.map(|(_, facts)| facts).filter(|facts| facts.may_judge())
+    }
+
+    fn bound(&self, facts: &Facts, judge: &Facts) -> u64 {
+        let (ttl, renew) = (micros(facts.timing.ttl), micros(facts.timing.renew));
+        let until_past = if facts.dead { ttl } else { 2 * ttl };
+        until_past + micros(judge.timing.scan) + renew + ttl / 8 + renew / 2 + self.slack
+    }
+
+    fn is_unwell(&self, lease: LeaseId) -> bool {
+        self.health.of_lease(lease).is_some_and(|(_, facts)| !facts.is_well())
+    }
+}
+
+impl Checker for BoundedRecovery {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn on_event(&mut self, at: u64, event: &Event) -> Result<(), Violation> {
+        self.in_time(at)?;
+        let changed = match *event {
+            Event::LeaseTaken { lease, .. } | Event::LeaseRenewed { lease, .. } => {
+                self.renewed_at.insert(lease, at);
+                self.is_unwell(lease)
+            }
+            Event::LeaseEnded { lease, .. } => {
+                self.renewed_at.remove(&lease);
+                self.is_unwell(lease)
+            }
+            _ => self.health.on_event(at, event),
+        };
+        if changed {
+            self.next = self.find_next();
+        }
+        Ok(())
+    }
+
+    fn at_end(&mut self, at: u64, _state: &StoreView) -> Result<(), Violation> {
+        self.in_time(at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+    use crate::history::{LeaseEnd, Link};
+
+    const P: Process = Process(1);
+
+    /// Whether the checker bears a lease 1 that lives until `at`, with a second process as a judge.
+    fn bears(facts: &[(u64, Event)], at: u64) -> bool {
+        let mut events = at_ms(0, started(1, 1));
+        events.extend(at_ms(0, started(2, 2)));
+        events.extend_from_slice(facts);
+        events.push((at, lease_ended(1, LeaseEnd::Lapsed)));
+        let mut checker = BoundedRecovery::new(Duration::from_millis(100));
+        first_failure(&mut checker, &events).is_none()
+    }
+
+    fn crash() -> (u64, Event) {
+        (1000, Event::WorkerCrashed { process: P, by_row: None })
+    }
+
+    #[test]
+    fn a_death_is_acted_on_in_time() {
+        // 1 s + ttl 8 s + scan 8 s + watch 3 s + looks 1 s + slack 0.1 s.
+        assert!(bears(&[crash()], 21_100));
+        assert!(!bears(&[crash()], 21_101));
+        assert!(bears(&[], 1_000_000), "a lease that is well may live");
+    }
+
+    #[test]
+    fn who_lives_and_is_cut_off_has_a_ttl_more() {
+        let cut = (1000, Event::LinkCut { process: P, link: Link::Store });
+        assert!(bears(std::slice::from_ref(&cut), 29_100));
+        assert!(!bears(&[cut], 29_101));
+    }
+
+    #[test]
+    fn time_without_store_or_judge_does_not_count() {
+        let away = [crash(), (2000, Event::StoreAway), (50_000, Event::StoreBack)];
+        assert!(bears(&away, 70_100));
+        assert!(!bears(&away, 70_101));
+        let judge = Process(2);
+        let alone = [crash(), (2000, Event::WorkerPaused { process: judge })];
+        assert!(bears(&alone, 1_000_000));
+        let back = [crash(), alone[1].clone(), (50_000, Event::WorkerResumed { process: judge })];
+        assert!(!bears(&back, 70_101));
+    }
+}

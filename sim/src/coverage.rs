@@ -1,0 +1,167 @@
+//! What a sweep has seen: a simulator that never gets into a situation proves nothing about it.
+
+use std::fmt;
+
+macro_rules! marks {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// A situation worth counting.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Mark { $($(#[$doc])* $name,)* }
+
+        impl Mark {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+        }
+    };
+}
+
+marks! {
+    /// Runs.
+    Schedules,
+    /// Events of all runs.
+    Events,
+    /// Seconds of simulated time.
+    SimulatedSeconds,
+    /// Rows submitted.
+    Rows,
+    /// Handlers started.
+    RunsStarted,
+    /// Rows of which more than one run was started.
+    RowsRunAgain,
+    /// Faults that did something while a batch was open.
+    FaultsOnWork,
+    /// Faults that hit nothing.
+    FaultsOnNothing,
+    /// A process crashed by a fault.
+    Crashes,
+    /// A process crashed with a claim under way.
+    CrashWithClaim,
+    /// A process crashed with a group of outcomes under way.
+    CrashWithRecord,
+    /// A request was done after its process had died.
+    LateWrite,
+    /// A request arrived a second time.
+    DuplicateArrived,
+    /// A reply was lost after the store had acted.
+    ReplyLost,
+    /// C2: a settled claim had taken spans.
+    SettledWithGrants,
+    /// C2: a late claim found its number closed.
+    ClaimClosed,
+    /// O1.
+    FencedOutcome,
+    /// O1.
+    RecordedBefore,
+    /// L4: a licence ran out.
+    Lapse,
+    /// L4: lines were given back after a lapse.
+    GiveBackAfterLapse,
+    /// L6: a living worker's lease was declared dead.
+    LeaseEndedAlive,
+    /// R3: spans freed by recovery.
+    RecoveredSpan,
+    /// R2: a lease judged after a second look.
+    JudgedLapsed,
+    /// R1: a lease judged on a known death.
+    JudgedDied,
+    /// R5.
+    TakenOver,
+    /// R5: a worker left since its name is in use.
+    NameInUse,
+    /// R3: a second judge came too late.
+    Spared,
+    /// P2.
+    SuspectHalved,
+    /// P2.
+    GrantedAlone,
+    /// P2.
+    CrashCounted,
+    /// P1.
+    CrashWithdrawn,
+    /// P2.
+    PoisonFailed,
+    /// A row killed its process.
+    KilledByRow,
+    /// O5.
+    RetryGivenBack,
+    /// O5.
+    RetryExhausted,
+    /// O6.
+    TimedOutRow,
+    /// A handler that did not end in time was given up.
+    Abandoned,
+    /// The store's clock was stepped while a lease was live.
+    ClockJumpWhileLeased,
+    /// R2: a lease too far ahead was cut back.
+    CutBack,
+    /// O4: a recovery ended a batch.
+    BatchEndedByRecovery,
+    /// S2: abort while rows ran.
+    AbortWhileRunning,
+    /// S3: hold while rows ran.
+    HoldWhileRunning,
+    /// S1: a lease was dropped while it still held spans.
+    DroppedWithSpans,
+    /// S1: a stopped worker left.
+    LeftStopped,
+    /// The second witness lost data while a lease was live.
+    WitnessLostData,
+    /// R2: a heartbeat delayed a recovery.
+    HeartbeatPresent,
+    /// A process stood still for longer than its ttl.
+    PausedBeyondTtl,
+    /// The store was away while rows ran.
+    StoreAwayWhileRunning,
+    /// Batches that ended after all faults had stopped.
+    EndedInLiveness,
+}
+
+/// Counts by mark.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Coverage {
+    counts: Vec<u64>,
+}
+
+impl Default for Coverage {
+    fn default() -> Self {
+        Self { counts: vec![0; Mark::ALL.len()] }
+    }
+}
+
+impl Coverage {
+    /// Counts one.
+    pub fn mark(&mut self, mark: Mark) {
+        self.add(mark, 1);
+    }
+
+    /// Counts several.
+    pub fn add(&mut self, mark: Mark, count: u64) {
+        self.counts[mark as usize] += count;
+    }
+
+    /// How often it was seen.
+    pub fn count(&self, mark: Mark) -> u64 {
+        self.counts[mark as usize]
+    }
+
+    /// Adds another run's counts.
+    pub fn merge(&mut self, other: &Self) {
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
+            *count += more;
+        }
+    }
+
+    /// What was never seen.
+    pub fn missing(&self) -> Vec<Mark> {
+        Mark::ALL.iter().copied().filter(|mark| self.count(*mark) == 0).collect()
+    }
+}
+
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for mark in Mark::ALL {
+            writeln!(f, "{:>14}  {mark:?}", self.count(*mark))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,102 @@
+//! Faults stop; a random core of workers is whole; everything must end.
+
+use std::time::Duration;
+
+use fencepost_core::rules::claim::BatchStatus;
+use fencepost_core::rules::outcome::BACKOFF_MAX;
+use fencepost_model::check::Bounds;
+use fencepost_model::history;
+
+use super::World;
+use crate::fault::Fault;
+use crate::options::Options;
+use crate::rows::Nature;
+use crate::schedule::Schedule;
+
+impl World<'_> {
+    /// When faults stop: they are placed where the work is, so this hardly ever cuts work short.
+    pub(super) fn heal_at(&self) -> u64 {
+        let submitted = self.schedule.options.batches.iter().map(|batch| batch.submit_at_us).max().unwrap_or(0);
+        self.schedule.faults_end_us().max(submitted).max(self.schedule.options.expected_us()) + 1
+    }
+
+    /// From now on nothing more breaks. Some workers are whole, at least one; the others stay as broken as they are, or get
+    /// a last fault that is never mended.
+    pub(super) fn heal(&mut self) {
+        self.bring_servers_back(u64::MAX);
+        let is_core = |slot: usize| self.schedule.options.core >> slot & 1 == 1;
+        let mut core: Vec<usize> = (0..self.slots.len()).filter(|slot| is_core(*slot)).collect();
+        if core.is_empty() {
+            core.push(self.number_of(&[0xc0de]) as usize % self.slots.len());
+        }
+        for slot in 0..self.slots.len() {
+            if !core.contains(&slot) {
+                self.break_slot(slot);
+            }
+        }
+        self.healed = true;
+        for slot in core {
+            self.heal_slot(slot);
+        }
+        self.end_holds(u64::MAX);
+        self.deadline = self.now + progress_bound_us(self.schedule, self.rows.iter().flatten().copied());
+        self.fact(history::Event::FaultsStopped);
+        self.look_for_end();
+    }
+
+    /// Notes when the last batch ended.
+    pub(super) fn look_for_end(&mut self) {
+        if self.submitted == self.rows.len() && !self.store.has_open_batch() {
+            self.ended_at.get_or_insert(self.now);
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.ended_at.is_some_and(|ended| self.now >= ended + self.schedule.options.linger_us)
+    }
+
+    /// For the report of a run that does not end.
+    pub(super) fn what_is_open(&self) -> String {
+        let view = self.store.view();
+        let open = view.batches.iter().filter(|batch| batch.status == BatchStatus::Open);
+        let spans: Vec<String> = open.map(|batch| format!("{} {:?}", batch.batch, batch.spans)).collect();
+        format!("open long after all faults stopped: {}", spans.join("; "))
+    }
+}
+
+/// What the checkers allow.
+pub(super) fn bounds(schedule: &Schedule, rows: impl Iterator<Item = crate::rows::RowPlan>) -> Bounds {
+    let options = &schedule.options;
+    // Requests that are lost once, those that follow each other in a look and an act, clocks a tenth slow.
+    let slack = 4 * options.request_timeout_us + options.ttl_us + options.scan_us / 4 + 1_000_000;
+    Bounds {
+        recovery_slack: Duration::from_micros(slack),
+        progress: Duration::from_micros(progress_bound_us(schedule, rows)),
+        abort_notice: Duration::from_micros(abort_notice_us(options)),
+    }
+}
+
+/// S2: what the core can do by itself: it hears of an abort with the first renewal after the mirror was told.
+fn abort_notice_us(options: &Options) -> u64 {
+    (options.renew_us + options.ttl_us / 8) * 5 / 4 + 500_000 + 4 * options.request_timeout_us + options.inner_us * 2
+}
+
+/// Far more than anything should take, and still an end: one worker does everything, every death waits for its judge.
+fn progress_bound_us(schedule: &Schedule, rows: impl Iterator<Item = crate::rows::RowPlan>) -> u64 {
+    let options = &schedule.options;
+    let longest = options.batches.iter().map(|batch| batch.timeout_us).max().unwrap_or(0) + options.cancel_grace_us;
+    let attempts = u64::from(options.batches.iter().map(|batch| batch.attempts_max).max().unwrap_or(1));
+    let (mut work, mut deaths) = (0, 8);
+    for row in rows {
+        let run = if row.nature == Nature::Hangs { longest } else { row.run_us.min(longest) };
+        work += (run + options.poll_us) * attempts;
+        if matches!(row.nature, Nature::Retries(_) | Nature::Hangs) || row.run_us >= longest {
+            work += 4_000_000 * attempts;
+        }
+        deaths += if row.kills() { 16 } else { 0 };
+    }
+    let recovery = 4 * options.ttl_us + 2 * options.scan_us + options.restart_us + options.poll_us;
+    let jumped = schedule.faults.iter().any(|(_, fault)| matches!(fault, Fault::StoreClockJump { .. }));
+    let backoff = if jumped { BACKOFF_MAX.as_micros() as u64 } else { 0 };
+    2 * (work + deaths * recovery) + backoff + 60_000_000
+}

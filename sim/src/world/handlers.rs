@@ -1,0 +1,84 @@
+//! Simulated handlers.
+
+use fencepost_core::worker::{RunAnswer, RunKey, StartRun, WorkerInput};
+use fencepost_model::history;
+
+use super::{Event, ProcessAt, World};
+use crate::coverage::Mark;
+use crate::rows::{Nature, RowPlan};
+
+/// A handler at work.
+#[derive(Debug)]
+pub(super) struct Handler {
+    deaf: bool,
+}
+
+impl World<'_> {
+    fn row(&self, key: RunKey) -> RowPlan {
+        let batch = self.batches[&key.batch];
+        self.rows[batch][key.line as usize - 1]
+    }
+
+    pub(super) fn start_handler(&mut self, at: ProcessAt, start: &StartRun) {
+        let key = start.key;
+        let row = self.row(key);
+        let number = self.processes[at].number;
+        self.coverage.mark(Mark::RunsStarted);
+        *self.ledger.entry((key.batch, key.line)).or_default() += 1;
+        let (batch, line, token) = (key.batch, key.line, key.token);
+        self.fact(history::Event::HandlerStarted { process: number, batch, line, token });
+        let twice = self.processes[at].handlers.insert(key, Handler { deaf: row.deaf }).is_some();
+        if twice {
+            self.violate("L6", format!("{key:?} is run twice by {number:?}"));
+        }
+        match (row.nature, row.answer(start.attempt)) {
+            (Nature::Poison { at_once }, _) => {
+                let after = if at_once { 0 } else { row.run_us / 2 };
+                self.push(self.now + after, Event::RowKills { process: at, key });
+            }
+            (_, Some(answer)) => self.push(self.now + row.run_us, Event::RunEnds { process: at, key, answer }),
+            (_, None) => {}
+        }
+    }
+
+    /// A handler that listens ends a little later; one that had come to its end by then has.
+    pub(super) fn cancel_handler(&mut self, at: ProcessAt, key: RunKey) {
+        let Some(handler) = self.processes[at].handlers.get(&key) else { return };
+        if !handler.deaf {
+            let after = self.number_of(&[at as u64, key.token.0, key.line]) % 1000;
+            self.push(self.now + after, Event::RunEnds { process: at, key, answer: RunAnswer::Cancelled });
+        }
+    }
+
+    pub(super) fn run_ends(&mut self, at: ProcessAt, key: RunKey, answer: RunAnswer) {
+        if !self.receives(at, || Event::RunEnds { process: at, key, answer: answer.clone() }) {
+            return;
+        }
+        let process = &mut self.processes[at];
+        if process.handlers.remove(&key).is_some() {
+            let now = process.clock.now(self.now);
+            process.worker.handle_input(now, WorkerInput::RunEnded(key, answer));
+            self.settle(at);
+        }
+    }
+
+    pub(super) fn row_kills(&mut self, at: ProcessAt, key: RunKey) {
+        if !self.receives(at, || Event::RowKills { process: at, key }) {
+            return;
+        }
+        let process = &self.processes[at];
+        if process.handlers.contains_key(&key) {
+            let slot = process.slot;
+            self.coverage.mark(Mark::KilledByRow);
+            let options = &self.schedule.options;
+            let (restart_us, supervised) = (options.restart_us, options.supervised);
+            self.crash(at, Some((key.batch, key.line)), supervised);
+            self.push(self.now + restart_us, Event::Start { slot });
+        }
+    }
+
+    /// Whether any handler is at work.
+    pub(super) fn rows_run(&self) -> bool {
+        self.processes.iter().any(|process| process.alive && !process.handlers.is_empty())
+    }
+}

@@ -1,0 +1,343 @@
+//! Messages between processes, store and witness, and what may happen to them on their way.
+
+use fencepost_core::RequestId;
+use fencepost_core::judge::JudgeInput;
+use fencepost_core::keeper::KeeperInput;
+use fencepost_core::liveness::{LivenessReply, LivenessRequest};
+use fencepost_core::store::{
+    ClaimReply, RecoverReply, StoreFailure, StoreReply, StoreRequest, Verdict,
+};
+use fencepost_core::worker::WorkerInput;
+use fencepost_model::history::{self, FreedWhy, LeaseEnd, Link, RecordedWhy};
+
+use super::{Event, Machine, ProcessAt, StoreCall, World};
+use crate::coverage::Mark;
+use crate::fault::{Away, Way};
+
+/// A server that may be away.
+#[derive(Debug, Default)]
+pub(super) struct Server {
+    pub(super) away: Option<(Away, u64)>,
+    /// Requests that wait for it to come back.
+    pub(super) stalled: Vec<Event>,
+}
+
+impl Server {
+    pub(super) fn is_away(&self) -> bool {
+        self.away.is_some()
+    }
+}
+
+/// What is wrong with a slot's links.
+#[derive(Debug, Default)]
+pub(super) struct Troubles {
+    pub(super) store_cut: Option<Cut>,
+    pub(super) witness_cut_until: Option<u64>,
+    /// So many requests that arrive lose their replies.
+    pub(super) lose_replies: u32,
+    /// So many requests that are sent arrive so much later.
+    pub(super) delay: (u32, u64),
+    /// So many requests that are sent arrive twice.
+    pub(super) duplicate: (u32, u64),
+}
+
+/// A cut link to the store.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cut {
+    pub(super) way: Way,
+    pub(super) loud: bool,
+    pub(super) until: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Leg {
+    There = 1,
+    Back = 2,
+    WitnessThere = 3,
+    WitnessBack = 4,
+}
+
+impl World<'_> {
+    /// How long a message is under way: it hangs on which message it is, and on nothing that happened before.
+    fn way_us(&self, at: ProcessAt, machine: Machine, id: RequestId, leg: Leg) -> u64 {
+        let options = &self.schedule.options;
+        let number = u64::from(self.processes[at].number.0);
+        let draw = self.number_of(&[number, machine as u64, id.0, leg as u64]);
+        if draw % 1000 < options.slow_messages_per_mille {
+            return (draw >> 10) % (options.request_timeout_us.min(options.ttl_us / 8) / 3).max(1);
+        }
+        options.latency_us_min + (draw >> 10) % (options.latency_us_max - options.latency_us_min + 1)
+    }
+
+    pub(super) fn ask_store(&mut self, at: ProcessAt, machine: Machine, id: RequestId, request: StoreRequest) {
+        self.count_request(at, &request);
+        let way = self.way_us(at, machine, id, Leg::There);
+        let troubles = &mut self.slots[self.processes[at].slot].troubles;
+        if let Some(cut) = troubles.store_cut.filter(|cut| cut.way != Way::Replies) {
+            if cut.loud {
+                let reply = Err(StoreFailure::NotDone);
+                self.push(self.now + way, Event::StoreAnswers { process: at, machine, id, reply });
+            } else {
+                self.pretend_recorded(at, machine, id, &request);
+            }
+            return;
+        }
+        if troubles.duplicate.0 > 0 {
+            troubles.duplicate.0 -= 1;
+            let after = troubles.duplicate.1;
+            let request = request.clone();
+            let call = StoreCall { process: at, machine, id, request, duplicate: true, delayed: false };
+            self.push(self.now + way + after, Event::StoreArrives(call));
+        }
+        let troubles = &mut self.slots[self.processes[at].slot].troubles;
+        let mut call = StoreCall { process: at, machine, id, request, duplicate: false, delayed: false };
+        let mut arrives = self.now + way;
+        if troubles.delay.0 > 0 {
+            troubles.delay.0 -= 1;
+            arrives += troubles.delay.1;
+            call.delayed = true;
+            self.link_trouble(at, Link::Store, true);
+        }
+        self.push(arrives, Event::StoreArrives(call));
+    }
+
+    pub(super) fn store_arrives(&mut self, call: StoreCall) {
+        match self.store_server.away {
+            Some((Away::Stalls, _)) => {
+                self.store_server.stalled.push(Event::StoreArrives(call));
+                return;
+            }
+            Some((Away::Refuses, _)) => {
+                self.end_delay(&call);
+                if !call.duplicate {
+                    self.answer(&call, Err(StoreFailure::NotDone));
+                }
+                return;
+            }
+            None => {}
+        }
+        self.end_delay(&call);
+        if !self.processes[call.process].alive {
+            self.coverage.mark(Mark::LateWrite);
+        }
+        let reply = self.apply(&call);
+        self.store_changed();
+        if call.duplicate {
+            self.coverage.mark(Mark::DuplicateArrived);
+            return;
+        }
+        let troubles = &mut self.slots[self.processes[call.process].slot].troubles;
+        let cut = troubles.store_cut.filter(|cut| cut.way != Way::Requests);
+        if troubles.lose_replies > 0 {
+            troubles.lose_replies -= 1;
+            self.link_trouble(call.process, Link::Store, true);
+            self.link_trouble(call.process, Link::Store, false);
+        } else if let Some(cut) = cut {
+            if cut.loud {
+                self.answer(&call, Err(StoreFailure::Unknown));
+                return;
+            }
+        } else {
+            self.cover_reply(&reply);
+            self.answer(&call, Ok(reply));
+            return;
+        }
+        self.coverage.mark(Mark::ReplyLost);
+        self.pretend_recorded(call.process, call.machine, call.id, &call.request);
+    }
+
+    fn end_delay(&mut self, call: &StoreCall) {
+        if call.delayed {
+            self.link_trouble(call.process, Link::Store, false);
+        }
+    }
+
+    fn answer(&mut self, call: &StoreCall, reply: Result<StoreReply, StoreFailure>) {
+        let &StoreCall { process, machine, id, .. } = call;
+        let way = self.way_us(process, machine, id, Leg::Back);
+        self.push(self.now + way, Event::StoreAnswers { process, machine, id, reply });
+    }
+
+    pub(super) fn store_answers(
+        &mut self,
+        at: ProcessAt,
+        machine: Machine,
+        id: RequestId,
+        reply: Result<StoreReply, StoreFailure>,
+    ) {
+        if !self.receives(at, || Event::StoreAnswers { process: at, machine, id, reply: reply.clone() }) {
+            return;
+        }
+        let process = &mut self.processes[at];
+        let now = process.clock.now(self.now);
+        match &reply {
+            Ok(StoreReply::Claim(_)) => process.claims_under_way = process.claims_under_way.saturating_sub(1),
+            Ok(StoreReply::Record(_)) => process.records_under_way = process.records_under_way.saturating_sub(1),
+            _ => {}
+        }
+        match machine {
+            Machine::Keeper => process.keeper.handle_input(now, KeeperInput::Store(id, reply)),
+            Machine::Judge => process.judge.handle_input(now, JudgeInput::Store(id, reply)),
+            Machine::Worker => process.worker.handle_input(now, WorkerInput::Store(id, reply)),
+        }
+        self.settle(at);
+    }
+
+    fn count_request(&mut self, at: ProcessAt, request: &StoreRequest) {
+        let process = &mut self.processes[at];
+        match request {
+            StoreRequest::Claim(_) => process.claims_under_way = 1,
+            StoreRequest::Record(_) => process.records_under_way = 1,
+            _ => {}
+        }
+    }
+
+    pub(super) fn ask_witness(&mut self, at: ProcessAt, machine: Machine, id: RequestId, request: LivenessRequest) {
+        if self.slots[self.processes[at].slot].troubles.witness_cut_until.is_some() {
+            return;
+        }
+        let way = self.way_us(at, machine, id, Leg::WitnessThere);
+        self.push(self.now + way, Event::WitnessArrives { process: at, machine, id, request });
+    }
+
+    pub(super) fn witness_arrives(
+        &mut self,
+        at: ProcessAt,
+        machine: Machine,
+        id: RequestId,
+        request: LivenessRequest,
+    ) {
+        let reply = match self.witness_server.away {
+            Some((Away::Stalls, _)) => {
+                let event = Event::WitnessArrives { process: at, machine, id, request };
+                self.witness_server.stalled.push(event);
+                return;
+            }
+            Some((Away::Refuses, _)) => None,
+            None => Some(self.witness.apply(self.witness_clock.now(self.now), &request)),
+        };
+        if let Some(LivenessReply::Check { vouches: true, alive }) = &reply
+            && !alive.is_empty()
+        {
+            self.coverage.mark(Mark::HeartbeatPresent);
+        }
+        if self.slots[self.processes[at].slot].troubles.witness_cut_until.is_none() {
+            let way = self.way_us(at, machine, id, Leg::WitnessBack);
+            self.push(self.now + way, Event::WitnessAnswers { process: at, machine, id, reply });
+        }
+    }
+
+    pub(super) fn witness_answers(
+        &mut self,
+        at: ProcessAt,
+        machine: Machine,
+        id: RequestId,
+        reply: Option<LivenessReply>,
+    ) {
+        if !self.receives(at, || Event::WitnessAnswers { process: at, machine, id, reply: reply.clone() }) {
+            return;
+        }
+        let process = &mut self.processes[at];
+        let now = process.clock.now(self.now);
+        match machine {
+            Machine::Keeper => process.keeper.handle_input(now, KeeperInput::Liveness(id, reply)),
+            Machine::Judge => process.judge.handle_input(now, JudgeInput::Liveness(id, reply)),
+            Machine::Worker => {}
+        }
+        self.settle(at);
+    }
+
+    /// Troubles of a link may overlap; the checkers hear of the first and of the end of the last.
+    pub(super) fn link_trouble(&mut self, at: ProcessAt, link: Link, begins: bool) {
+        let process = &mut self.processes[at];
+        let count = &mut process.link_troubles[link as usize];
+        let (process, tell) = (process.number, if begins { *count == 0 } else { *count == 1 });
+        *count = if begins { *count + 1 } else { count.saturating_sub(1) };
+        if tell && begins {
+            self.fact(history::Event::LinkCut { process, link });
+        } else if tell {
+            self.fact(history::Event::LinkHealed { process, link });
+        }
+    }
+
+    /// A new process in a slot whose links are cut already.
+    pub(super) fn tell_cuts_of_slot(&mut self, at: ProcessAt) {
+        let troubles = &self.slots[self.processes[at].slot].troubles;
+        let (store, witness) = (troubles.store_cut.is_some(), troubles.witness_cut_until.is_some());
+        if store {
+            self.link_trouble(at, Link::Store, true);
+        }
+        if witness {
+            self.link_trouble(at, Link::Liveness, true);
+        }
+    }
+
+    /// After a transaction: its events and the state go to the checkers, and idle workers may be woken.
+    pub(super) fn store_changed(&mut self) {
+        let events: Vec<history::Event> = self.store.drain_events().collect();
+        let mut freed = false;
+        for event in &events {
+            self.cover_event(event);
+            let loaded = matches!(event, history::Event::BatchLoaded { .. } | history::Event::BatchHeld { .. });
+            freed |= loaded || matches!(event, history::Event::Freed { .. });
+            if self.trace {
+                println!("{:>12}     {event:?}", self.now);
+            }
+            self.checks.fact(self.now, event);
+        }
+        self.checks.step(self.now, &mut self.store);
+        if freed && self.schedule.options.notify {
+            self.notify_all();
+        }
+        self.look_for_end();
+    }
+
+    fn notify_all(&mut self) {
+        for at in 0..self.processes.len() {
+            let process = &self.processes[at];
+            if process.alive && self.slots[process.slot].troubles.store_cut.is_none() {
+                self.push(self.now + self.schedule.options.latency_us_max, Event::Notified { process: at });
+            }
+        }
+    }
+
+    fn cover_event(&mut self, event: &history::Event) {
+        use history::Event as E;
+        let mark = match event {
+            E::Claimed { alone: true, .. } => Mark::GrantedAlone,
+            E::Freed { why: FreedWhy::Recovered, .. } => Mark::RecoveredSpan,
+            E::Freed { why: FreedWhy::Retried, .. } => Mark::RetryGivenBack,
+            E::Freed { why: FreedWhy::TimedOut, .. } => Mark::TimedOutRow,
+            E::Freed { why: FreedWhy::Dropped, .. } => Mark::DroppedWithSpans,
+            E::Recorded { why: RecordedWhy::Exhausted, .. } => Mark::RetryExhausted,
+            E::Recorded { why: RecordedWhy::CrashedTooOften, .. } => Mark::PoisonFailed,
+            E::LeaseEnded { how: LeaseEnd::Lapsed, .. } => Mark::JudgedLapsed,
+            E::LeaseEnded { how: LeaseEnd::Died, .. } => Mark::JudgedDied,
+            E::LeaseEnded { how: LeaseEnd::TakenOver, .. } => Mark::TakenOver,
+            E::Crashed { .. } => Mark::CrashCounted,
+            E::CrashWithdrawn { .. } => Mark::CrashWithdrawn,
+            E::LeaseCutBack { .. } => Mark::CutBack,
+            E::BatchEnded { .. } if self.healed => Mark::EndedInLiveness,
+            _ => return,
+        };
+        self.coverage.mark(mark);
+    }
+
+    fn cover_reply(&mut self, reply: &StoreReply) {
+        match reply {
+            StoreReply::SettleClaim(grants) if !grants.is_empty() => self.coverage.mark(Mark::SettledWithGrants),
+            StoreReply::Claim(ClaimReply::Closed) => self.coverage.mark(Mark::ClaimClosed),
+            StoreReply::Recover(RecoverReply::Spared) => self.coverage.mark(Mark::Spared),
+            StoreReply::Record(verdicts) => {
+                for verdict in verdicts {
+                    match verdict {
+                        Verdict::Fenced => self.coverage.mark(Mark::FencedOutcome),
+                        Verdict::RecordedBefore => self.coverage.mark(Mark::RecordedBefore),
+                        Verdict::Recorded(_) => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
