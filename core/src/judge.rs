@@ -9,8 +9,8 @@ use crate::keeper::heartbeat_of;
 use crate::liveness::{LivenessReply, LivenessRequest};
 use crate::rules::outcome::BACKOFF_MAX;
 use crate::rules::recovery::{
-    LOOK_EVERY_MIN, ProcessState, SecondLook, r1_death_known, r2_heartbeat_allows, r2_late_in, r2_look_every, r2_past_its_time,
-    r2_too_far_ahead,
+    LOOK_EVERY_MIN, ProcessState, SecondLook, r1_death_known, r2_heartbeat_allows, r2_late_in, r2_look_every,
+    r2_past_its_time, r2_too_far_ahead,
 };
 use crate::store::{
     EndCause, LeaseView, LookReply, ProcessIdentity, Recover, RecoverReply, StoreFailure, StoreReply, StoreRequest,
@@ -351,7 +351,7 @@ impl Judge {
     fn heartbeat_known(&mut self, now: Instant, reply: Option<LivenessReply>) {
         if let Acting::Heartbeat(_, _, act) = std::mem::replace(&mut self.acting, Acting::No) {
             let heartbeat = heartbeat_of(act.view.lease, reply);
-            if r2_heartbeat_allows(heartbeat, &act.view, act.now) {
+            if Some(act.view.lease) != self.own_lease && r2_heartbeat_allows(heartbeat, &act.view, act.now) {
                 self.recover(now, act);
             }
         }

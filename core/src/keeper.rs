@@ -110,11 +110,21 @@ enum State {
     /// Renewing.
     Held(Held),
     /// P1: declared dead while alive: takes its crashes back before it takes a new lease.
-    Withdrawing { next_at: Instant, asked: Option<(RequestId, Instant)> },
+    Withdrawing { next_at: Instant, asked: Option<(RequestId, Instant)>, then: AfterWithdrawal },
     /// S1: on the way out.
     Dropping { next_at: Instant, asked: Option<(RequestId, Instant)> },
     /// Nothing more to do.
     Gone,
+}
+
+/// What follows once the crashes are taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AfterWithdrawal {
+    TakeAnother,
+    /// S1: the worker wants to leave.
+    Leave,
+    /// R5: the name is in use.
+    NameInUse,
 }
 
 #[derive(Debug)]
@@ -150,6 +160,8 @@ pub struct Keeper {
     options: KeeperOptions,
     ids: Stream,
     lease: LeaseId,
+    /// L4: when the first take of this lease was sent that may have happened unheard; no later try extends it.
+    maybe_taken_at: Option<Instant>,
     state: State,
     running: Vec<(BatchId, LineSet)>,
     beat: Option<(RequestId, Instant)>,
@@ -166,6 +178,7 @@ impl Keeper {
             options,
             ids,
             lease,
+            maybe_taken_at: None,
             state: State::Taking { next_at: now, asked: None, predecessor: None },
             running: Vec::new(),
             beat: None,
@@ -203,7 +216,7 @@ impl Keeper {
             }
             State::FirstBeat { asked, .. } => Some(asked.1 + limit),
             State::Held(held) => Some(held.next_at),
-            State::Withdrawing { next_at, asked } | State::Dropping { next_at, asked } => {
+            State::Withdrawing { next_at, asked, .. } | State::Dropping { next_at, asked } => {
                 Some(asked.map_or(*next_at, |(_, sent_at)| sent_at + limit))
             }
             State::Gone => None,
@@ -219,17 +232,23 @@ impl Keeper {
         if expired(&self.beat) {
             self.beat = None;
         }
+        match &self.state {
+            State::FirstBeat { asked, taken_at } if now >= asked.1 + limit => self.hold(now, *taken_at),
+            // R2: a second witness that does not answer has no veto.
+            State::Taking { predecessor: Some(held), .. } if expired(&held.heartbeat) => {
+                self.heartbeat_known(now, Heartbeat::NoWitness);
+            }
+            _ => {}
+        }
         match &mut self.state {
             State::Taking { asked, predecessor, next_at } => {
-                if let Some(held) = predecessor {
-                    // A look or an act without an answer starts the count again.
-                    if expired(&held.recovering) || expired(&held.heartbeat) {
-                        *predecessor = None;
-                        *next_at = now;
-                    }
+                // A look or an act without an answer starts the count again.
+                if predecessor.as_ref().is_some_and(|held| expired(&held.recovering)) {
+                    *predecessor = None;
+                    *next_at = now;
                 }
-                if expired(asked) {
-                    *asked = None;
+                if let Some((_, sent_at)) = asked.take_if(|(_, sent_at)| now >= *sent_at + limit) {
+                    self.maybe_taken_at.get_or_insert(sent_at);
                     *predecessor = None;
                     *next_at = now;
                 }
@@ -239,18 +258,12 @@ impl Keeper {
                     self.take(now);
                 }
             }
-            State::FirstBeat { asked, taken_at } => {
-                if now >= asked.1 + limit {
-                    let taken_at = *taken_at;
-                    self.hold(now, taken_at);
-                }
-            }
             State::Held(held) => {
                 if now >= held.next_at {
                     self.renew(now);
                 }
             }
-            State::Withdrawing { next_at, asked } => {
+            State::Withdrawing { next_at, asked, .. } => {
                 if expired(asked) {
                     *asked = None;
                     *next_at = now;
@@ -268,7 +281,7 @@ impl Keeper {
                     self.drop_lease(now);
                 }
             }
-            State::Gone => {}
+            State::FirstBeat { .. } | State::Gone => {}
         }
     }
 
@@ -284,10 +297,10 @@ impl Keeper {
                     self.state = State::Dropping { next_at: now, asked: None };
                 }
                 // A dead lease needs no dropping, but its crashes are taken back first.
-                State::Withdrawing { .. } => {
-                    self.state = State::Gone;
-                    self.tell(LeaseEvent::Dropped);
+                State::Withdrawing { then: ref mut then @ AfterWithdrawal::TakeAnother, .. } => {
+                    *then = AfterWithdrawal::Leave;
                 }
+                State::Withdrawing { .. } => {}
                 State::Dropping { .. } | State::Gone => {}
             },
         }
@@ -312,9 +325,12 @@ impl Keeper {
                     let sent_at = asked.take().map_or(now, |(_, sent_at)| sent_at);
                     match reply {
                         Ok(StoreReply::TakeLease(reply)) => self.taken(now, sent_at, reply),
-                        _ => {
+                        failed => {
                             *predecessor = None;
                             *next_at = retry_at;
+                            if failed != Err(StoreFailure::NotDone) {
+                                self.maybe_taken_at.get_or_insert(sent_at);
+                            }
                         }
                     }
                 }
@@ -333,20 +349,21 @@ impl Keeper {
                     _ => {}
                 }
             }
-            State::Withdrawing { asked, next_at } if is(asked) => {
+            State::Withdrawing { asked, next_at, then } if is(asked) => {
                 *asked = None;
-                match reply {
-                    Ok(_) => self.take_another(now),
-                    Err(_) => *next_at = retry_at,
+                match (reply, *then) {
+                    (Ok(_), AfterWithdrawal::TakeAnother) => self.take_another(now),
+                    (Ok(_), AfterWithdrawal::Leave) => self.end(LeaseEvent::Dropped),
+                    (Ok(_), AfterWithdrawal::NameInUse) => {
+                        self.end(LeaseEvent::NameInUse { worker: self.options.worker.clone() });
+                    }
+                    (Err(_), _) => *next_at = retry_at,
                 }
             }
             State::Dropping { asked, next_at } if is(asked) => {
                 *asked = None;
                 match reply {
-                    Ok(_) => {
-                        self.state = State::Gone;
-                        self.tell(LeaseEvent::Dropped);
-                    }
+                    Ok(_) => self.end(LeaseEvent::Dropped),
                     Err(_) => *next_at = retry_at,
                 }
             }
@@ -366,11 +383,8 @@ impl Keeper {
             State::Taking { predecessor: Some(held), .. }
                 if held.heartbeat.is_some_and(|(asked_id, _)| asked_id == id) =>
             {
-                held.heartbeat = None;
                 let heartbeat = heartbeat_of(held.view.lease, reply);
-                if r2_heartbeat_allows(heartbeat, &held.view, held.now) {
-                    self.recover_predecessor(now, EndCause::TakenOver);
-                }
+                self.heartbeat_known(now, heartbeat);
             }
             _ => {}
         }
@@ -402,13 +416,14 @@ impl Keeper {
     }
 
     fn taken(&mut self, now: Instant, sent_at: Instant, reply: TakeLeaseReply) {
+        let taken_at = self.maybe_taken_at.unwrap_or(sent_at);
         match reply {
             TakeLeaseReply::Taken if self.options.liveness => {
                 let request = self.beat_request();
                 let id = self.ask_liveness(request);
-                self.state = State::FirstBeat { taken_at: sent_at, asked: (id, now) };
+                self.state = State::FirstBeat { taken_at, asked: (id, now) };
             }
-            TakeLeaseReply::Taken => self.hold(now, sent_at),
+            TakeLeaseReply::Taken => self.hold(now, taken_at),
             TakeLeaseReply::Ended => self.take_another(now),
             TakeLeaseReply::NameHeld { holder, now: store_now } => self.r5_predecessor(now, sent_at, holder, store_now),
         }
@@ -452,10 +467,7 @@ impl Keeper {
             NameHeld::TakeOverDead => self.recover_predecessor(now, EndCause::Died),
             NameHeld::TakeOverSilent if self.options.liveness => self.ask_heartbeat(now),
             NameHeld::TakeOverSilent => self.recover_predecessor(now, EndCause::TakenOver),
-            NameHeld::InUse => {
-                self.state = State::Gone;
-                self.tell(LeaseEvent::NameInUse { worker: self.options.worker.clone() });
-            }
+            NameHeld::InUse => self.end(LeaseEvent::NameInUse { worker: self.options.worker.clone() }),
         }
     }
 
@@ -465,6 +477,14 @@ impl Keeper {
         let id = self.ask_liveness(request);
         if let State::Taking { predecessor: Some(held), .. } = &mut self.state {
             held.heartbeat = Some((id, now));
+        }
+    }
+
+    fn heartbeat_known(&mut self, now: Instant, heartbeat: Heartbeat) {
+        let State::Taking { predecessor: Some(held), .. } = &mut self.state else { return };
+        held.heartbeat = None;
+        if r2_heartbeat_allows(heartbeat, &held.view, held.now) {
+            self.recover_predecessor(now, EndCause::TakenOver);
         }
     }
 
@@ -518,12 +538,8 @@ impl Keeper {
     /// L6: a refused renewal means that the lease is dead.
     fn l6_refused(&mut self, now: Instant, taken_over: bool) {
         self.tell(LeaseEvent::Ended { lease: self.lease });
-        if taken_over {
-            self.state = State::Gone;
-            self.tell(LeaseEvent::NameInUse { worker: self.options.worker.clone() });
-        } else {
-            self.state = State::Withdrawing { next_at: now, asked: None };
-        }
+        let then = if taken_over { AfterWithdrawal::NameInUse } else { AfterWithdrawal::TakeAnother };
+        self.state = State::Withdrawing { next_at: now, asked: None, then };
     }
 
     /// P1: takes the crashes back that were counted against rows of the dead lease.
@@ -536,6 +552,7 @@ impl Keeper {
 
     fn take_another(&mut self, now: Instant) {
         self.lease = LeaseId::from_random(self.ids.next_u64());
+        self.maybe_taken_at = None;
         self.running.clear();
         self.state = State::Taking { next_at: now, asked: None, predecessor: None };
     }
@@ -550,6 +567,11 @@ impl Keeper {
             let request = LivenessRequest::Leave { lease: self.lease };
             self.ask_liveness(request);
         }
+    }
+
+    fn end(&mut self, event: LeaseEvent) {
+        self.state = State::Gone;
+        self.tell(event);
     }
 
     fn tell(&mut self, event: LeaseEvent) {

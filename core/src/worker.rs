@@ -166,6 +166,8 @@ pub struct Worker {
     queue: VecDeque<QueuedSpan>,
     unstarted: u64,
     runs: BTreeMap<RunKey, Run>,
+    /// Runs that were given up and have not ended: they may still kill the process.
+    abandoned: BTreeSet<RunKey>,
     /// When something is to happen to a run: its timeout, or the end of the patience after a cancel.
     deadlines: BTreeSet<(Instant, RunKey)>,
     /// Smoothed run time, once one was measured.
@@ -201,6 +203,7 @@ impl Worker {
             queue: VecDeque::new(),
             unstarted: 0,
             runs: BTreeMap::new(),
+            abandoned: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             mean_run_time: None,
             claim: ClaimState::Idle,
@@ -239,6 +242,7 @@ impl Worker {
             return;
         }
         self.l4_end_licence(now);
+        self.s1_end_grace(now);
         self.end_deadlines(now);
         self.time_out_requests(now);
         self.record_what_is_due(now);
@@ -246,7 +250,7 @@ impl Worker {
         self.start_rows(now);
         self.claim_lines(now);
         self.mirror(now);
-        self.s1_leave(now);
+        self.s1_leave();
     }
 
     /// Something happened.
@@ -342,10 +346,11 @@ impl Worker {
         self.licence.as_ref().filter(|licence| !licence.lapsed).map(|licence| licence.lease)
     }
 
-    /// P2: holds, runs and owes nothing.
+    /// P2: holds, runs and owes nothing. What was given up counts as running until it has ended.
     fn is_idle(&self) -> bool {
         self.unstarted == 0
             && self.runs.is_empty()
+            && self.abandoned.is_empty()
             && self.recording.is_empty()
             && self.give_back.is_empty()
             && matches!(self.claim, ClaimState::Idle)

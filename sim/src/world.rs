@@ -106,6 +106,8 @@ struct StoreCall {
     request: StoreRequest,
     /// A second arrival: nobody gets its reply.
     duplicate: bool,
+    /// One of two arrivals of the same request.
+    twice: bool,
     /// It was delayed, which counts as trouble on the link until it arrives.
     delayed: bool,
 }
@@ -315,6 +317,10 @@ impl<'a> World<'a> {
         let now = self.store_clock.now(self.now);
         self.store.submit(now, spec, Rows::Inputs(inputs));
         self.store_changed();
+        if self.healed {
+            // Workers that leave when nothing is open may have left before this submit.
+            (0..self.slots.len()).for_each(|slot| self.start_if_none(slot));
+        }
     }
 
     fn push(&mut self, at: u64, event: Event) {

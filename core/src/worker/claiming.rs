@@ -43,7 +43,8 @@ impl Worker {
         if self.leaving.is_leaving() || self.alone.is_some() || runs_of_old_leases || self.recording.is_full() {
             return None;
         }
-        if self.draining_for_suspect && !self.is_idle() {
+        // Who waits for an abandoned run to end may wait for ever: others take the suspect.
+        if self.draining_for_suspect && self.abandoned.is_empty() && !self.is_idle() {
             return None;
         }
         let options = &self.options;
@@ -119,7 +120,7 @@ impl Worker {
                 let (lease, number) = (*lease, *number);
                 if let Ok(StoreReply::SettleClaim(grants)) = reply {
                     self.claim = ClaimState::Idle;
-                    self.accept(grants.clone());
+                    self.accept(now, grants.clone());
                 } else {
                     let next_at = now + self.retry_after();
                     self.claim = ClaimState::Settling { lease, number, asked: None, next_at };
@@ -146,15 +147,18 @@ impl Worker {
                     self.draining_for_suspect = suspect_waits;
                     self.next_claim_at = now;
                 }
-                self.accept(grants);
+                self.accept(now, grants);
             }
             // Neither takes anything: the number was settled, or the keeper will hear of the lease's end.
             ClaimReply::Closed | ClaimReply::LeaseEnded => self.next_claim_at = now + self.retry_after(),
         }
     }
 
-    /// Puts granted rows into the queue.
-    fn accept(&mut self, grants: Vec<Grant>) {
+    /// Puts granted rows into the queue; a worker that is leaving gives them back at once (S1).
+    fn accept(&mut self, now: Instant, grants: Vec<Grant>) {
+        if !grants.is_empty() {
+            self.holding_changed(now);
+        }
         for grant in grants {
             if grant.alone
                 && let [row] = grant.rows.as_slice()
@@ -171,6 +175,11 @@ impl Worker {
                 timeout: grant.timeout,
                 rows: grant.rows.into(),
             });
+        }
+        if self.leaving.is_leaving()
+            && let Some(lease) = self.licence.as_ref().map(|licence| licence.lease)
+        {
+            self.give_queued_back(lease, |_| true);
         }
     }
 }

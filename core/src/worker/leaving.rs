@@ -1,9 +1,9 @@
 //! Giving lines back (L4, S1) and leaving (S1).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::running::CancelReason;
-use super::{ExitReason, RunKey, Worker, WorkerEffect};
+use super::{ExitReason, QueuedSpan, RunKey, Worker, WorkerEffect};
 use crate::ids::{BatchId, LeaseId, RequestId, Token};
 use crate::keeper::KeeperCommand;
 use crate::lines::LineSet;
@@ -140,7 +140,10 @@ impl Worker {
 
     /// Gives back what is queued of these spans, and forgets it here.
     pub(super) fn give_queued_back(&mut self, lease: LeaseId, which: impl Fn(BatchId) -> bool) {
-        for span in self.queue.extract_if(.., |span| which(span.batch)) {
+        let (back, kept) = std::mem::take(&mut self.queue).into_iter().partition(|span| which(span.batch));
+        self.queue = kept;
+        let back: VecDeque<QueuedSpan> = back;
+        for span in back {
             self.unstarted -= span.rows.len() as u64;
             for row in span.rows {
                 self.give_back.add(lease, RunKey { batch: span.batch, line: row.line, token: span.token });
@@ -159,12 +162,19 @@ impl Worker {
         self.give_queued_back(lease, |_| true);
     }
 
-    /// S1: once nothing runs and nothing is owed, the lease is dropped, with whatever it still holds.
-    pub(super) fn s1_leave(&mut self, now: Instant) {
+    /// S1: at the end of the grace, what still runs is cancelled.
+    pub(super) fn s1_end_grace(&mut self, now: Instant) {
         let Leaving::Finishing { grace_ends, cancelled, .. } = &mut self.leaving else { return };
         if now >= *grace_ends && !*cancelled {
             *cancelled = true;
             self.cancel_runs(now, CancelReason::Stop, |_, _| true);
+        }
+    }
+
+    /// S1: once nothing runs and nothing is owed, the lease is dropped, with whatever it still holds.
+    pub(super) fn s1_leave(&mut self) {
+        if !matches!(self.leaving, Leaving::Finishing { .. }) {
+            return;
         }
         if !self.runs.is_empty() || !self.recording.is_empty() || !self.give_back.is_empty() {
             return;

@@ -116,8 +116,9 @@ impl Worker {
         }
         if let Some(lease) = self.licence.as_ref().map(|licence| licence.lease) {
             self.give_queued_back(lease, |batch| closed.contains(&batch));
+            let of_these = |key: &RunKey, run: &Run| run.lease == lease && closed.contains(&key.batch);
+            self.cancel_runs(now, CancelReason::BatchClosed, of_these);
         }
-        self.cancel_runs(now, CancelReason::BatchClosed, |key, _| closed.contains(&key.batch));
     }
 
     pub(super) fn cancel_runs(&mut self, now: Instant, why: CancelReason, which: impl Fn(&RunKey, &Run) -> bool) {
@@ -155,6 +156,7 @@ impl Worker {
             if patience_is_over {
                 self.effects.push_back(WorkerEffect::Abandon(key));
                 self.run_ended(now, key, RunAnswer::Cancelled);
+                self.abandoned.insert(key);
             } else {
                 self.cancel(key, CancelReason::Timeout);
                 self.wait_for_end(now, key);
@@ -164,8 +166,11 @@ impl Worker {
 
     /// A run ended: its answer is offered, or its line given back or forgotten.
     pub(super) fn run_ended(&mut self, now: Instant, key: RunKey, answer: RunAnswer) {
-        // An abandoned run's late end: its line is long decided.
-        let Some(run) = self.runs.remove(&key) else { return };
+        let Some(run) = self.runs.remove(&key) else {
+            // An abandoned run's late end: its line is long decided.
+            self.abandoned.remove(&key);
+            return;
+        };
         self.deadlines.remove(&(run.deadline, key));
         self.holding_changed(now);
         let run_time = now.since(run.started_at);

@@ -1,4 +1,3 @@
-use fencepost_core::keeper::LeaseEvent;
 use fencepost_core::rules::claim::*;
 use fencepost_core::rules::lease::LeaseState;
 use fencepost_core::store::*;
@@ -233,30 +232,4 @@ fn c3_a_full_recording_stops_claims_and_starts() {
     effects.extend(rig.tell(success(run(3, 1))));
     assert_eq!(starts(&effects), [run(3, 1), run(4, 1)]);
     assert_eq!(starts(&recorded(&mut rig, &first)), [run(5, 1)]);
-}
-
-/// The keeper asks which of these batches are closed: it must know of every batch that the worker has lines of.
-#[test]
-fn c3_the_keeper_learns_of_batches_whose_lines_all_wait() {
-    let (mut rig, _) = with_grants(options(1), vec![grant(1, 1..=1)]);
-    rig.pass(ms(100));
-    let claim = claims(&rig.tell(success(run(1, 1))))[0].0;
-    let effects = rig.tell(WorkerInput::Store(claim, Ok(granted(vec![grant(2, 2..=2)]))));
-    assert_eq!(starts(&effects), [run(2, 2)]);
-    rig.pass(secs(1));
-    let mut other = grant(3, 1..=1);
-    other.batch = OTHER;
-    let waiting = rig.pass(secs(0));
-    assert!(waiting.is_empty());
-    let claim = claims(&effects)[0].0;
-    let effects = rig.tell(WorkerInput::Store(claim, Ok(StoreReply::Claim(ClaimReply::Closed))));
-    assert!(claims(&effects).is_empty());
-    let effects = rig.pass(secs(1));
-    let Some((claim, _)) = claims(&effects).first().cloned() else { panic!("{effects:?}") };
-    let effects = [rig.tell(WorkerInput::Store(claim, Ok(granted(vec![other])))), rig.pass(secs(1))].concat();
-    assert!(starts(&effects).is_empty());
-    let running = vec![(BATCH, lines(2, 2)), (OTHER, LineSet::new())];
-    let command = WorkerEffect::Keeper(fencepost_core::keeper::KeeperCommand::Running(running));
-    assert!(effects.contains(&command), "{effects:?}");
-    let _ = LeaseEvent::Dropped;
 }

@@ -92,7 +92,8 @@ fn r1_a_report_while_a_look_is_under_way_is_looked_into_at_once() {
 
 #[test]
 fn r1_a_known_death_that_was_spared_or_failed_is_tried_again_soon() {
-    for reply in [Ok(StoreReply::Recover(RecoverReply::Spared)), Err(StoreFailure::Unknown), Err(StoreFailure::NotDone)] {
+    for reply in [Ok(StoreReply::Recover(RecoverReply::Spared)), Err(StoreFailure::Unknown), Err(StoreFailure::NotDone)]
+    {
         let (mut rig, effects) = watching();
         rig.tell(JudgeInput::ProcessEnded(identity(5)));
         let lease = |renewals| LeaseView { process: Some(identity(5)), ..view(LEASE, at(secs(0)), renewals) };
@@ -122,9 +123,9 @@ fn r1_a_known_death_does_not_wait_for_a_heartbeat() {
 #[test]
 fn r2_acts_once_past_its_time_and_long_enough_unchanged() {
     let (mut rig, first) = watching();
-    let effects = watch(&mut rig, first, secs(9), silent);
-    assert_eq!(acted(&effects)[0], (secs(8), EndCause::Lapsed, 3));
-    // A living judge: its watch, from the end of the renewal's lateness at 5 s, is over later than the ttl.
+    let effects = watch(&mut rig, first, secs(10), silent);
+    // Late at 5 s, past its time at 8 s, watched for 5 s.
+    assert_eq!(acted(&effects)[0], (secs(10), EndCause::Lapsed, 3));
     let when: Vec<_> = effects.iter().filter(|(_, effect)| !looks(std::slice::from_ref(effect)).is_empty()).collect();
     assert!(when.len() >= 4, "it looked several times: {when:?}");
 }
@@ -220,10 +221,10 @@ fn r2_short_intervals_can_be_watched_too() {
     assert_eq!(acted(&effects).first().map(|(_, cause, _)| *cause), Some(EndCause::Lapsed));
 }
 
-/// A judge whose watch over [`LEASE`] is complete at 8 s; the check of its heartbeat.
+/// A judge whose watch over [`LEASE`] is complete at 10 s; the check of its heartbeat.
 fn asking_for_the_heartbeat() -> (Rig<Judge>, RequestId) {
     let (mut rig, first) = judge(true);
-    let effects: Vec<_> = watch(&mut rig, first, secs(8), silent).into_iter().map(|(_, effect)| effect).collect();
+    let effects: Vec<_> = watch(&mut rig, first, secs(10), silent).into_iter().map(|(_, effect)| effect).collect();
     assert_eq!(acts(&effects), []);
     let check = checks(&effects)[0];
     let request = LivenessRequest::Check { leases: vec![LEASE], ttl_max: secs(8) };
@@ -355,7 +356,7 @@ fn r4_recovery_is_within_the_bound_watched_or_not() {
 fn r4_an_act_that_cannot_be_done_blocks_no_other() {
     let (mut rig, first) = watching();
     let two = |_| Some(vec![view(LEASE, at(secs(0)), 3), view(LEASE_2, at(secs(0)), 5)]);
-    let mut effects = watch(&mut rig, first, secs(8), two);
+    let mut effects = watch(&mut rig, first, secs(10), two);
     assert_eq!(acted(&effects).len(), 1, "one at a time");
     let next = rig.pass(ms(1));
     effects.extend(watch(&mut rig, next, TIMING.request_timeout, two));

@@ -208,6 +208,23 @@ fn s2_the_worker_tells_within_half_a_second_what_it_holds() {
     assert_eq!(told_at(rig.pass_timed(secs(50))), None, "only when it changed");
 }
 
+/// The keeper asks which of these batches are closed: it must know of every batch that the worker has lines of.
+#[test]
+fn s2_the_keeper_learns_of_batches_whose_lines_all_wait() {
+    let (mut rig, _) = with_grants(options(1), vec![grant(1, 1..=1)]);
+    rig.pass(ms(100));
+    let claim = claims(&rig.tell(success(run(1, 1))))[0].0;
+    // One line runs for long; a span of another batch waits behind it.
+    let effects = rig.tell(WorkerInput::Store(claim, Ok(granted(vec![grant(2, 2..=2)]))));
+    let claim = claims(&effects)[0].0;
+    rig.pass(ms(600));
+    let effects = rig.tell(WorkerInput::Store(claim, Ok(granted(vec![Grant { batch: OTHER, ..grant(3, 1..=9) }]))));
+    assert!(starts(&effects).is_empty());
+    let running = vec![(BATCH, lines(2, 2)), (OTHER, LineSet::new())];
+    let effects = rig.pass(ms(500));
+    assert!(effects.contains(&WorkerEffect::Keeper(KeeperCommand::Running(running))), "{effects:?}");
+}
+
 #[test]
 fn s3_a_held_batch_is_not_claimed_but_stays_open() {
     use fencepost_core::rules::claim::c3_claimable;

@@ -1,6 +1,5 @@
 use fencepost_core::rules::lease::LeaseState;
 use fencepost_core::rules::recovery::*;
-use fencepost_core::*;
 
 use crate::rig::*;
 

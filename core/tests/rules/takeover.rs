@@ -133,7 +133,7 @@ fn r5_a_takeover_that_was_spared_or_is_unknown_is_decided_by_the_next_take() {
         let act = acts(&effects)[0].0;
         let effects = [rig.tell(KeeperInput::Store(act, reply)), rig.pass(secs(1))].concat();
         assert!(acts(&effects).is_empty());
-        let (id, _) = takes(&effects)[0];
+        let (id, _) = *takes(&effects).last().unwrap();
         let effects = rig.tell(KeeperInput::Store(id, Ok(StoreReply::TakeLease(TakeLeaseReply::Taken))));
         assert!(matches!(told(&effects)[0], LeaseEvent::Held { .. }));
     }

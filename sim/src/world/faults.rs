@@ -53,7 +53,7 @@ impl World<'_> {
             Fault::Witness(loss) => self.lose_witness_data(loss),
             Fault::WitnessAway { how, for_us } => {
                 self.witness_server.away = Some((how, self.now + for_us));
-                self.push(self.now + for_us, Event::OutagesEnd);
+                self.end_outages_at(self.now + for_us);
             }
             Fault::Hold { batch, for_us } => return self.hold(batch, for_us),
             Fault::Abort { batch } => return self.abort(batch),
@@ -83,7 +83,7 @@ impl World<'_> {
                 self.link_trouble(at, Link::Store, true);
             }
         }
-        self.push(cut.until, Event::OutagesEnd);
+        self.end_outages_at(cut.until);
     }
 
     fn cut_witness(&mut self, slot: usize, until: u64) {
@@ -93,7 +93,7 @@ impl World<'_> {
                 self.link_trouble(at, Link::Liveness, true);
             }
         }
-        self.push(until, Event::OutagesEnd);
+        self.end_outages_at(until);
     }
 
     fn heal_links(&mut self, slot: usize, upto: u64) {
@@ -124,7 +124,7 @@ impl World<'_> {
         if was.is_none() {
             self.fact(history::Event::WorkerPaused { process: number });
         }
-        self.push(until, Event::OutagesEnd);
+        self.end_outages_at(until);
     }
 
     /// What reached it meanwhile comes in now; whether before or after its own overdue timers hangs on the seed.
@@ -178,7 +178,7 @@ impl World<'_> {
         if self.store_server.away.replace((how, until)).is_none() {
             self.fact(history::Event::StoreAway);
         }
-        self.push(until, Event::OutagesEnd);
+        self.end_outages_at(until);
     }
 
     fn jump_store_clock(&mut self, by: i64) {
@@ -208,7 +208,7 @@ impl World<'_> {
             self.coverage.mark(Mark::HoldWhileRunning);
         }
         self.holds.insert(batch, self.now + for_us);
-        self.push(self.now + for_us, Event::OutagesEnd);
+        self.end_outages_at(self.now + for_us);
         self.store_changed();
         true
     }
@@ -225,6 +225,13 @@ impl World<'_> {
         }
         self.store_changed();
         aborted
+    }
+
+    /// An outage that ends never is not on the heap.
+    fn end_outages_at(&mut self, at: u64) {
+        if at < u64::MAX {
+            self.push(at, Event::OutagesEnd);
+        }
     }
 
     /// Ends whatever has run out by now.
@@ -265,7 +272,7 @@ impl World<'_> {
         for batch in over {
             // An operator whose store is away tries again.
             if self.store_server.is_away() {
-                self.push(self.now + self.schedule.options.ttl_us / 16, Event::OutagesEnd);
+                self.end_outages_at(self.now + self.schedule.options.ttl_us / 16);
                 return;
             }
             self.holds.remove(&batch);

@@ -50,6 +50,13 @@ impl World<'_> {
         }
     }
 
+    /// Given up by its worker: the driver kills what it can, so that in the end it ends.
+    pub(super) fn abandon_handler(&mut self, at: ProcessAt, key: RunKey) {
+        self.coverage.mark(Mark::Abandoned);
+        let after = self.number_of(&[at as u64, key.token.0, key.line, 1]) % self.schedule.options.ttl_us;
+        self.push(self.now + after, Event::RunEnds { process: at, key, answer: RunAnswer::Cancelled });
+    }
+
     pub(super) fn run_ends(&mut self, at: ProcessAt, key: RunKey, answer: RunAnswer) {
         if !self.receives(at, || Event::RunEnds { process: at, key, answer: answer.clone() }) {
             return;

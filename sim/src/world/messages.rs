@@ -82,15 +82,16 @@ impl World<'_> {
             }
             return;
         }
-        if troubles.duplicate.0 > 0 {
+        let twice = troubles.duplicate.0 > 0;
+        if twice {
             troubles.duplicate.0 -= 1;
             let after = troubles.duplicate.1;
             let request = request.clone();
-            let call = StoreCall { process: at, machine, id, request, duplicate: true, delayed: false };
+            let call = StoreCall { process: at, machine, id, request, duplicate: true, twice, delayed: false };
             self.push(self.now + way + after, Event::StoreArrives(call));
         }
         let troubles = &mut self.slots[self.processes[at].slot].troubles;
-        let mut call = StoreCall { process: at, machine, id, request, duplicate: false, delayed: false };
+        let mut call = StoreCall { process: at, machine, id, request, duplicate: false, twice, delayed: false };
         let mut arrives = self.now + way;
         if troubles.delay.0 > 0 {
             troubles.delay.0 -= 1;
@@ -110,7 +111,9 @@ impl World<'_> {
             Some((Away::Refuses, _)) => {
                 self.end_delay(&call);
                 if !call.duplicate {
-                    self.answer(&call, Err(StoreFailure::NotDone));
+                    // Of a request that will arrive again nobody can say that it will not happen.
+                    let failure = if call.twice { StoreFailure::Unknown } else { StoreFailure::NotDone };
+                    self.answer(&call, Err(failure));
                 }
                 return;
             }
@@ -275,6 +278,7 @@ impl World<'_> {
     /// After a transaction: its events and the state go to the checkers, and idle workers may be woken.
     pub(super) fn store_changed(&mut self) {
         let events: Vec<history::Event> = self.store.drain_events().collect();
+        self.cover_step(&events);
         let mut freed = false;
         for event in &events {
             self.cover_event(event);
@@ -297,6 +301,22 @@ impl World<'_> {
             let process = &self.processes[at];
             if process.alive && self.slots[process.slot].troubles.store_cut.is_none() {
                 self.push(self.now + self.schedule.options.latency_us_max, Event::Notified { process: at });
+            }
+        }
+    }
+
+    /// Situations that take several events of one transaction.
+    fn cover_step(&mut self, events: &[history::Event]) {
+        use history::Event as E;
+        let recovers = events.iter().any(|event| matches!(event, E::LeaseEnded { .. }));
+        if recovers && events.iter().any(|event| matches!(event, E::BatchEnded { .. })) {
+            self.coverage.mark(Mark::BatchEndedByRecovery);
+        }
+        for pair in events.windows(2) {
+            if let [E::Freed { why: FreedWhy::Recovered, from: first, .. }, E::Freed { from: second, .. }] = pair
+                && first == second
+            {
+                self.coverage.mark(Mark::SuspectHalved);
             }
         }
     }

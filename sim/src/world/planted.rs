@@ -3,28 +3,22 @@
 use std::time::Duration;
 
 use fencepost_core::store::{
-    EndCause, LookReply, Record, Recover, RecoverReply, Recorded, RenewReply, StoreReply, StoreRequest, Verdict,
+    EndCause, LookReply, Record, Recover, Recorded, RenewReply, StoreReply, StoreRequest, Verdict,
 };
 use fencepost_core::{RequestId, StoreTime};
 use fencepost_model::history::{self, OutcomeStatus, RecordedWhy};
 
 use super::{Event, Machine, ProcessAt, StoreCall, World};
-use crate::coverage::Mark;
 use crate::planted::PlantedBug;
 
 impl World<'_> {
     /// Does a request.
     pub(super) fn apply(&mut self, call: &StoreCall) -> StoreReply {
         let now = self.store_clock.now(self.now);
-        let reply = match self.bug {
+        match self.bug {
             None => self.store.apply(now, &call.request),
             Some(bug) => self.apply_with(bug, now, call),
-        };
-        if matches!(reply, StoreReply::Recover(RecoverReply::Recovered { failed: 1.., .. })) {
-            let open = self.store.has_open_batch();
-            self.coverage.add(Mark::BatchEndedByRecovery, u64::from(!open));
         }
-        reply
     }
 
     fn apply_with(&mut self, bug: PlantedBug, now: StoreTime, call: &StoreCall) -> StoreReply {

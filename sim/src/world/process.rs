@@ -40,6 +40,8 @@ pub(super) struct Process {
     lapsed: bool,
     /// True time of the wake-up on the heap.
     wake_at: u64,
+    /// When timers were last handled.
+    woken_at: Option<u64>,
     /// Requests under way, for coverage.
     pub(super) claims_under_way: u32,
     pub(super) records_under_way: u32,
@@ -132,6 +134,7 @@ impl World<'_> {
             chosen: None,
             lapsed: false,
             wake_at: u64::MAX,
+            woken_at: None,
             claims_under_way: 0,
             records_under_way: 0,
             link_troubles: [0; 2],
@@ -170,6 +173,7 @@ impl World<'_> {
     /// Time has passed. A second call at the same instant does nothing.
     pub(super) fn wake_machines(&mut self, at: ProcessAt) {
         let process = &mut self.processes[at];
+        process.woken_at = Some(self.now);
         let now = process.clock.now(self.now);
         let due = |timeout: Option<Instant>| timeout.is_some_and(|timeout| timeout <= now);
         if due(process.keeper.poll_timeout()) {
@@ -236,6 +240,12 @@ impl World<'_> {
         let timeouts = [process.keeper.poll_timeout(), process.judge.poll_timeout(), process.worker.poll_timeout()];
         let Some(next) = timeouts.into_iter().flatten().min() else { return };
         let now = process.clock.now(self.now);
+        if next <= now && process.woken_at != Some(self.now) {
+            // After a standstill a machine that got nothing else may have its timer overdue.
+            process.wake_at = self.now;
+            self.push(self.now, Event::Wake { process: at });
+            return;
+        }
         if next <= now {
             let what = format!("{:?} wants to be woken at {next:?}, it is {now:?}: {timeouts:?}", process.number);
             self.violate("busy", what);
@@ -314,7 +324,7 @@ impl World<'_> {
             }
             WorkerEffect::Start(start) => self.start_handler(at, &start),
             WorkerEffect::Cancel(key) => self.cancel_handler(at, key),
-            WorkerEffect::Abandon(_) => self.coverage.mark(Mark::Abandoned),
+            WorkerEffect::Abandon(key) => self.abandon_handler(at, key),
             WorkerEffect::Keeper(command) => self.tell_inner(at, Inner::Command(command)),
             WorkerEffect::Tell(event) => self.worker_tells(at, &event),
             WorkerEffect::Exit(reason) => self.exited(at, &reason),

@@ -99,8 +99,9 @@ pub(crate) fn kill_tree(leader: Pid) {
 /// Whether the process that has this pid now had it at `since` already. `None` where no process has it.
 pub(crate) fn is_since(pid: Pid, since: Instant) -> Option<bool> {
     let started = started(pid)?;
-    // Without a clock to compare with nothing can be said for the process: it counts as another.
-    let then = uptime()?.checked_sub(since.elapsed())?;
+    // In this order: whatever delays the second reading makes the moment later, and a process no stranger.
+    let elapsed = since.elapsed();
+    let then = uptime()?.checked_sub(elapsed)?;
     Some(started <= then + START_TIME_SLACK)
 }
 

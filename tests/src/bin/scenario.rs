@@ -1,0 +1,111 @@
+//! Runs a scenario at the size named, and prints what was measured: for `docs/evidence`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use fencepost_tests::scenario::{command, kills, last_spans, million, poison, sigterm, stopped};
+
+#[derive(Debug, Parser)]
+struct Args {
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+#[derive(Debug, Subcommand)]
+enum Scenario {
+    /// Flights through 4 workers with a handler inside, killed at random
+    Kills {
+        #[arg(long, default_value_t = 50_000)]
+        rows: usize,
+        #[arg(long, default_value_t = 30)]
+        kills: usize,
+        #[arg(long, default_value_t = 3_000)]
+        row_us: u64,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Flights through `run` with a command per row, its workers killed at random
+    Command {
+        #[arg(long, default_value_t = 2_000)]
+        rows: usize,
+        #[arg(long, default_value_t = 30)]
+        kills: usize,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// A worker stopped for longer than its ttl
+    Stopped {
+        #[arg(long, default_value_t = 2_000)]
+        ttl_ms: u64,
+    },
+    /// A row that kills its worker
+    Poison {
+        #[arg(long, default_value_t = 20_000)]
+        rows: usize,
+    },
+    /// SIGTERM in the middle of slow rows
+    Sigterm,
+    /// Both last spans of a batch at the same instant
+    LastSpans {
+        #[arg(long, default_value_t = 10_000)]
+        rounds: u64,
+    },
+    /// A large submit beside a worker that renews
+    Million {
+        #[arg(long, default_value_t = 1_000_000)]
+        rows: u64,
+        #[arg(long, default_value_t = 2_000)]
+        ttl_ms: u64,
+    },
+    /// (a process of last-spans)
+    #[command(hide = true)]
+    Duel { store: PathBuf, rounds: u64, who: u64 },
+}
+
+fn main() {
+    match Args::parse().scenario {
+        Scenario::Kills { rows, kills, row_us, seed } => {
+            let sizes = kills::Kills {
+                rows,
+                workers: 4,
+                concurrency: 8,
+                row_us,
+                kills,
+                lines_held_min: 100,
+                kill_every: Duration::from_millis(100),
+                seed,
+            };
+            println!("{sizes:#?}\n{:#?}", kills::run(sizes));
+        }
+        Scenario::Command { rows, kills, seed } => {
+            let sizes = command::CommandKills { rows, kills, seed };
+            println!("{sizes:#?}\n{:#?}", command::run(sizes));
+        }
+        Scenario::Stopped { ttl_ms } => {
+            let outcome = stopped::run(Duration::from_millis(ttl_ms));
+            println!("late answers fenced: {}\n\n{}\n{}", outcome.fenced, outcome.story, outcome.status);
+        }
+        Scenario::Poison { rows } => {
+            let line = rows as u64 / 3;
+            let sizes = poison::Poison { rows, line, workers: 4, concurrency: 8, row_us: 3_000 };
+            println!("{sizes:#?}\n{:#?}", poison::run(sizes));
+        }
+        Scenario::Sigterm => {
+            sigterm::run();
+            println!("running rows finished, unstarted ones were claimable at once, no attempt was used");
+        }
+        Scenario::LastSpans { rounds } => {
+            last_spans::run(rounds, &std::env::current_exe().expect("own file"));
+            println!("{rounds} batches, each ended once");
+        }
+        Scenario::Million { rows, ttl_ms } => {
+            println!("{rows} rows: {:#?}", million::run(rows, Duration::from_millis(ttl_ms)));
+        }
+        Scenario::Duel { store, rounds, who } => {
+            tokio::runtime::Runtime::new().expect("a runtime").block_on(last_spans::duel(&store, rounds, who));
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Programs of this workspace, and worker processes that are killed, stopped and replaced.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A program of this workspace, built if need be. It lies beside the program that runs now.
+pub fn program(package: &str, name: &str) -> PathBuf {
+    static BUILT: OnceLock<std::sync::Mutex<Vec<String>>> = OnceLock::new();
+    let mut built = BUILT.get_or_init(Default::default).lock().expect("no build panicked");
+    let own = std::env::current_exe().expect("a program knows its own file");
+    let dir = own.ancestors().find(|dir| dir.join(".cargo-lock").exists() || dir.join("deps").is_dir());
+    let dir = dir.expect("cargo runs this program").to_owned();
+    if !built.iter().any(|other| other == name) {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+        cargo.args(["build", "--quiet", "-p", package, "--bin", name, "--target-dir"]);
+        cargo.arg(dir.parent().expect("a profile's folder has a parent"));
+        if dir.ends_with("release") {
+            cargo.arg("--release");
+        }
+        assert!(cargo.status().expect("cargo runs").success(), "{name} does not build");
+        built.push(name.to_owned());
+    }
+    dir.join(name)
+}
+
+/// The `fencepost` program.
+pub fn fencepost() -> Command {
+    let mut command = Command::new(program("fencepost", "fencepost"));
+    // A developer's own settings must not reach the tests.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("FENCEPOST_") {
+            command.env_remove(name);
+        }
+    }
+    command.env("XDG_CONFIG_HOME", "/nonexistent");
+    command
+}
+
+/// Runs `fencepost` to its end.
+pub fn run_fencepost<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Output {
+    fencepost().args(arguments).stdin(Stdio::null()).output().expect("fencepost starts")
+}
+
+/// Runs `fencepost ... --json` to its end and reads what it says.
+pub fn fencepost_json<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> serde_json::Value {
+    let output = run_fencepost(arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// Submits a file and gives the batch's id.
+pub fn submit(store: &Path, arguments: &[&str]) -> String {
+    let mut all = vec!["submit", "--json", "--store", store.to_str().expect("a UTF-8 path")];
+    all.extend(arguments);
+    fencepost_json(all)["batch"].as_str().expect("an id").to_owned()
+}
+
+/// A child process that is killed when it is dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+}
+
+impl Process {
+    /// Starts it.
+    pub fn start(mut command: Command) -> Self {
+        Self { child: command.spawn().expect("the program starts") }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"));
+        kill(pid, signal).expect("it was not waited for yet");
+    }
+
+    /// Kills it as `kill -9` does, and waits for its end.
+    pub fn kill(&mut self) {
+        // It may have ended by itself a moment ago.
+        let _ = self.child.kill();
+        self.child.wait().expect("a child can be waited for");
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be waited for")
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let child = &mut self.child;
+        until("a process ends", limit, || child.try_wait().expect("a child can be waited for"))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // A stopped process is woken by its death; one that has ended is waited for only.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Looks until there is what is looked for; other processes give no event to wait for.
+pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "waited {limit:?} until {what}");
+        std::thread::yield_now();
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
