@@ -207,7 +207,8 @@ async fn a_result_over_the_limit_fails_the_row() {
     let over = failed(answer(&limited("head -c 1001 /dev/zero | tr '\\0' 1"), "{}").await);
     assert!(over.contains("limit of 1000 bytes"), "{over}");
     // It would never end by itself, and its exit code does not matter.
-    let endless = failed(answer(&limited("echo why >&2; trap '' TERM PIPE; while :; do echo xxxxxxxx; done"), "{}").await);
+    let endless =
+        failed(answer(&limited("echo why >&2; trap '' TERM PIPE; while :; do echo xxxxxxxx; done"), "{}").await);
     assert!(endless.contains("limit of 1000 bytes") && endless.ends_with("\nwhy"), "{endless}");
 }
 
@@ -297,7 +298,11 @@ async fn cancelling_reaches_the_whole_group() {
         let (watch, pipe) = Watch::at(&folder, name);
         // Long enough to see that SIGTERM did it.
         let options = CommandOptions { kill_after: PATIENCE * 2, ..options() };
-        assert_eq!(cancelled(script_with(text, &[&pipe], options), watch, "{}").await, HandlerAnswer::Cancelled, "{name}");
+        assert_eq!(
+            cancelled(script_with(text, &[&pipe], options), watch, "{}").await,
+            HandlerAnswer::Cancelled,
+            "{name}"
+        );
     }
 }
 
@@ -306,14 +311,21 @@ async fn who_does_not_heed_sigterm_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in [
         ("plain", "trap '' TERM; exec 3>$0; sh -c 'echo up >&3; sleep 1000'; true"),
-        ("moved", "trap '' TERM; exec 3>$0; timeout 1000 sh -c 'trap \"\" TERM; echo up >&3; sleep 1000; sleep 1000'; false"),
+        (
+            "moved",
+            "trap '' TERM; exec 3>$0; timeout 1000 sh -c 'trap \"\" TERM; echo up >&3; sleep 1000; sleep 1000'; false",
+        ),
         // Whose parent is gone before it is killed.
         ("orphaned", "exec 3>$0; setsid -w sh -c 'trap \"\" TERM; sleep 1000 & echo up >&3; sleep 1000'; true"),
         ("session", "trap '' TERM; exec 3>$0; setsid -w sh -c 'sleep 1000 & echo up >&3; sleep 1000'; true"),
     ] {
         let (watch, pipe) = Watch::at(&folder, name);
         let options = CommandOptions { kill_after: Duration::from_millis(20), ..options() };
-        assert_eq!(cancelled(script_with(text, &[&pipe], options), watch, "{}").await, HandlerAnswer::Cancelled, "{name}");
+        assert_eq!(
+            cancelled(script_with(text, &[&pipe], options), watch, "{}").await,
+            HandlerAnswer::Cancelled,
+            "{name}"
+        );
     }
 }
 
@@ -396,6 +408,9 @@ async fn the_guard_leaves_with_its_handler() {
     let handler = handler(&["true"]);
     handler.ready().await.unwrap();
     let guard = guard_of(&handler).unwrap();
+    // `pkill -9 fencepost`, with or without -f, is not to find it.
+    assert_eq!(fs::read_to_string(format!("/proc/{guard}/comm")).unwrap(), "fence-guard\n");
+    assert_eq!(fs::read(format!("/proc/{guard}/cmdline")).unwrap(), b"fence-guard\0__guard\0");
     kill(guard, Signal::SIGTERM).unwrap();
     kill(guard, Signal::SIGINT).unwrap();
     kill(guard, Signal::SIGHUP).unwrap();
@@ -417,7 +432,9 @@ async fn a_dead_guard_is_replaced() {
 
 #[tokio::test]
 async fn a_program_that_is_no_guard_is_noticed() {
-    for (guard, error) in [("/bin/true", "does not act as a guard"), ("/bin/yes", "does not act as a guard"), ("/nope", "cannot start")] {
+    for (guard, error) in
+        [("/bin/true", "does not act as a guard"), ("/bin/yes", "does not act as a guard"), ("/nope", "cannot start")]
+    {
         let handler = handler_with(&["true"], CommandOptions::new(guard));
         let found = handler.ready().await.unwrap_err().to_string();
         assert!(found.contains(error) && found.contains(guard), "{found}");

@@ -270,7 +270,8 @@ impl CommandHandler {
     /// Starts the command for a row.
     async fn start(&self, row: &Row) -> Result<Started, HandlerAnswer> {
         let retry = |error: String| HandlerAnswer::Retry(error.into());
-        let arguments = template::fill(&self.arguments, &row.input).map_err(|error| HandlerAnswer::Failed(error.into()))?;
+        let arguments =
+            template::fill(&self.arguments, &row.input).map_err(|error| HandlerAnswer::Failed(error.into()))?;
         let mut command = Command::new(&self.program);
         command
             .arg0(&self.name)
@@ -284,7 +285,8 @@ impl CommandHandler {
             .stderr(Stdio::piped());
 
         for attempt in 1..=STARTS {
-            let mut lease = self.groups.lease().await.map_err(|error| retry(format!("the command was not run: {error}")))?;
+            let mut lease =
+                self.groups.lease().await.map_err(|error| retry(format!("the command was not run: {error}")))?;
             let input = stdin(&row.input).map_err(|error| retry(format!("cannot make a pipe for the row: {error}")))?;
             command.stdin(input).process_group(lease.group().as_raw());
             match command.spawn() {
@@ -297,7 +299,8 @@ impl CommandHandler {
                     }
                     return Ok(Started { process: Process { child, lease, leader, strays: None }, feed, pipes });
                 }
-                Err(error) if attempt < STARTS && error.kind() == io::ErrorKind::PermissionDenied && lease.is_gone() => {}
+                Err(error)
+                    if attempt < STARTS && error.kind() == io::ErrorKind::PermissionDenied && lease.is_gone() => {}
                 Err(error) => return Err(self.not_started(&error)),
             }
         }
@@ -309,8 +312,10 @@ impl CommandHandler {
         match error.raw_os_error().map(Errno::from_raw) {
             // Another attempt would have the same arguments.
             Some(Errno::E2BIG) => HandlerAnswer::Failed(
-                format!("cannot run {program}: the row's arguments are too long ({error}); read the row from stdin instead")
-                    .into(),
+                format!(
+                    "cannot run {program}: the row's arguments are too long ({error}); read the row from stdin instead"
+                )
+                .into(),
             ),
             Some(Errno::ENOEXEC) => HandlerAnswer::Retry(
                 format!("cannot run {program}: {error}; a script must begin with a line such as #!/bin/sh").into(),
@@ -414,11 +419,15 @@ async fn attend(started: Started, mut cancel: CancelToken, options: &CommandOpti
     let Pipes { stdout_bytes, tail, too_large, .. } = pipes;
     match (stop, status) {
         // Done before it could be stopped.
-        (Some(Stop::Cancelled), Some(Ok(status))) if status.success() && !too_large => success(&stdout_bytes, tail, limit),
+        (Some(Stop::Cancelled), Some(Ok(status))) if status.success() && !too_large => {
+            success(&stdout_bytes, tail, limit)
+        }
         (Some(Stop::Cancelled), _) => HandlerAnswer::Cancelled,
         _ if too_large => HandlerAnswer::Failed(tail.under(&output::too_large(limit))),
         (_, Some(Ok(status))) => exited(status, &stdout_bytes, tail, limit),
-        (_, Some(Err(error))) => HandlerAnswer::Retry(tail.under(&format!("cannot tell how the command ended: {error}"))),
+        (_, Some(Err(error))) => {
+            HandlerAnswer::Retry(tail.under(&format!("cannot tell how the command ended: {error}")))
+        }
         (_, None) => HandlerAnswer::Retry(tail.under("the command does not end")),
     }
 }

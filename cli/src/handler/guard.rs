@@ -58,10 +58,9 @@ pub(crate) const HELLO: &str = "fencepost guard 1";
 /// Every program that runs rows with a [`CommandHandler`](super::command::CommandHandler) and names itself as the
 /// guard's program must call this first in `main`, before it starts threads or reads its arguments.
 pub fn run_if_guard() -> Option<ExitCode> {
+    // Both, so that nobody gets here by typing.
+    env::var_os(GUARD_MARK)?;
     let mode = env::args_os().nth(1)?;
-    if env::var_os(GUARD_MARK).is_none() {
-        return None;
-    }
     if mode == SLOT_MODE {
         return Some(ExitCode::SUCCESS);
     }

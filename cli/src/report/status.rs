@@ -127,10 +127,7 @@ fn workers_text(out: &mut String, workers: &[WorkerSummary], only: Option<BatchI
             continue;
         }
         none = false;
-        let _ = writeln!(out, "  {}{}", worker.name, alive_text(worker.alive));
-        if lines.peek().is_none() {
-            let _ = writeln!(out, "    Rows: [] (nothing to recover)");
-        }
+        let _ = writeln!(out, "  {}{}", worker.name, alive_text(worker.alive, lines.peek().is_some()));
         for (batch, lines) in lines {
             let of = if only.is_some() { String::new() } else { format!(" of {batch}") };
             let _ = writeln!(out, "    Rows{of}: {}", ranges_text(lines));
@@ -141,12 +138,14 @@ fn workers_text(out: &mut String, workers: &[WorkerSummary], only: Option<BatchI
     }
 }
 
-fn alive_text(alive: Alive) -> &'static str {
-    match alive {
-        Alive::Yes => "",
-        Alive::ProcessGone => " [DEAD (its process is gone - rows will be recovered)]",
-        Alive::Silent => " [DEAD (no heartbeat - rows will be recovered)]",
-        Alive::Ended => " [DEAD (recovered)]",
+fn alive_text(alive: Alive, holds_lines: bool) -> &'static str {
+    match (alive, holds_lines) {
+        (Alive::Yes, _) => "",
+        (Alive::ProcessGone, true) => " [DEAD (its process is gone - rows will be recovered)]",
+        (Alive::ProcessGone, false) => " [DEAD (its process is gone - nothing to recover)]",
+        (Alive::Silent, true) => " [DEAD (no heartbeat - rows will be recovered)]",
+        (Alive::Silent, false) => " [DEAD (no heartbeat - nothing to recover)]",
+        (Alive::Ended, _) => " [DEAD (recovered - nothing left to recover)]",
     }
 }
 

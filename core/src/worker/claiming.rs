@@ -109,9 +109,10 @@ impl Worker {
                 let (lease, number) = (*lease, *number);
                 self.claim = ClaimState::Idle;
                 match reply {
-                    Ok(StoreReply::Claim(reply)) => self.claimed(now, reply.clone()),
+                    Ok(StoreReply::Claim(reply)) if *reply != ClaimReply::Closed => self.claimed(now, reply.clone()),
                     Err(StoreFailure::NotDone) => self.next_claim_at = now + self.retry_after(),
-                    // C2: unknown is never guessed.
+                    // C2: unknown is never guessed. A number found closed may have taken lines when the same request
+                    // arrived before.
                     _ => self.claim = ClaimState::Settling { lease, number, asked: None, next_at: now },
                 }
                 true
@@ -149,7 +150,7 @@ impl Worker {
                 }
                 self.accept(now, grants);
             }
-            // Neither takes anything: the number was settled, or the keeper will hear of the lease's end.
+            // The keeper will hear of the lease's end.
             ClaimReply::Closed | ClaimReply::LeaseEnded => self.next_claim_at = now + self.retry_after(),
         }
     }

@@ -145,7 +145,7 @@ impl Store {
         *last = claim.number;
         self.draws = self.draws.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let draw = self.draws >> 33;
-        let alone = claim.idle && draw % 5 == 0;
+        let alone = claim.idle && draw.is_multiple_of(5);
         let spans = if self.empty {
             0
         } else if alone {
@@ -176,7 +176,7 @@ impl Store {
             grants.push(Grant { batch, operation, token, rows, suspicion: 0, alone, recovered_from, timeout });
         }
         self.taken.insert((claim.lease, claim.number), grants.clone());
-        let suspect_waits = !self.empty && draw % 7 == 0 && !alone;
+        let suspect_waits = !self.empty && draw.is_multiple_of(7) && !alone;
         ClaimReply::Granted { grants, suspect_waits, next_after: None, open_lines: true }
     }
 
@@ -337,7 +337,7 @@ impl World {
         let (id, reply) = self.replies[at].clone();
         self.arrives(id, reply)?;
         // Every other reply may arrive once more.
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             self.replies.swap_remove(at);
         }
         Ok(())
@@ -402,7 +402,7 @@ impl World {
                 if !self.asked.is_empty() {
                     let at = n % self.asked.len();
                     let id = self.asked[at].0;
-                    if failure == StoreFailure::NotDone || n % 3 == 0 {
+                    if failure == StoreFailure::NotDone || n.is_multiple_of(3) {
                         self.asked.swap_remove(at);
                     }
                     self.tell(WorkerInput::Store(id, Err(failure)))?;

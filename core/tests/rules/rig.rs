@@ -278,7 +278,7 @@ pub fn keeper(stable_name: bool, liveness: bool) -> (Rig<Keeper>, Vec<KeeperEffe
 /// A keeper without a second witness that holds its lease since the start.
 pub fn keeping() -> Rig<Keeper> {
     let (mut rig, effects) = keeper(false, false);
-    let (id, _) = takes(&effects)[0].clone();
+    let (id, _) = takes(&effects)[0];
     rig.tell(KeeperInput::Store(id, Ok(StoreReply::TakeLease(TakeLeaseReply::Taken))));
     rig
 }

@@ -152,7 +152,8 @@ impl Inner {
 
         let (for_guard, messages) = std::io::pipe().map_err(GuardError::Start)?;
         // The sending end only: the two ends do not share their flags.
-        fcntl(messages.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|error| GuardError::Start(error.into()))?;
+        fcntl(messages.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
+            .map_err(|error| GuardError::Start(error.into()))?;
         let mut child = Command::new(&self.program)
             .arg0(GUARD_NAME)
             .arg(GUARD_MODE)

@@ -16,9 +16,8 @@ pub(super) fn result(stdout: &[u8], limit: usize) -> Result<Box<str>, String> {
     if stdout.trim_ascii().is_empty() {
         return Ok("null".into());
     }
-    let json = std::str::from_utf8(stdout.trim_ascii())
-        .ok()
-        .filter(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
+    let json =
+        std::str::from_utf8(stdout.trim_ascii()).ok().filter(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
     let result: Box<str> = match json {
         Some(json) => json.into(),
         None => {
@@ -119,6 +118,7 @@ impl Tail {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -146,7 +146,8 @@ mod tests {
         for stdout in [&br#""a\u0000""#[..], b"a\0b", br#"{"k\u0000":1}"#] {
             assert!(result(stdout, 1000).unwrap_err().contains("U+0000"), "{stdout:?}");
         }
-        for stdout in [r#""\ud800""#, r#"["\ud800\ud800\udc00"]"#, r#""\uDC00x""#, r#""\ud800\\udc00""#, r#""\ud800A""#] {
+        for stdout in [r#""\ud800""#, r#"["\ud800\ud800\udc00"]"#, r#""\uDC00x""#, r#""\ud800\\udc00""#, r#""\ud800A""#]
+        {
             assert!(result(stdout.as_bytes(), 1000).unwrap_err().contains("surrogate"), "{stdout:?}");
         }
         let deep = |levels| format!("{}{}", "[".repeat(levels), "]".repeat(levels));

@@ -101,7 +101,7 @@ pub(crate) fn is_since(pid: Pid, since: Instant) -> Option<bool> {
     let started = started(pid)?;
     // In this order: whatever delays the second reading makes the moment later, and a process no stranger.
     let elapsed = since.elapsed();
-    let then = uptime()?.checked_sub(elapsed)?;
+    let Some(then) = uptime().and_then(|uptime| uptime.checked_sub(elapsed)) else { return Some(false) };
     Some(started <= then + START_TIME_SLACK)
 }
 

@@ -62,10 +62,8 @@ pub(super) fn find(program: &OsStr, path: Option<&OsStr>) -> Result<PathBuf, Com
             }
         }
     }
-    Err(first_obstacle.unwrap_or_else(|| CommandError::NotInPath {
-        program: shown,
-        path: path.to_string_lossy().into_owned(),
-    }))
+    Err(first_obstacle
+        .unwrap_or_else(|| CommandError::NotInPath { program: shown, path: path.to_string_lossy().into_owned() }))
 }
 
 fn check(file: &Path) -> Result<(), Obstacle> {
@@ -80,6 +78,7 @@ fn check(file: &Path) -> Result<(), Obstacle> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
@@ -106,9 +105,15 @@ mod tests {
         let plain = folder_with("tool", 0o644);
         let path = plain.path().as_os_str();
         let found = find(OsStr::new("tool"), Some(path)).unwrap_err();
-        assert!(matches!(&found, CommandError::NotExecutable { file } if file == &plain.path().join("tool")), "{found}");
+        assert!(
+            matches!(&found, CommandError::NotExecutable { file } if file == &plain.path().join("tool")),
+            "{found}"
+        );
         let found = find(OsStr::new("other"), Some(path)).unwrap_err();
-        assert!(found.to_string().contains("`other`") && found.to_string().contains(&*path.to_string_lossy()), "{found}");
+        assert!(
+            found.to_string().contains("`other`") && found.to_string().contains(&*path.to_string_lossy()),
+            "{found}"
+        );
         let found = find(path, None).unwrap_err();
         assert!(matches!(found, CommandError::NotAFile { .. }), "{found}");
         let found = find(plain.path().join("nope").as_os_str(), None).unwrap_err();

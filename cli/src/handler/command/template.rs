@@ -191,6 +191,7 @@ impl<'a> Visitor<'a> for Columns {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -199,7 +200,8 @@ mod tests {
         Ok(filled[0].to_str().unwrap().to_owned())
     }
 
-    const ROW: &str = r#"{"id":7,"name":"Ada \"L\"","a b.c-d":"x","big":12345678901234567890.10,"none":null,"o":{"p": [1]}}"#;
+    const ROW: &str =
+        r#"{"id":7,"name":"Ada \"L\"","a b.c-d":"x","big":12345678901234567890.10,"none":null,"o":{"p": [1]}}"#;
 
     #[test]
     fn columns_take_the_place_of_their_names() {
@@ -221,8 +223,27 @@ mod tests {
     #[test]
     fn other_braces_stay() {
         for same in [
-            "", "{", "}", "{}", "{{}}", "{print $1}", r#"{"a":1}"#, r#"{"a":{"b":1}}"#, "{a,b}", "${id}", "${{id}}", "{{.Names}}",
-            "{{ id }}", "{ id }", "{1}", "{id", "id}", "a{b:c}}", "{größe}", "x{id{", "\u{e9}{\u{e9}}",
+            "",
+            "{",
+            "}",
+            "{}",
+            "{{}}",
+            "{print $1}",
+            r#"{"a":1}"#,
+            r#"{"a":{"b":1}}"#,
+            "{a,b}",
+            "${id}",
+            "${{id}}",
+            "{{.Names}}",
+            "{{ id }}",
+            "{ id }",
+            "{1}",
+            "{id",
+            "id}",
+            "a{b:c}}",
+            "{größe}",
+            "x{id{",
+            "\u{e9}{\u{e9}}",
         ] {
             assert_eq!(Argument::parse(OsStr::new(same)), Argument::Fixed(same.into()), "{same}");
         }
@@ -238,7 +259,9 @@ mod tests {
             assert!(error.contains(part), "{error}");
         }
         assert!(filled("{id}", "{}").unwrap_err().contains("there are none"));
-        for (input, what) in [("[1]", "an array"), ("3", "a number"), ("\"x\"", "a string"), ("null", "null"), ("true", "true")] {
+        for (input, what) in
+            [("[1]", "an array"), ("3", "a number"), ("\"x\"", "a string"), ("null", "null"), ("true", "true")]
+        {
             assert!(filled("{id}", input).unwrap_err().contains(&format!("is {what}")), "{input}");
         }
         assert!(filled("{id}", r#"{"id":"a\u0000b"}"#).unwrap_err().contains("NUL"));

@@ -1,0 +1,147 @@
+//! Schedules that once failed, as the shrinker left them.
+
+use sim::fault::Fault::*;
+#[allow(unused_imports)]
+use sim::fault::{Away::*, Way::*, WitnessLoss::*};
+use sim::options::{BatchPlan, Options};
+use sim::run;
+use sim::schedule::Schedule;
+
+fn assert_holds(schedule: &Schedule) {
+    sim::explore::quiet_panics();
+    if let Some(violation) = run(schedule).violation {
+        panic!("{violation}\n{schedule}");
+    }
+}
+
+/// C2: a claim that arrived twice, of which the second arrival's reply came: `Closed` was taken for "nothing taken", and
+/// what the first arrival took was never run. A closed number is settled now.
+#[test]
+fn a_claim_that_arrives_twice_is_settled() {
+    let schedule = Schedule {
+        seed: 338708,
+        options: Options {
+            workers: 2,
+            machines: 1,
+            identities: false,
+            supervised: false,
+            stable_names: false,
+            liveness: false,
+            notify: true,
+            until_done: false,
+            batches: vec![
+                BatchPlan {
+                    rows: 1,
+                    submit_at_us: 0,
+                    priority: 1,
+                    attempts_max: 3,
+                    crashes_max: 1,
+                    timeout_us: 500000,
+                },
+                BatchPlan {
+                    rows: 3,
+                    submit_at_us: 54476,
+                    priority: 0,
+                    attempts_max: 2,
+                    crashes_max: 2,
+                    timeout_us: 600000,
+                },
+            ],
+            run_us_min: 100000,
+            run_us_max: 100000,
+            slow_per_mille: 0,
+            failing_per_mille: 0,
+            retrying_per_mille: 0,
+            hanging_per_mille: 0,
+            deaf_per_mille: 0,
+            poison_rows: 0,
+            concurrency: 1,
+            ttl_us: 200000,
+            renew_us: 40000,
+            scan_us: 100000,
+            request_timeout_us: 50000,
+            horizon_us: 1000000,
+            claim_lines_max: 1,
+            claim_bytes_max: 10000,
+            group_lines_max: 1,
+            flush_age_us: 0,
+            poll_us: 200000,
+            grace_us: 400000,
+            cancel_grace_us: 200000,
+            latency_us_min: 312,
+            latency_us_max: 3125,
+            slow_messages_per_mille: 50,
+            inner_us: 0,
+            clock_spread: 0,
+            store_rate: 1000000,
+            restart_us: 600000,
+            core: 255,
+            linger_us: 0,
+        },
+        faults: vec![
+            (44838, Pause { worker: 1, for_us: 159520 }),
+            (51298, Delay { worker: 1, count: 1, by_us: 1 }),
+            (172129, Duplicate { worker: 1, count: 1, after_us: 1 }),
+        ],
+    };
+    assert_holds(&schedule);
+}
+
+/// P2: a handler that was given up still ran, while its worker took a suspect alone; it killed the process, and the
+/// suspect, an innocent row, failed for it. A worker whose given-up handlers have not ended is not idle now.
+#[test]
+fn a_row_that_was_given_up_kills_its_worker_and_not_a_suspect() {
+    let schedule = Schedule {
+        seed: 61009,
+        options: Options {
+            workers: 3,
+            machines: 1,
+            identities: false,
+            supervised: true,
+            stable_names: false,
+            liveness: false,
+            notify: true,
+            until_done: false,
+            batches: vec![BatchPlan {
+                rows: 16,
+                submit_at_us: 0,
+                priority: 1,
+                attempts_max: 3,
+                crashes_max: 1,
+                timeout_us: 253590,
+            }],
+            run_us_min: 5071,
+            run_us_max: 50718,
+            slow_per_mille: 200,
+            failing_per_mille: 0,
+            retrying_per_mille: 0,
+            hanging_per_mille: 0,
+            deaf_per_mille: 1000,
+            poison_rows: 2,
+            concurrency: 1,
+            ttl_us: 1014375,
+            renew_us: 507187,
+            scan_us: 2028750,
+            request_timeout_us: 253593,
+            horizon_us: 1014375,
+            claim_lines_max: 20,
+            claim_bytes_max: 50,
+            group_lines_max: 1,
+            flush_age_us: 50718,
+            poll_us: 1000000,
+            grace_us: 2028750,
+            cancel_grace_us: 10143,
+            latency_us_min: 500,
+            latency_us_max: 5000,
+            slow_messages_per_mille: 0,
+            inner_us: 0,
+            clock_spread: 100000,
+            store_rate: 1000000,
+            restart_us: 3043125,
+            core: 34,
+            linger_us: 0,
+        },
+        faults: vec![(282647, CutWitness { worker: 0, for_us: 3201912 })],
+    };
+    assert_holds(&schedule);
+}
