@@ -9,6 +9,7 @@ use self::failure::{Exit, Failure};
 
 mod args;
 mod config;
+mod demo;
 mod failure;
 mod list;
 mod load;
@@ -67,6 +68,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Results(args) => results::results(&global, args).await,
         Command::Wait(args) => wait::wait(&global, args).await,
         Command::Workers(args) => workers::workers(&global, args).await,
+        Command::Demo => demo::demo(&global).await,
     }
 }
 
@@ -78,7 +80,7 @@ impl Command {
             Self::List(args) => args.json,
             Self::Rows(args) => args.json,
             Self::Workers(args) => args.json,
-            Self::Run(_) | Self::Worker(_) | Self::Results(_) | Self::Wait(_) => false,
+            Self::Run(_) | Self::Worker(_) | Self::Results(_) | Self::Wait(_) | Self::Demo => false,
         }
     }
 }

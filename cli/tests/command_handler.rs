@@ -469,7 +469,7 @@ const WORKER_ROWS: u64 = 8;
 /// Starts a worker whose file 3 all its processes inherit: the pipe ends when all of them have.
 fn worker(script: &str, mode: &str, start: &str) -> (std::process::Child, Watch) {
     let mut worker = Command::new("sh")
-        .args(["-c", &format!("{start} exec \"$0\" --exact worker_process --ignored --nocapture 3>&1 >/dev/null")])
+        .args(["-c", &format!("{start} exec \"$0\" --exact worker_process --nocapture 3>&1 >/dev/null")])
         .arg(env::current_exe().unwrap())
         .env(WORKER_SCRIPT, script)
         .env(WORKER_MODE, mode)
@@ -486,8 +486,8 @@ fn kill_worker(worker: &mut std::process::Child) {
     worker.wait().unwrap();
 }
 
+/// What the tests of killed workers run as a process of its own; without their variable it is nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "not a test: what the tests of killed workers run"]
 async fn worker_process() {
     let Ok(text) = env::var(WORKER_SCRIPT) else { return };
     let say = |what: &str| writeln!(File::options().write(true).open("/dev/fd/3").unwrap(), "{what}").unwrap();
@@ -588,40 +588,4 @@ async fn the_sleeper_sleeps_or_is_cancelled() {
     let run = tokio::spawn(async move { SleepHandler { each: PATIENCE * 100 }.run(row("{}"), token).await });
     canceller.cancel();
     assert_eq!(tokio::time::timeout(PATIENCE, run).await.unwrap().unwrap(), HandlerAnswer::Cancelled);
-}
-
-/// `cargo test --release -p fencepost --test command_handler -- --ignored --nocapture cost`
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-async fn cost_of_a_row() {
-    const ROWS: u32 = 6000;
-    for lanes in [1, 2, 4, 8] {
-        for _ in 0..3 {
-            let xargs = Instant::now();
-            let script = format!("seq {ROWS} | xargs -P {lanes} -n 1 /bin/true");
-            assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
-            let xargs = xargs.elapsed();
-
-            let handler = Arc::new(handler(&["/bin/true"]));
-            handler.ready().await.unwrap();
-            let ours = Instant::now();
-            let mut runs = JoinSet::new();
-            for _ in 0..lanes {
-                let handler = Arc::clone(&handler);
-                runs.spawn(async move {
-                    for _ in 0..ROWS / lanes {
-                        assert_eq!(handler.run(row("{\"a\":1}"), never()).await, success("null"));
-                    }
-                });
-            }
-            while runs.join_next().await.is_some() {}
-            let ours = ours.elapsed();
-            println!(
-                "{lanes} at once: xargs {:?} a row, fencepost {:?} a row: {:.0} %",
-                xargs / ROWS,
-                ours / ROWS,
-                xargs.as_secs_f64() / ours.as_secs_f64() * 100.0
-            );
-        }
-    }
 }

@@ -68,6 +68,8 @@ marks! {
     TakenOver,
     /// R5: a worker left since its name is in use.
     NameInUse,
+    /// R5: it left although no other process of that name lived: a dead one's renewal had still been under way.
+    NameInUseByTheDead,
     /// R3: a second judge came too late.
     Spared,
     /// P2.

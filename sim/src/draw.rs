@@ -42,7 +42,7 @@ impl Draw {
 
 /// One number out of several: equal only for equal ones, as far as 64 bits go.
 pub fn mix(values: &[u64]) -> u64 {
-    let mut sum = 0x5eed_0f_fe_ce_u64;
+    let mut sum = 0x5e_ed0f_fece_u64;
     for value in values {
         sum = Stream::new(sum ^ value.wrapping_mul(0xff51_afd7_ed55_8ccd)).next_u64();
     }

@@ -39,7 +39,8 @@ impl Failure {
     /// Shrinks a failing schedule.
     pub fn of(schedule: &Schedule, violation: Violation, bug: Option<PlantedBug>) -> Self {
         let violated = |candidate: &Schedule| run_planted(candidate, bug).violation;
-        let shrunk = shrink(schedule, |candidate| violated(candidate).is_some_and(|found| found.check == violation.check));
+        let shrunk =
+            shrink(schedule, |candidate| violated(candidate).is_some_and(|found| found.check == violation.check));
         let shrunk_violation = violated(&shrunk).unwrap_or_else(|| violation.clone());
         Self { schedule: schedule.clone(), violation, shrunk, shrunk_violation }
     }

@@ -153,9 +153,7 @@ impl Fault {
             | Self::StoreAway { for_us, .. }
             | Self::WitnessAway { for_us, .. }
             | Self::Hold { for_us, .. } => for_us,
-            Self::Crash { restart_after_us, .. } | Self::Stop { restart_after_us, .. } => {
-                restart_after_us.unwrap_or(0)
-            }
+            Self::Crash { restart_after_us, .. } | Self::Stop { restart_after_us, .. } => restart_after_us.unwrap_or(0),
             _ => 0,
         }
     }
@@ -183,9 +181,11 @@ impl Fault {
                 halves(for_us).map(|for_us| Self::WitnessAway { how, for_us }).collect()
             }
             Self::Hold { batch, for_us } => halves(for_us).map(|for_us| Self::Hold { batch, for_us }).collect(),
-            Self::StoreClockJump { by_us } => {
-                [by_us / 8, by_us / 2].into_iter().filter(|less| *less != 0).map(|by_us| Self::StoreClockJump { by_us }).collect()
-            }
+            Self::StoreClockJump { by_us } => [by_us / 8, by_us / 2]
+                .into_iter()
+                .filter(|less| *less != 0)
+                .map(|by_us| Self::StoreClockJump { by_us })
+                .collect(),
             _ => Vec::new(),
         }
     }

@@ -1,14 +1,15 @@
-//! `sim explore --schedules N --jobs J --seed S`, `sim replay SEED`.
+//! `sim explore --schedules N --jobs J --seed S`, `sim replay SEED [--shrunk]`, `sim planted`.
 
 use std::process::ExitCode;
 use std::time::Instant;
 
 use sim::coverage::Mark;
-use sim::explore::{Failure, explore};
+use sim::explore::{Failure, explore, find_planted};
+use sim::planted::PlantedBug;
 use sim::run_traced;
 use sim::schedule::Schedule;
 
-const USAGE: &str = "usage: sim explore [--schedules N] [--jobs J] [--seed FIRST] | sim replay SEED [--shrunk]";
+const USAGE: &str = "usage: sim explore [--schedules N] [--jobs J] [--seed FIRST] | sim replay SEED [--shrunk] | sim planted [--schedules N]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -18,8 +19,20 @@ fn main() -> ExitCode {
             Some(seed) => replay(seed, args.iter().any(|arg| arg == "--shrunk")),
             None => usage(),
         },
+        Some("planted") => planted(number(&args, "--schedules", 10_000)),
         _ => usage(),
     }
+}
+
+/// Prints after how many schedules each planted bug is found.
+fn planted(schedules: u64) -> ExitCode {
+    for bug in PlantedBug::ALL {
+        match find_planted(bug, 0..schedules) {
+            Some((seed, violation)) => println!("{bug:?}: {} schedules, {violation:.200}", seed + 1),
+            None => println!("{bug:?}: not found in {schedules}"),
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 fn usage() -> ExitCode {

@@ -28,13 +28,11 @@ pub enum PlantedBug {
     GiveBackForgotten,
     /// P2: no worker ever counts as idle.
     NeverIdle,
-    /// O4: the end of a batch is a second step that is lost now and then.
-    EndInTwoSteps,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 11] = [
         Self::NoFence,
         Self::FenceForGroup,
         Self::UnknownTakenForSuccess,
@@ -46,6 +44,5 @@ impl PlantedBug {
         Self::LeaseStateIgnored,
         Self::GiveBackForgotten,
         Self::NeverIdle,
-        Self::EndInTwoSteps,
     ];
 }

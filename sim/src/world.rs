@@ -18,7 +18,7 @@ mod planted;
 mod process;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use fencepost_core::liveness::{LivenessReply, LivenessRequest};
 use fencepost_core::store::{ProcessIdentity, StoreFailure, StoreReply, StoreRequest};
@@ -83,18 +83,54 @@ enum Event {
     OutagesEnd,
     Submit(usize),
     Heal,
-    Start { slot: usize },
-    Wake { process: ProcessAt },
-    Inner { process: ProcessAt, inner: Inner },
+    Start {
+        slot: usize,
+    },
+    Wake {
+        process: ProcessAt,
+    },
+    Inner {
+        process: ProcessAt,
+        inner: Inner,
+    },
     StoreArrives(StoreCall),
-    StoreAnswers { process: ProcessAt, machine: Machine, id: RequestId, reply: Result<StoreReply, StoreFailure> },
-    WitnessArrives { process: ProcessAt, machine: Machine, id: RequestId, request: LivenessRequest },
-    WitnessAnswers { process: ProcessAt, machine: Machine, id: RequestId, reply: Option<LivenessReply> },
-    RunEnds { process: ProcessAt, key: RunKey, answer: RunAnswer },
-    RowKills { process: ProcessAt, key: RunKey },
-    DeathReported { process: ProcessAt, identity: ProcessIdentity },
-    Notified { process: ProcessAt },
-    Stop { process: ProcessAt },
+    StoreAnswers {
+        process: ProcessAt,
+        machine: Machine,
+        id: RequestId,
+        reply: Result<StoreReply, StoreFailure>,
+    },
+    WitnessArrives {
+        process: ProcessAt,
+        machine: Machine,
+        id: RequestId,
+        request: LivenessRequest,
+    },
+    WitnessAnswers {
+        process: ProcessAt,
+        machine: Machine,
+        id: RequestId,
+        reply: Option<LivenessReply>,
+    },
+    RunEnds {
+        process: ProcessAt,
+        key: RunKey,
+        answer: RunAnswer,
+    },
+    RowKills {
+        process: ProcessAt,
+        key: RunKey,
+    },
+    DeathReported {
+        process: ProcessAt,
+        identity: ProcessIdentity,
+    },
+    Notified {
+        process: ProcessAt,
+    },
+    Stop {
+        process: ProcessAt,
+    },
 }
 
 /// A request on its way to the store.
@@ -110,6 +146,13 @@ struct StoreCall {
     twice: bool,
     /// It was delayed, which counts as trouble on the link until it arrives.
     delayed: bool,
+}
+
+impl StoreCall {
+    /// R3: an act of recovery.
+    fn is_act(&self) -> bool {
+        matches!(self.request, StoreRequest::Recover(_))
+    }
 }
 
 /// A worker's place: its machine, its links, the processes that ran there.
@@ -146,6 +189,8 @@ pub(crate) struct World<'a> {
     processes: Vec<Process>,
     /// How many runs of each row were started.
     ledger: BTreeMap<(BatchId, u64), u32>,
+    /// L6: all runs; no token is ever run twice.
+    started: BTreeSet<RunKey>,
     holds: BTreeMap<BatchId, u64>,
     submitted: usize,
     ended_at: Option<u64>,
@@ -192,6 +237,7 @@ impl<'a> World<'a> {
             slots,
             processes: Vec::new(),
             ledger: BTreeMap::new(),
+            started: BTreeSet::new(),
             holds: BTreeMap::new(),
             submitted: 0,
             ended_at: None,

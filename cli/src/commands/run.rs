@@ -1,7 +1,7 @@
 //! `fencepost run`: submit, work, wait, results in one; run again, it goes on where it stopped.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use fencepost_core::BatchId;
@@ -135,7 +135,7 @@ async fn work(
     global: &Global,
     args: &RunArgs,
     store: &SqliteStore,
-    path: &PathBuf,
+    path: &Path,
     batch: BatchId,
 ) -> Result<Option<Exit>, Failure> {
     let view = store.batch(batch).await?;

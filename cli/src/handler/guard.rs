@@ -26,7 +26,7 @@
 //!
 //! LEADER is for commands that leave their group, as timeout(1) does: the guard finds what is below it.
 //!
-//! The guard's first line is [`HELLO`].
+//! The guard's first line is `fencepost guard 1`.
 
 use std::collections::HashMap;
 use std::env;

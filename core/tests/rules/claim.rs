@@ -223,7 +223,7 @@ fn c3_lines_start_in_the_order_of_the_claim_and_say_where_they_come_from() {
 #[test]
 fn c3_a_full_recording_stops_claims_and_starts() {
     let options = WorkerOptions { group_lines_max: 1, ..options(2) };
-    let (mut rig, effects) = with_grants(options, vec![grant(1, 1..=9)]);
+    let (mut rig, effects) = with_grants(options.clone(), vec![grant(1, 1..=9)]);
     assert_eq!(starts(&effects).len(), 2);
     // One answer under way, two waiting: full.
     let mut effects = rig.tell(success(run(1, 1)));
@@ -232,4 +232,12 @@ fn c3_a_full_recording_stops_claims_and_starts() {
     effects.extend(rig.tell(success(run(3, 1))));
     assert_eq!(starts(&effects), [run(3, 1), run(4, 1)]);
     assert_eq!(starts(&recorded(&mut rig, &first)), [run(5, 1)]);
+
+    // Full by bytes.
+    let options = WorkerOptions { group_bytes_max: 10, ..options };
+    let (mut rig, _) = with_grants(WorkerOptions { group_lines_max: 100, ..options }, vec![grant(1, 1..=9)]);
+    let answer = |line, bytes: usize| ended(run(line, 1), RunAnswer::Success("x".repeat(bytes).into()));
+    assert_eq!(starts(&rig.tell(answer(1, 10))), [run(3, 1)]);
+    assert_eq!(starts(&rig.tell(answer(2, 19))), [run(4, 1)]);
+    assert_eq!(starts(&rig.tell(answer(3, 1))), []);
 }

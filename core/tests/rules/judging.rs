@@ -54,6 +54,16 @@ fn r1_a_process_of_this_machine_that_is_gone_is_acted_on_at_once() {
 }
 
 #[test]
+fn r1_a_lease_that_is_over_is_not_acted_on() {
+    let (mut rig, effects) = watching();
+    let ours = LeaseView { process: Some(identity(5)), ..view(LEASE, at(secs(0)), 3) };
+    rig.tell(JudgeInput::Store(looks(&effects)[0], shows(rig.now, vec![ours])));
+    let look = looks(&rig.tell(JudgeInput::LookNow))[0];
+    rig.tell(JudgeInput::Store(look, shows(rig.now, vec![])));
+    assert!(acts(&rig.tell(JudgeInput::Process(LEASE, ProcessState::Gone))).is_empty());
+}
+
+#[test]
 fn r1_processes_of_other_machines_are_not_looked_up() {
     let (mut rig, effects) = watching();
     let process = ProcessIdentity { machine: "there".into(), ..identity(5) };
@@ -128,6 +138,28 @@ fn r2_acts_once_past_its_time_and_long_enough_unchanged() {
     assert_eq!(acted(&effects)[0], (secs(10), EndCause::Lapsed, 3));
     let when: Vec<_> = effects.iter().filter(|(_, effect)| !looks(std::slice::from_ref(effect)).is_empty()).collect();
     assert!(when.len() >= 4, "it looked several times: {when:?}");
+}
+
+#[test]
+fn r2_never_before_its_time() {
+    // Renewed so often that it was watched for long enough well before its ttl is over.
+    let (mut rig, first) = watching();
+    let lease = LeaseView { renew: secs(1), ..view(LEASE, at(secs(0)), 3) };
+    let effects = watch(&mut rig, first, secs(10), |_| Some(vec![lease.clone()]));
+    assert_eq!(acted(&effects)[0], (secs(8), EndCause::Lapsed, 3));
+}
+
+#[test]
+fn r2_a_lease_that_a_look_did_not_show_starts_again() {
+    let (mut rig, first) = watching();
+    let effects = watch(&mut rig, first, secs(12), |now| {
+        let mut leases = vec![view(LEASE_2, at(secs(0)), 5)];
+        if now.since(at(secs(0))) != secs(8) {
+            leases.push(view(LEASE, at(secs(0)), 3));
+        }
+        Some(leases)
+    });
+    assert!(acted(&effects).iter().all(|(_, _, renewals)| *renewals == 5), "{:?}", acted(&effects));
 }
 
 #[test]

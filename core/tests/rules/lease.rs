@@ -198,6 +198,16 @@ fn l4_a_take_that_did_not_happen_does_not_count() {
     assert!(matches!(told(&effects)[..], [LeaseEvent::Held { licence_ends: ends, .. }] if ends == licence_ends));
 }
 
+#[test]
+fn l4_older_news_of_a_renewal_takes_nothing_back() {
+    let mut rig = worker(options(1));
+    let claim = claims(&rig.tell(held(LEASE, at(secs(20)))))[0].0;
+    rig.tell(WorkerInput::Store(claim, Ok(granted(vec![grant(1, 1..=1)]))));
+    rig.tell(held(LEASE, at(secs(7))));
+    assert!(cancels(&rig.pass(ms(19_999))).is_empty());
+    assert_eq!(cancels(&rig.pass(ms(1))), [run(1, 1)]);
+}
+
 /// Two slots, four lines of token 1, a licence that ends after 7 s.
 fn licensed_for_7_s() -> Rig<Worker> {
     let mut rig = worker(options(2));
@@ -325,6 +335,34 @@ fn l6_the_dead_lease_s_runs_end_its_spans_are_forgotten_its_answers_still_offere
     assert_eq!(offered, BTreeSet::from([(LEASE, 1, Token(1)), (LEASE, 3, Token(1))]));
     assert!(give_backs(&all).is_empty(), "the lines are in other hands already");
     assert!(starts(&all).is_empty());
+}
+
+#[test]
+fn l6_a_new_lease_is_used_at_once() {
+    let (mut rig, effects) = at_work(options(1));
+    rig.tell(WorkerInput::Store(claims(&effects)[0].0, Ok(StoreReply::Claim(ClaimReply::LeaseEnded))));
+    rig.tell(WorkerInput::Lease(LeaseEvent::Ended { lease: LEASE }));
+    assert_eq!(claims(&rig.tell(held(LEASE_2, at(secs(100)))))[0].1.lease, LEASE_2);
+}
+
+#[test]
+fn l6_no_group_has_answers_of_two_leases() {
+    let mut rig = licensed_for_7_s();
+    // Lines 1 and 2 end one after the other: a group of one is under way, an answer waits.
+    rig.tell(success(run(1, 1)));
+    let first = records(&rig.pass(ms(2)))[0].clone();
+    rig.tell(success(run(2, 1)));
+    let ended_lease = WorkerInput::Lease(LeaseEvent::Ended { lease: LEASE });
+    for key in cancels(&rig.tell(ended_lease)) {
+        rig.tell(ended(key, RunAnswer::Cancelled));
+    }
+    let claim = claims(&rig.tell(held(LEASE_2, at(secs(100)))))[0].0;
+    rig.tell(WorkerInput::Store(claim, Ok(granted(vec![grant(2, 9..=9)]))));
+    rig.tell(success(run(9, 2)));
+    let second = records(&recorded(&mut rig, &first))[0].clone();
+    let third = records(&recorded(&mut rig, &second))[0].clone();
+    let of = |record: &Record| (record.lease, record.items.iter().map(|item| item.line).collect::<Vec<_>>());
+    assert_eq!((of(&second.1), of(&third.1)), ((LEASE, vec![2]), (LEASE_2, vec![9])));
 }
 
 #[test]

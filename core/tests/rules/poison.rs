@@ -195,3 +195,24 @@ fn p2_a_suspect_that_another_took_is_waited_for_no_more() {
     rig.tell(WorkerInput::Store(id, reply(false)));
     assert_eq!(claims(&rig.pass(secs(1))).len(), 1);
 }
+
+/// What a run that was given up still does is not known: its worker is not idle, and drains for no suspect.
+#[test]
+fn p2_a_worker_with_a_run_that_was_given_up_leaves_suspects_to_others() {
+    let mut row = grant(1, 1..=1);
+    row.timeout = secs(10);
+    let (mut rig, _) = with_grants(options(1), vec![row]);
+    let effects = rig.pass(secs(15));
+    assert!(effects.contains(&WorkerEffect::Abandon(run(1, 1))));
+    let group = records(&effects).last().unwrap().clone();
+    let mut all = [effects, recorded(&mut rig, &group)].concat();
+    let (id, _) = claims(&all).last().unwrap().clone();
+    let reply = ClaimReply::Granted { grants: vec![], suspect_waits: true, next_after: None, open_lines: true };
+    all = [rig.tell(WorkerInput::Store(id, Ok(StoreReply::Claim(reply.clone())))), rig.pass(secs(1))].concat();
+    let (id, claim) = claims(&all).last().unwrap().clone();
+    assert!(!claim.idle, "it still asks, for ordinary lines");
+    // Its late end makes the worker idle again.
+    assert!(records(&rig.tell(success(run(1, 1)))).is_empty());
+    let all = [rig.tell(WorkerInput::Store(id, Ok(StoreReply::Claim(reply)))), rig.pass(secs(1))].concat();
+    assert!(claims(&all).last().unwrap().1.idle);
+}

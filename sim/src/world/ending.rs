@@ -67,8 +67,8 @@ impl World<'_> {
 /// What the checkers allow.
 pub(super) fn bounds(schedule: &Schedule, rows: impl Iterator<Item = crate::rows::RowPlan>) -> Bounds {
     let options = &schedule.options;
-    // Requests that are lost once, those that follow each other in a look and an act, clocks a tenth slow.
-    let slack = 4 * options.request_timeout_us + options.ttl_us + options.scan_us / 4 + 1_000_000;
+    // A request on its way, and clocks that are a tenth slow.
+    let slack = options.request_timeout_us + (2 * options.ttl_us + options.scan_us + options.renew_us) / 8;
     Bounds {
         recovery_slack: Duration::from_micros(slack),
         progress: Duration::from_micros(progress_bound_us(schedule, rows)),
@@ -76,8 +76,11 @@ pub(super) fn bounds(schedule: &Schedule, rows: impl Iterator<Item = crate::rows
     }
 }
 
-/// S2: what the core can do by itself: it hears of an abort with the first renewal after the mirror was told.
+/// S2. By itself the core hears of an abort with the first renewal after its keeper was told what it holds.
 fn abort_notice_us(options: &Options) -> u64 {
+    if options.abort_within_a_second {
+        return 1_000_000;
+    }
     (options.renew_us + options.ttl_us / 8) * 5 / 4 + 500_000 + 4 * options.request_timeout_us + options.inner_us * 2
 }
 

@@ -27,9 +27,9 @@ impl World<'_> {
         *self.ledger.entry((key.batch, key.line)).or_default() += 1;
         let (batch, line, token) = (key.batch, key.line, key.token);
         self.fact(history::Event::HandlerStarted { process: number, batch, line, token });
-        let twice = self.processes[at].handlers.insert(key, Handler { deaf: row.deaf }).is_some();
-        if twice {
-            self.violate("L6", format!("{key:?} is run twice by {number:?}"));
+        self.processes[at].handlers.insert(key, Handler { deaf: row.deaf });
+        if !self.started.insert(key) {
+            self.violate("L6", format!("{key:?} is run twice, now by {number:?}"));
         }
         match (row.nature, row.answer(start.attempt)) {
             (Nature::Poison { at_once }, _) => {

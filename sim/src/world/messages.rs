@@ -4,9 +4,7 @@ use fencepost_core::RequestId;
 use fencepost_core::judge::JudgeInput;
 use fencepost_core::keeper::KeeperInput;
 use fencepost_core::liveness::{LivenessReply, LivenessRequest};
-use fencepost_core::store::{
-    ClaimReply, RecoverReply, StoreFailure, StoreReply, StoreRequest, Verdict,
-};
+use fencepost_core::store::{ClaimReply, RecoverReply, StoreFailure, StoreReply, StoreRequest, Verdict};
 use fencepost_core::worker::WorkerInput;
 use fencepost_model::history::{self, FreedWhy, LeaseEnd, Link, RecordedWhy};
 
@@ -149,7 +147,7 @@ impl World<'_> {
         self.pretend_recorded(call.process, call.machine, call.id, &call.request);
     }
 
-    fn end_delay(&mut self, call: &StoreCall) {
+    pub(super) fn end_delay(&mut self, call: &StoreCall) {
         if call.delayed {
             self.link_trouble(call.process, Link::Store, false);
         }
@@ -203,13 +201,7 @@ impl World<'_> {
         self.push(self.now + way, Event::WitnessArrives { process: at, machine, id, request });
     }
 
-    pub(super) fn witness_arrives(
-        &mut self,
-        at: ProcessAt,
-        machine: Machine,
-        id: RequestId,
-        request: LivenessRequest,
-    ) {
+    pub(super) fn witness_arrives(&mut self, at: ProcessAt, machine: Machine, id: RequestId, request: LivenessRequest) {
         let reply = match self.witness_server.away {
             Some((Away::Stalls, _)) => {
                 let event = Event::WitnessArrives { process: at, machine, id, request };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fencepost_core::store::{
-    EndCause, LookReply, Record, Recover, Recorded, RenewReply, StoreReply, StoreRequest, Verdict,
+    EndCause, LookReply, Record, Recorded, Recover, RenewReply, StoreReply, StoreRequest, Verdict,
 };
 use fencepost_core::{RequestId, StoreTime};
 use fencepost_model::history::{self, OutcomeStatus, RecordedWhy};
@@ -43,14 +43,12 @@ impl World<'_> {
                 self.store.apply(now, &StoreRequest::Claim(claim))
             }
             (PlantedBug::SeenCountIgnored, StoreRequest::Recover(recover)) => self.recover_unseen(now, recover),
-            (PlantedBug::LeaseStateIgnored, StoreRequest::Renew { .. }) => {
-                match self.store.apply(now, &call.request) {
-                    StoreReply::Renew(RenewReply::Refused { .. }) => {
-                        StoreReply::Renew(RenewReply::Renewed { closed: Vec::new() })
-                    }
-                    reply => reply,
+            (PlantedBug::LeaseStateIgnored, StoreRequest::Renew { .. }) => match self.store.apply(now, &call.request) {
+                StoreReply::Renew(RenewReply::Refused { .. }) => {
+                    StoreReply::Renew(RenewReply::Renewed { closed: Vec::new() })
                 }
-            }
+                reply => reply,
+            },
             (PlantedBug::RecoveryByJudgeClock, StoreRequest::Look) => self.judge_by_own_clock(now, call.process),
             (PlantedBug::RecoveryByHeartbeat, StoreRequest::Look) => self.judge_by_heartbeat(now, call.process),
             (_, request) => self.store.apply(now, request),

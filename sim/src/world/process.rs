@@ -141,7 +141,11 @@ impl World<'_> {
         };
         self.processes.push(process);
         let timing = options.timing();
-        self.fact(history::Event::WorkerStarted { process: history::Process(number), timing, steady: rate.is_steady() });
+        self.fact(history::Event::WorkerStarted {
+            process: history::Process(number),
+            timing,
+            steady: rate.is_steady(),
+        });
         let at = self.processes.len() - 1;
         self.tell_cuts_of_slot(at);
         self.wake_machines(at);
@@ -349,9 +353,16 @@ impl World<'_> {
         let (number, slot) = (process.number, process.slot);
         match reason {
             ExitReason::Stopped => self.coverage.mark(Mark::LeftStopped),
+            // A batch was submitted while it was on its way out.
+            ExitReason::Done if self.healed && self.store.has_open_batch() => {
+                self.push(self.now + self.schedule.options.restart_us, Event::Start { slot });
+            }
             ExitReason::Done => {}
             ExitReason::NameInUse(_) => {
                 self.coverage.mark(Mark::NameInUse);
+                if !self.processes.iter().any(|other| other.slot == slot && other.alive) {
+                    self.coverage.mark(Mark::NameInUseByTheDead);
+                }
                 self.push(self.now + self.schedule.options.restart_us, Event::Start { slot });
             }
         }

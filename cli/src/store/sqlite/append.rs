@@ -34,7 +34,7 @@ const APPEND_OUTCOMES: &str = "\
 insert into outcomes (batch, line, status, result, error, token, lease, attempts, crashes, generation, run_us, recorded_at)
 select value ->> 0, value ->> 1, iif(value ->> 2, 'success', 'failed'), iif(value ->> 2, value ->> 3, null),
        iif(value ->> 2, null, value ->> 3), value ->> 4, ?2, value ->> 5, value ->> 6, value ->> 7, value ->> 8, ?3
-from json_each(?1)";
+from jsonb_each(?1)";
 
 /// Appends outcomes; a line that has one already rolls everything back.
 pub(super) async fn outcomes(
@@ -111,7 +111,7 @@ const APPEND_ENTRIES: &str = "\
 insert into attempts (batch, generation, first_line, last_line, token, kind, lease, judge, detail, run_us, at)
 select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8,
        value ->> 9, ?2
-from json_each(?1)";
+from jsonb_each(?1)";
 
 /// Appends to the log.
 pub(super) async fn entries(

@@ -193,7 +193,7 @@ async fn prepare(path: &Path, mode: OpenMode) -> Result<String, OpenError> {
     let failed = |error| OpenError::from_sql(error, path);
     let options = options(path).busy_timeout(OPEN_WAIT).create_if_missing(mode == OpenMode::Create);
     let mut conn = options.connect().await.map_err(failed)?;
-    let found = identify(&mut conn).await.map_err(failed)?;
+    let found = identify_at_once(&mut conn).await.map_err(failed)?;
     if let Some(store_id) = current(found, path, mode)? {
         may_write(&mut conn).await.map_err(failed)?;
         conn.close().await.map_err(failed)?;
@@ -223,6 +223,14 @@ const READ_APPLICATION_ID: &str = "pragma application_id";
 const TABLES: &str = "select count(*), coalesce(sum(name = 'store'), 0) from sqlite_schema where type = 'table'";
 const READ_STORE: &str = "select schema_version, worker_version_min, store_id from store where one = 1";
 
+/// In one snapshot: else a store that another process is just making looks like another program's database.
+async fn identify_at_once(conn: &mut SqliteConnection) -> Result<Found, sqlx::Error> {
+    sqlx::query(BEGIN_READ).execute(&mut *conn).await?;
+    let found = identify(conn).await?;
+    sqlx::query(ROLLBACK).execute(conn).await?;
+    Ok(found)
+}
+
 async fn identify(conn: &mut SqliteConnection) -> Result<Found, sqlx::Error> {
     let application: i64 = sqlx::query_scalar(READ_APPLICATION_ID).fetch_one(&mut *conn).await?;
     let (tables, stores): (i64, i64) = sqlx::query_as(TABLES).fetch_one(&mut *conn).await?;
@@ -236,6 +244,7 @@ async fn identify(conn: &mut SqliteConnection) -> Result<Found, sqlx::Error> {
     }
 }
 
+const BEGIN_READ: &str = "begin";
 const BEGIN: &str = "begin immediate";
 const ROLLBACK: &str = "rollback";
 const COMMIT: &str = "commit";

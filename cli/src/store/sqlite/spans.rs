@@ -109,14 +109,14 @@ where token in (select value from json_each(?1)) and lease is ?2";
 const SHRINK_SPANS: &str = "\
 update spans
 set lines = change.value -> 1, line_count = change.value ->> 2, first_line = change.value ->> 3
-from json_each(?1) as change
+from jsonb_each(?1) as change
 where spans.token = change.value ->> 0 and spans.lease is ?2";
 
 const INSERT_SPANS: &str = "\
 insert into spans (token, batch, lines, line_count, first_line, lease, claim_number, not_before, suspicion, alone, tried, from_lease)
 select value ->> 0, value ->> 1, value -> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8,
        value ->> 9, value ->> 10, value ->> 11
-from json_each(?1)";
+from jsonb_each(?1)";
 
 /// Spans that change hands in one transaction: all that go or shrink are of one holder.
 #[derive(Debug)]

@@ -1,0 +1,723 @@
+//! The model and SQLite are given the same random requests at the same clock: every reply is equal, tokens too, and so is
+//! what they hold afterwards. A run ends only when every kind of reply, verdict and outcome has occurred.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use fencepost::store::Store;
+use fencepost::store::sqlite::{BatchSpec, Clock, LoadEnd, OpenMode, SqliteStore};
+use fencepost_core::random::Stream;
+use fencepost_core::rules::claim::BatchStatus;
+use fencepost_core::rules::lease::LeaseState;
+use fencepost_core::store::{
+    Answer, Claim, ClaimReply, EndCause, Grant, ProcessIdentity, Record, RecordItem, Recorded, Recover, RecoverReply,
+    RenewReply, StoreReply, StoreRequest, TakeLease, TakeLeaseReply, Verdict,
+};
+use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, Token};
+use fencepost_model::history::OutcomeStatus;
+use fencepost_model::store::{ModelStore, Rows};
+use fencepost_model::view::{
+    BatchView, CompletionView, LogCounts, OutcomeView, RowCounts, SpanView, StoreView, Tally,
+};
+use sqlx::{ConnectOptions, SqliteConnection};
+
+/// Every kind that has to occur before the test may end.
+const KINDS: &[&str] = &[
+    "taken", "ended", "name held", "renewed", "renewed, some closed", "refused", "refused, taken over", "dropped",
+    "granted fresh", "granted given back", "granted split", "granted several", "granted alone", "granted suspects",
+    "granted recovered", "granted tried", "nothing", "suspect waits", "next after", "no open lines", "closed",
+    "lease ended", "settled some", "settled none", "success", "failed", "given back", "exhausted", "timed out",
+    "recorded before", "fenced", "gave back", "look with not-before", "recovered none", "recovered lines",
+    "recovered, row failed", "spared", "cut back", "withdrew", "batch success", "batch failed", "batch aborted",
+    "batch held",
+];
+
+#[derive(Clone, Default)]
+struct StepClock(Arc<AtomicI64>);
+
+impl Clock for StepClock {
+    fn now(&self) -> StoreTime {
+        StoreTime(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// What a worker knows: enough to ask sensible things, and stale ones.
+struct Worker {
+    lease: LeaseId,
+    next_number: u64,
+    /// Numbers that granted something or were settled: a repeat of them is `Closed` on any store. A claim that found
+    /// nothing may have used its number up or not: a store may look before it locks.
+    used_numbers: Vec<u64>,
+    grants: Vec<Grant>,
+}
+
+struct Run {
+    random: Stream,
+    clock: StepClock,
+    model: ModelStore,
+    sqlite: SqliteStore,
+    raw: SqliteConnection,
+    path: PathBuf,
+    workers: Vec<Worker>,
+    ended: Vec<LeaseId>,
+    groups: Vec<Record>,
+    batches: Vec<BatchId>,
+    seen: BTreeSet<&'static str>,
+    story: Vec<String>,
+}
+
+impl Run {
+    async fn new(seed: u64, directory: &Path) -> Self {
+        let clock = StepClock::default();
+        clock.0.store(1_000_000_000_000, Ordering::SeqCst);
+        let path = directory.join(format!("{seed}.db"));
+        let opened = SqliteStore::open_with_clock(&path, OpenMode::Create, Arc::new(clock.clone())).await;
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
+        Self {
+            random: Stream::new(seed),
+            clock,
+            model: ModelStore::new(),
+            sqlite: opened.unwrap(),
+            raw: options.connect().await.unwrap(),
+            path,
+            workers: Vec::new(),
+            ended: Vec::new(),
+            groups: Vec::new(),
+            batches: Vec::new(),
+            seen: BTreeSet::new(),
+            story: Vec::new(),
+        }
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.random.next_u64() % bound.max(1)
+    }
+
+    fn one_in(&mut self, bound: u64) -> bool {
+        self.below(bound) == 0
+    }
+
+    fn pick<T: Clone>(&mut self, from: &[T]) -> Option<T> {
+        let at = self.below(from.len() as u64);
+        from.get(usize::try_from(at).unwrap()).cloned()
+    }
+
+    /// Asks both; the replies are the same.
+    async fn ask(&mut self, request: StoreRequest) -> StoreReply {
+        let now = self.clock.now();
+        self.story.push(format!("{} {request:?}", now.0));
+        let expected = self.model.apply(now, &request);
+        let got = self.sqlite.call(request).await;
+        let got = got.unwrap_or_else(|error| panic!("{error}: {:?}\n{}", error.cause, self.told()));
+        assert_eq!(got, expected, "SQLite left, model right, after\n{}", self.told());
+        got
+    }
+
+    fn told(&self) -> String {
+        let from = self.story.len().saturating_sub(40);
+        self.story[from..].join("\n")
+    }
+
+    async fn step(&mut self) {
+        match self.below(100) {
+            0..5 => self.submit().await,
+            5..12 => self.take().await,
+            12..16 => self.renew().await,
+            16..42 => self.claim().await,
+            42..45 => self.settle().await,
+            45..67 => self.record().await,
+            67..72 => self.record_again().await,
+            72..76 => self.give_back().await,
+            76..79 => self.look().await,
+            79..86 => self.recover().await,
+            86..88 => self.drop_lease().await,
+            88..90 => self.cut_back().await,
+            90..92 => self.withdraw().await,
+            92..93 => self.operate().await,
+            _ => self.tick(),
+        }
+    }
+
+    fn tick(&mut self) {
+        let by = match self.below(40) {
+            0 => 3_600_000_000,
+            1 => -700_000_000,
+            2..8 => 60_000_000,
+            _ => i64::try_from(self.below(2_000_000)).unwrap(),
+        };
+        self.clock.0.fetch_add(by, Ordering::SeqCst);
+    }
+
+    async fn submit(&mut self) {
+        if self.batches.iter().filter(|batch| self.model.status(**batch) == Some(BatchStatus::Open)).count() >= 4 {
+            return;
+        }
+        let spec = BatchSpec {
+            operation: if self.one_in(4) { "other".to_owned() } else { "op".to_owned() },
+            attempts_max: 1 + u32::try_from(self.below(3)).unwrap(),
+            crashes_max: 1 + u32::try_from(self.below(2)).unwrap(),
+            timeout: Duration::from_secs(1 + self.below(60)),
+            priority: i32::try_from(self.below(2)).unwrap(),
+            header: None,
+            source: None,
+        };
+        let rows: Vec<Box<str>> = (0..self.below(25)).map(|_| "\"".repeat(1 + self.below(60) as usize).into()).collect();
+        let batch = self.sqlite.begin_load(spec.clone()).await.unwrap();
+        if !rows.is_empty() {
+            self.sqlite.load_rows(batch, 1, &rows).await.unwrap();
+        }
+        let end = LoadEnd { key: None, digest: String::new(), total: rows.len() as u64 };
+        self.sqlite.finish_load(batch, end).await.unwrap();
+        let of_model = fencepost_model::store::BatchSpec {
+            batch,
+            operation: spec.operation,
+            priority: spec.priority,
+            attempts_max: spec.attempts_max,
+            crashes_max: spec.crashes_max,
+            timeout: spec.timeout,
+        };
+        self.story.push(format!("submit {of_model:?} {}", rows.len()));
+        self.model.submit(self.clock.now(), of_model, Rows::Inputs(rows));
+        self.batches.push(batch);
+    }
+
+    async fn take(&mut self) {
+        let again = self.one_in(5);
+        let known: Vec<LeaseId> = self.workers.iter().map(|worker| worker.lease).chain(self.ended.clone()).collect();
+        let lease = match self.pick(&known) {
+            Some(lease) if again => lease,
+            _ => LeaseId::from_random(self.random.next_u64()),
+        };
+        let stable_name = self.one_in(3);
+        let ttl = Duration::from_secs(10 + self.below(50));
+        let take = TakeLease {
+            lease,
+            worker: format!("worker-{}", self.below(3)),
+            stable_name,
+            ttl,
+            renew: ttl / 2,
+            process: stable_name.then(|| ProcessIdentity { machine: "m".to_owned(), pid: 3, start_ticks: 4 }),
+            operations: vec!["op".to_owned()],
+        };
+        match self.ask(StoreRequest::TakeLease(take)).await {
+            StoreReply::TakeLease(TakeLeaseReply::Taken) => {
+                self.seen.insert("taken");
+                if self.workers.iter().all(|worker| worker.lease != lease) {
+                    self.workers.push(Worker { lease, next_number: 1, used_numbers: vec![], grants: vec![] });
+                }
+            }
+            StoreReply::TakeLease(TakeLeaseReply::Ended) => drop(self.seen.insert("ended")),
+            StoreReply::TakeLease(TakeLeaseReply::NameHeld { .. }) => drop(self.seen.insert("name held")),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Some lease: mostly one that is believed to be live.
+    fn some_lease(&mut self) -> LeaseId {
+        let live: Vec<LeaseId> = self.workers.iter().map(|worker| worker.lease).collect();
+        let ended = self.ended.clone();
+        let from = if self.one_in(8) { self.pick(&ended) } else { self.pick(&live) };
+        from.unwrap_or(LeaseId::from_random(1))
+    }
+
+    async fn renew(&mut self) {
+        let lease = self.some_lease();
+        let mut batches = self.batches.clone();
+        batches.retain(|_| self.random.next_u64().is_multiple_of(2));
+        batches.truncate(5);
+        if self.one_in(4) {
+            batches.push(BatchId::from_random(7));
+        }
+        let kind = match self.ask(StoreRequest::Renew { lease, batches }).await {
+            StoreReply::Renew(RenewReply::Renewed { closed }) if closed.is_empty() => "renewed",
+            StoreReply::Renew(RenewReply::Renewed { .. }) => "renewed, some closed",
+            StoreReply::Renew(RenewReply::Refused { taken_over: false }) => "refused",
+            StoreReply::Renew(RenewReply::Refused { taken_over: true }) => "refused, taken over",
+            other => panic!("{other:?}"),
+        };
+        self.seen.insert(kind);
+    }
+
+    async fn claim(&mut self) {
+        let lease = self.some_lease();
+        let Some(at) = self.workers.iter().position(|worker| worker.lease == lease) else {
+            let claim = Claim { lease, number: 1, operations: vec![], lines_max: 1, bytes_max: 1, idle: true };
+            assert_eq!(self.ask(StoreRequest::Claim(claim)).await, StoreReply::Claim(ClaimReply::LeaseEnded));
+            self.seen.insert("lease ended");
+            return;
+        };
+        let used = self.workers[at].used_numbers.clone();
+        let number = if self.one_in(12) { self.pick(&used) } else { None };
+        let number = number.unwrap_or(self.workers[at].next_number);
+        self.workers[at].next_number = self.workers[at].next_number.max(number + 1);
+        let bytes = [1, 60, 300, 1_000_000];
+        let operations = match self.below(6) {
+            0 => vec!["nothing".to_owned()],
+            1 => vec!["op".to_owned(), "other".to_owned()],
+            2 => vec!["other".to_owned()],
+            _ => vec!["op".to_owned()],
+        };
+        let claim = Claim {
+            lease,
+            number,
+            operations,
+            lines_max: 1 + self.below(10),
+            bytes_max: self.pick(&bytes).unwrap(),
+            idle: !self.one_in(3),
+        };
+        match self.ask(StoreRequest::Claim(claim)).await {
+            StoreReply::Claim(ClaimReply::Granted { grants, suspect_waits, next_after, open_lines }) => {
+                self.see_grants(&grants);
+                self.see("nothing", grants.is_empty());
+                self.see("suspect waits", suspect_waits);
+                self.see("next after", next_after.is_some());
+                self.see("no open lines", !open_lines);
+                if !grants.is_empty() {
+                    self.workers[at].used_numbers.push(number);
+                }
+                self.workers[at].grants.extend(grants);
+            }
+            StoreReply::Claim(ClaimReply::Closed) => drop(self.seen.insert("closed")),
+            StoreReply::Claim(ClaimReply::LeaseEnded) => drop(self.seen.insert("lease ended")),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn see(&mut self, kind: &'static str, seen: bool) {
+        if seen {
+            self.seen.insert(kind);
+        }
+    }
+
+    fn see_grants(&mut self, grants: &[Grant]) {
+        self.see("granted several", grants.len() > 1);
+        let last_token = grants.iter().map(|grant| grant.token.0).max().unwrap_or_default();
+        let tokens = grants.iter().map(|grant| grant.token.0).min().unwrap_or_default();
+        self.see("granted split", grants.len() > 1 && last_token - tokens >= grants.len() as u64);
+        for grant in grants {
+            let tried = grant.rows.iter().any(|row| row.attempts > 0);
+            self.see("granted alone", grant.alone);
+            self.see("granted suspects", grant.suspicion > 0 && grant.rows.len() > 1);
+            self.see("granted recovered", grant.recovered_from.is_some());
+            self.see("granted tried", tried);
+            let known = self.workers.iter().flat_map(|worker| &worker.grants);
+            let mut known = known.filter(|known| known.batch == grant.batch);
+            let again = known.any(|known| known.rows.iter().any(|row| row.line == grant.rows[0].line));
+            self.see(if again { "granted given back" } else { "granted fresh" }, true);
+        }
+    }
+
+    async fn settle(&mut self) {
+        let lease = self.some_lease();
+        let Some(at) = self.workers.iter().position(|worker| worker.lease == lease) else { return };
+        let number = 1 + self.below(self.workers[at].next_number);
+        self.workers[at].next_number = self.workers[at].next_number.max(number + 1);
+        self.workers[at].used_numbers.push(number);
+        match self.ask(StoreRequest::SettleClaim { lease, number }).await {
+            StoreReply::SettleClaim(grants) if grants.is_empty() => drop(self.seen.insert("settled none")),
+            StoreReply::SettleClaim(_) => drop(self.seen.insert("settled some")),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn some_answer(&mut self) -> Answer {
+        let timed_out = self.one_in(3);
+        match self.below(10) {
+            0..5 => Answer::Success(format!("{{\"n\":{}}}", self.below(100)).into()),
+            5 => Answer::Failed("it \"failed\"\n".into()),
+            _ => Answer::Retry { error: "again".into(), jitter: self.random.next_u64(), timed_out },
+        }
+    }
+
+    /// Answers to lines that some worker was granted at some time; sometimes under another's lease or a made-up token.
+    async fn record(&mut self) {
+        let of = self.below(self.workers.len() as u64) as usize;
+        let Some(worker) = self.workers.get(of) else { return };
+        let (mut lease, grants) = (worker.lease, worker.grants.clone());
+        if self.one_in(15) {
+            lease = self.some_lease();
+        }
+        let mut items = BTreeMap::new();
+        let from = grants.len().saturating_sub(4);
+        for grant in &grants[from..] {
+            for row in &grant.rows {
+                if self.one_in(3) {
+                    let token = if self.one_in(30) { Token(self.below(50)) } else { grant.token };
+                    let answer = self.some_answer();
+                    let run_time = Duration::from_micros(self.below(1000));
+                    let item = RecordItem { batch: grant.batch, line: row.line, token, answer, run_time };
+                    items.insert((item.batch, item.line), item);
+                }
+            }
+        }
+        if self.one_in(30) {
+            let nowhere = BatchId::from_random(7);
+            let answer = self.some_answer();
+            let item = RecordItem { batch: nowhere, line: 1, token: Token(1), answer, run_time: Duration::ZERO };
+            items.insert((nowhere, 1), item);
+        }
+        let group = Record { lease, items: items.into_values().collect() };
+        self.groups.push(group.clone());
+        self.record_group(group).await;
+    }
+
+    async fn record_again(&mut self) {
+        let from = self.groups.len().saturating_sub(20);
+        let recent = self.groups[from..].to_vec();
+        if let Some(group) = self.pick(&recent) {
+            self.record_group(group).await;
+        }
+    }
+
+    async fn record_group(&mut self, group: Record) {
+        let answers: Vec<Answer> = group.items.iter().map(|item| item.answer.clone()).collect();
+        let StoreReply::Record(verdicts) = self.ask(StoreRequest::Record(group)).await else { panic!() };
+        for (answer, verdict) in answers.iter().zip(verdicts) {
+            let kind = match (answer, verdict) {
+                (Answer::Retry { .. }, Verdict::Recorded(Recorded::Failed)) => "exhausted",
+                (Answer::Retry { timed_out: true, .. }, Verdict::Recorded(Recorded::GivenBack)) => "timed out",
+                (_, Verdict::Recorded(Recorded::Success)) => "success",
+                (_, Verdict::Recorded(Recorded::Failed)) => "failed",
+                (_, Verdict::Recorded(Recorded::GivenBack)) => "given back",
+                (_, Verdict::RecordedBefore) => "recorded before",
+                (_, Verdict::Fenced) => "fenced",
+            };
+            self.seen.insert(kind);
+        }
+    }
+
+    async fn give_back(&mut self) {
+        let of = self.below(self.workers.len() as u64) as usize;
+        let Some(worker) = self.workers.get(of) else { return };
+        let (mut lease, grants) = (worker.lease, worker.grants.clone());
+        if self.one_in(10) {
+            lease = self.some_lease();
+        }
+        let from = grants.len().saturating_sub(3);
+        let mut given = Vec::new();
+        for grant in &grants[from..] {
+            let kept: BTreeSet<u64> = grant.rows.iter().map(|row| row.line).filter(|_| self.one_in(2)).collect();
+            let lines: LineSet = kept.into_iter().collect();
+            given.push((grant.batch, grant.token, lines));
+        }
+        self.ask(StoreRequest::GiveBack { lease, lines: given }).await;
+        self.seen.insert("gave back");
+    }
+
+    async fn look(&mut self) {
+        let StoreReply::Look(look) = self.ask(StoreRequest::Look).await else { panic!() };
+        self.see("look with not-before", look.not_before_max.is_some());
+    }
+
+    async fn recover(&mut self) {
+        let lease = self.some_lease();
+        let StoreReply::Look(look) = self.ask(StoreRequest::Look).await else { panic!() };
+        let renewals = look.leases.iter().find(|view| view.lease == lease).map_or(0, |view| view.renewals);
+        let renewals = if self.one_in(6) { renewals + 1 } else { renewals };
+        let cause = self.pick(&[EndCause::Lapsed, EndCause::Died, EndCause::TakenOver]).unwrap();
+        let judge = if self.one_in(2) { Some(self.some_lease()) } else { None };
+        match self.ask(StoreRequest::Recover(Recover { lease, renewals, cause, judge })).await {
+            StoreReply::Recover(RecoverReply::Recovered { lines, failed }) => {
+                self.see("recovered none", lines == 0 && failed == 0);
+                self.see("recovered lines", lines > 0);
+                self.see("recovered, row failed", failed > 0);
+                self.lease_ended(lease);
+            }
+            StoreReply::Recover(RecoverReply::Spared) => drop(self.seen.insert("spared")),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Its worker may not know: now and then it goes on as if nothing had happened.
+    fn lease_ended(&mut self, lease: LeaseId) {
+        self.ended.push(lease);
+        if !self.one_in(4) {
+            self.workers.retain(|worker| worker.lease != lease);
+        }
+    }
+
+    async fn drop_lease(&mut self) {
+        let lease = self.some_lease();
+        self.ask(StoreRequest::DropLease { lease }).await;
+        self.seen.insert("dropped");
+        self.lease_ended(lease);
+    }
+
+    async fn cut_back(&mut self) {
+        let backoff_max = Duration::from_secs(1 + self.below(600));
+        self.ask(StoreRequest::CutBack { backoff_max }).await;
+        self.seen.insert("cut back");
+    }
+
+    async fn withdraw(&mut self) {
+        let ended = self.ended.clone();
+        let lease = if self.one_in(4) { Some(self.some_lease()) } else { self.pick(&ended) };
+        if let Some(lease) = lease {
+            self.ask(StoreRequest::WithdrawCrashes { lease }).await;
+            self.seen.insert("withdrew");
+        }
+    }
+
+    /// What an operator does: hold and abort are no part of the port yet, so the statements are here.
+    async fn operate(&mut self) {
+        let open: Vec<BatchId> = self.batches.clone();
+        let Some(batch) = self.pick(&open) else { return };
+        if self.model.status(batch) != Some(BatchStatus::Open) {
+            return;
+        }
+        let now = self.clock.now();
+        if self.one_in(5) {
+            self.story.push(format!("abort {batch}"));
+            self.model.abort(now, batch);
+            self.execute("begin immediate", &[]).await;
+            self.execute(ABORT, &[int(batch.number()), now.0]).await;
+            self.execute(ABORT_COMPLETION, &[int(batch.number())]).await;
+            self.execute("delete from spans where batch = ?1", &[int(batch.number())]).await;
+            self.execute("commit", &[]).await;
+        } else {
+            let held = self.one_in(3);
+            self.story.push(format!("hold {batch} {held}"));
+            self.model.hold(batch, held);
+            self.execute("update batches set held = ?2 where batch = ?1", &[int(batch.number()), i64::from(held)]).await;
+            self.see("batch held", held);
+        }
+    }
+
+    async fn execute(&mut self, sql: &'static str, values: &[i64]) {
+        let query = values.iter().fold(sqlx::query(sql), |query, value| query.bind(*value));
+        query.execute(&mut self.raw).await.unwrap();
+    }
+
+    async fn compare(&mut self) {
+        let mut expected = self.model.view();
+        expected.completions.sort_by_key(|completion| (completion.batch, completion.generation));
+        let got = self.view().await;
+        assert_eq!(got, expected, "SQLite left, model right, after\n{}", self.told());
+        for batch in &got.batches {
+            let kind = match batch.status {
+                BatchStatus::Success => "batch success",
+                BatchStatus::Failed => "batch failed",
+                BatchStatus::Aborted => "batch aborted",
+                BatchStatus::Open | BatchStatus::Loading => continue,
+            };
+            self.seen.insert(kind);
+        }
+    }
+
+    async fn view(&mut self) -> StoreView {
+        let mut batches = Vec::new();
+        for batch in self.sqlite.batches().await.unwrap() {
+            batches.push(self.batch_view(batch.batch).await);
+        }
+        batches.sort_by_key(|batch| batch.batch);
+        let leases: Vec<(i64, String)> =
+            sqlx::query_as("select lease, state from leases order by lease").fetch_all(&mut self.raw).await.unwrap();
+        let completions: Vec<(i64, i64, String, i64, i64, i64)> =
+            sqlx::query_as("select batch, generation, status, success, failed, aborted from completions order by 1, 2")
+                .fetch_all(&mut self.raw)
+                .await
+                .unwrap();
+        let completion = |(batch, generation, status, success, failed, aborted): (i64, i64, String, i64, i64, i64)| {
+            let counts = RowCounts {
+                queued: 0,
+                inprog: 0,
+                success: natural(success),
+                failed: natural(failed),
+                aborted: natural(aborted),
+            };
+            CompletionView {
+                batch: BatchId::from_random(natural(batch)),
+                generation: u32::try_from(generation).unwrap(),
+                status: BatchStatus::from_name(&status).unwrap(),
+                counts,
+            }
+        };
+        StoreView {
+            batches,
+            leases: leases.into_iter().map(|(lease, state)| (lease_id(lease), lease_state(&state))).collect(),
+            completions: completions.into_iter().map(completion).collect(),
+            whole: true,
+        }
+    }
+
+    async fn batch_view(&mut self, batch: BatchId) -> BatchView {
+        let counts = self.sqlite.status(batch).await.unwrap().unwrap();
+        let number = int(batch.number());
+        let tallies: Vec<(i64, i64, i64, i64, i64, i64)> = sqlx::query_as(TALLIES)
+            .bind(number)
+            .fetch_all(&mut self.raw)
+            .await
+            .unwrap();
+        let tally = |(lease, success, failed, retried, timed_out, fenced): (i64, i64, i64, i64, i64, i64)| {
+            let tally = Tally {
+                success: natural(success),
+                failed: natural(failed),
+                retried: natural(retried),
+                timed_out: natural(timed_out),
+                fenced: natural(fenced),
+            };
+            (lease_id(lease), tally)
+        };
+        BatchView {
+            batch,
+            status: counts.batch.status,
+            held: counts.batch.held,
+            total: counts.batch.total,
+            cursor: counts.batch.cursor,
+            generation: counts.batch.generation,
+            spans: self.span_views(number).await,
+            outcomes: self.outcome_views(number).await,
+            tallies: tallies.into_iter().map(tally).collect(),
+            logged: self.log_counts(number).await,
+            counts: RowCounts {
+                queued: counts.queued,
+                inprog: counts.inprog,
+                success: counts.success,
+                failed: counts.failed,
+                aborted: counts.aborted,
+            },
+        }
+    }
+
+    async fn span_views(&mut self, batch: i64) -> Vec<SpanView> {
+        let records: Vec<SpanRecord> = sqlx::query_as(SPANS).bind(batch).fetch_all(&mut self.raw).await.unwrap();
+        let view = |record: SpanRecord| {
+            let (token, lines, lease, number, not_before, suspicion, alone, tried, from_lease) = record;
+            let ranges: Vec<(u64, u64)> = serde_json::from_str(&lines).unwrap();
+            SpanView {
+                token: Token(natural(token)),
+                lines: LineSet::from_ranges(ranges).unwrap(),
+                lease: lease.map(lease_id),
+                number: number.map(natural),
+                not_before: not_before.map(StoreTime),
+                suspicion: u32::try_from(suspicion).unwrap(),
+                alone,
+                tried,
+                from_lease: from_lease.map(lease_id),
+            }
+        };
+        records.into_iter().map(view).collect()
+    }
+
+    async fn outcome_views(&mut self, batch: i64) -> Vec<OutcomeView> {
+        let records: Vec<(i64, String, i64, i64, i64, i64, i64)> =
+            sqlx::query_as(OUTCOMES).bind(batch).fetch_all(&mut self.raw).await.unwrap();
+        let view = |record: (i64, String, i64, i64, i64, i64, i64)| {
+            let (line, status, token, lease, attempts, crashes, generation) = record;
+            OutcomeView {
+                line: natural(line),
+                status: if status == "success" { OutcomeStatus::Success } else { OutcomeStatus::Failed },
+                token: Token(natural(token)),
+                lease: lease_id(lease),
+                attempts: u32::try_from(attempts).unwrap(),
+                crashes: u32::try_from(crashes).unwrap(),
+                generation: u32::try_from(generation).unwrap(),
+            }
+        };
+        records.into_iter().map(view).collect()
+    }
+
+    async fn log_counts(&mut self, batch: i64) -> LogCounts {
+        let kinds: Vec<(String, i64)> =
+            sqlx::query_as("select kind, count(*) from attempts where batch = ?1 group by kind")
+                .bind(batch)
+                .fetch_all(&mut self.raw)
+                .await
+                .unwrap();
+        let kinds: BTreeMap<String, i64> = kinds.into_iter().collect();
+        let count = |kind| natural(kinds.get(kind).copied().unwrap_or_default());
+        LogCounts {
+            retried: count("retried"),
+            timed_out: count("timed_out"),
+            crashed: count("crashed"),
+            crash_withdrawn: count("crash_withdrawn"),
+            fenced: count("fenced"),
+        }
+    }
+}
+
+const ABORT: &str = "update batches set status = 'aborted', ended_at = ?2 where batch = ?1 and status = 'open'";
+
+const ABORT_COMPLETION: &str = "\
+insert into completions (batch, generation, status, success, failed, aborted, ended_at)
+select b.batch, b.generation, b.status, coalesce(sum(t.success), 0), coalesce(sum(t.failed), 0),
+       b.total - coalesce(sum(t.success + t.failed), 0), b.ended_at
+from batches b left join tallies t on t.batch = b.batch
+where b.batch = ?1
+group by b.batch";
+
+const TALLIES: &str = "\
+select lease, success, failed, retried, timed_out, fenced from tallies
+where batch = ?1
+order by lease";
+
+type SpanRecord = (i64, String, Option<i64>, Option<i64>, Option<i64>, i64, bool, bool, Option<i64>);
+
+const SPANS: &str = "\
+select token, lines, lease, claim_number, not_before, suspicion, alone, tried, from_lease from spans
+where batch = ?1
+order by token";
+
+const OUTCOMES: &str = "\
+select line, status, token, lease, attempts, crashes, generation from outcomes
+where batch = ?1
+order by line";
+
+fn int(number: u64) -> i64 {
+    i64::try_from(number).unwrap()
+}
+
+fn natural(number: i64) -> u64 {
+    u64::try_from(number).unwrap()
+}
+
+fn lease_id(number: i64) -> LeaseId {
+    LeaseId::from_random(natural(number))
+}
+
+fn lease_state(name: &str) -> LeaseState {
+    match name {
+        "live" => LeaseState::Live,
+        "dead" => LeaseState::Dead,
+        "taken_over" => LeaseState::TakenOver,
+        "dropped" => LeaseState::Dropped,
+        other => panic!("{other}"),
+    }
+}
+
+/// A number from the environment, for longer runs: `FENCEPOST_DIFFERENTIAL_RUNS=500`.
+fn from_env(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+#[tokio::test]
+async fn the_model_and_sqlite_answer_alike() {
+    let (runs, steps) = (from_env("FENCEPOST_DIFFERENTIAL_RUNS", 6), from_env("FENCEPOST_DIFFERENTIAL_STEPS", 600));
+    let first = from_env("FENCEPOST_DIFFERENTIAL_SEED", 1);
+    let directory = tempfile::tempdir().unwrap();
+    let mut missing: BTreeSet<&str> = KINDS.iter().copied().collect();
+    for seed in first.. {
+        println!("seed {seed}");
+        let mut run = Run::new(seed, directory.path()).await;
+        for step in 0..steps {
+            run.step().await;
+            if step % 50 == 0 {
+                run.compare().await;
+            }
+        }
+        run.compare().await;
+        missing.retain(|kind| !run.seen.contains(kind));
+        drop(run.sqlite);
+        std::fs::remove_file(&run.path).unwrap();
+        let done = seed + 1 - first;
+        if done >= runs && missing.is_empty() {
+            println!("{done} runs of {steps} steps");
+            return;
+        }
+        assert!(done < runs + 200, "never occurred: {missing:?}");
+    }
+}
