@@ -393,3 +393,14 @@ fn l6_a_give_back_of_a_dead_lease_is_forgotten() {
     rig.tell(WorkerInput::Lease(LeaseEvent::Ended { lease: LEASE }));
     assert!(give_backs(&rig.pass(secs(60))).is_empty());
 }
+
+#[test]
+fn l6_a_dead_lease_s_run_has_nothing_to_give_back_whatever_else_it_is_told() {
+    let mut rig = licensed_for_7_s();
+    rig.tell(WorkerInput::Lease(LeaseEvent::Ended { lease: LEASE }));
+    let (licence_ends, closed) = (at(secs(100)), vec![BATCH]);
+    let mut effects = rig.tell(WorkerInput::Lease(LeaseEvent::Held { lease: LEASE_2, licence_ends, closed }));
+    effects.extend(rig.tell(ended(run(1, 1), RunAnswer::Cancelled)));
+    effects.extend(rig.pass(secs(4)));
+    assert!(give_backs(&effects).is_empty());
+}

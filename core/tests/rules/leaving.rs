@@ -66,6 +66,15 @@ fn s1_a_handler_that_does_not_end_does_not_keep_the_worker() {
 }
 
 #[test]
+fn s1_no_grace_and_no_patience_is_over_at_once() {
+    let options = WorkerOptions { grace: ms(0), cancel_grace: ms(0), ..options(1) };
+    let (mut rig, _) = with_grants(options, vec![grant(1, 1..=1)]);
+    let effects = rig.tell(WorkerInput::Stop);
+    assert_eq!(effects[..2], [WorkerEffect::Cancel(run(1, 1)), WorkerEffect::Abandon(run(1, 1))]);
+    assert_eq!(drops(&effects), 1);
+}
+
+#[test]
 fn s1_a_grant_that_arrives_after_the_stop_is_given_back_at_once() {
     for settled in [false, true] {
         let (mut rig, effects) = with_grants(options(2), vec![grant(1, 1..=1)]);
