@@ -11,6 +11,9 @@ use tokio::sync::watch;
 pub mod command;
 pub mod guard;
 pub mod sleep;
+pub mod stream;
+pub mod transactional;
+pub mod typed;
 
 /// A row to run.
 #[derive(Debug, Clone)]

@@ -5,6 +5,7 @@
 //! | what the command line does | [`commands`] | yes |
 //! | the loops that perform the core's effects | [`driver`] | through its ports |
 //! | what runs a row | [`handler`] | yes |
+//! | submitting rows | [`load`] | through the store |
 //! | reading CSV and JSON lines | [`input`] | yes |
 //! | what reports look like | [`report`] | no |
 //! | writing results | [`results`] | yes |
@@ -16,8 +17,13 @@ pub mod commands;
 pub mod driver;
 pub mod handler;
 pub mod input;
+pub mod load;
 pub mod report;
 pub mod results;
 pub mod runtime;
 pub mod store;
 pub mod worker;
+
+/// The database library: what [`handler::transactional::TransactionalHandler::apply`] writes with. It is part of this
+/// crate's public API: a new major version of it is one of fencepost, too.
+pub use sqlx;

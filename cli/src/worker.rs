@@ -7,18 +7,21 @@ use std::sync::Arc;
 use fencepost_core::WorkerOptions;
 use fencepost_core::judge::{JudgeInput, JudgeOptions};
 use fencepost_core::keeper::{KeeperCommand, KeeperInput, KeeperOptions, LeaseEvent};
+use fencepost_core::rules::transactions::t2_limit;
 use fencepost_core::store::ProcessIdentity;
 use fencepost_core::worker::{ExitReason, WorkerInput};
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::task::JoinHandle;
 
-use crate::driver::{self, Liveness, Observer, Ports};
+use crate::driver::{self, Liveness, NoLiveness, Observer, Ports};
 use crate::handler::Handler;
 use crate::runtime::{LocalProcesses, TokioClock, TokioSpawn};
+use crate::store::sqlite::SqliteStore;
 use crate::store::{Store, StoreError};
 
 /// How a worker is called and what it does.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct WorkerConfig {
     /// A stable name (R5), or none: then the worker makes a name of its own.
     pub name: Option<String>,
@@ -26,6 +29,18 @@ pub struct WorkerConfig {
     pub options: WorkerOptions,
     /// Takes reports.
     pub observer: Observer,
+}
+
+impl WorkerConfig {
+    /// A worker without a stable name that works on these operations and reports nothing.
+    pub fn new(operations: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let operations = operations.into_iter().map(Into::into).collect();
+        Self {
+            name: None,
+            options: WorkerOptions { operations, ..WorkerOptions::default() },
+            observer: Arc::new(|_| {}),
+        }
+    }
 }
 
 /// A worker at work.
@@ -110,6 +125,27 @@ impl RunningWorker {
         Ok(Self { name, inputs, judge, work, keeper })
     }
 
+    /// Starts a worker on an embedded store: renewals get a connection of their own, and what other processes commit wakes
+    /// the worker.
+    ///
+    /// # Errors
+    ///
+    /// Where the keeper's thread cannot be started.
+    pub fn on_embedded<S: EmbeddedStore, H: Handler>(store: S, handler: H, config: WorkerConfig) -> io::Result<Self> {
+        let limit = t2_limit(config.options.timing.ttl);
+        let store = store.over(store.sqlite().clone().with_lock_wait(limit));
+        let renewals = store.clone();
+        let renewal_store = move || async move {
+            match renewals.sqlite().for_renewals().await {
+                Ok(own) => Ok(renewals.over(own)),
+                Err(error) => Err(StoreError::not_done(error.to_string(), None)),
+            }
+        };
+        let running = Self::start(store.clone(), NoLiveness, handler, config, renewal_store)?;
+        tokio::spawn(wake_on_changes(store.sqlite().clone(), running.waker()));
+        Ok(running)
+    }
+
     /// The worker's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -148,6 +184,40 @@ impl RunningWorker {
         Ok(reason)
     }
 }
+
+/// A store that is, or lies over, the embedded one.
+pub trait EmbeddedStore: Store {
+    /// The embedded store.
+    fn sqlite(&self) -> &SqliteStore;
+    /// The same over another handle.
+    fn over(&self, store: SqliteStore) -> Self;
+}
+
+impl EmbeddedStore for SqliteStore {
+    fn sqlite(&self) -> &SqliteStore {
+        self
+    }
+
+    fn over(&self, store: SqliteStore) -> Self {
+        store
+    }
+}
+
+/// Wakes a worker when others commit: a submit, a recovery, a line given back.
+async fn wake_on_changes(store: SqliteStore, wake: impl Fn() -> bool) {
+    let Ok(mut changes) = store.changes().await else { return };
+    loop {
+        if changes.next().await.is_err() {
+            // Polling stays; a store in trouble is reported by whoever asks it something.
+            tokio::time::sleep(CHANGES_AGAIN).await;
+        } else if !wake() {
+            return;
+        }
+    }
+}
+
+/// After changes could not be watched, they are watched again so much later.
+const CHANGES_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// A worker that ended other than by leaving: a bug in fencepost.
 #[derive(Debug, thiserror::Error)]

@@ -68,7 +68,8 @@ fn spec() -> BatchSpec {
 
 async fn load(store: &SqliteStore, spec: BatchSpec, rows: u64) -> BatchId {
     let batch = store.begin_load(spec).await.unwrap();
-    let inputs: Vec<Box<str>> = (1..=rows).map(|line| format!("{{\"line\":{line},\"name\":\"some name here\"}}").into()).collect();
+    let inputs: Vec<Box<str>> =
+        (1..=rows).map(|line| format!("{{\"line\":{line},\"name\":\"some name here\"}}").into()).collect();
     for (index, slice) in inputs.chunks(SLICE_ROWS).enumerate() {
         store.load_rows(batch, (index * SLICE_ROWS) as u64 + 1, slice).await.unwrap();
     }
@@ -280,8 +281,7 @@ async fn a_claim_is_numbered_bounded_and_in_order() {
     let ClaimReply::Granted { grants, .. } = claim_reply(&store, small).await else { panic!() };
     assert_eq!((grants[0].batch, lines(&grants)), (low, vec![1]), "the first line whatever its size");
     let other = Claim { operations: vec!["other".to_owned()], ..claim_of(lease, 3, 100) };
-    let nothing =
-        ClaimReply::Granted { grants: vec![], suspect_waits: false, next_after: None, open_lines: false };
+    let nothing = ClaimReply::Granted { grants: vec![], suspect_waits: false, next_after: None, open_lines: false };
     assert_eq!(claim_reply(&store, other).await, nothing);
     sqlx::query("update batches set held = 1").execute(&mut raw(&place.path).await).await.unwrap();
     let nothing = ClaimReply::Granted { grants: vec![], suspect_waits: false, next_after: None, open_lines: true };
@@ -527,7 +527,9 @@ async fn claims_at_once_never_overlap_and_the_last_spans_end_the_batch_once() {
         let mut tasks = Vec::new();
         for _ in 0..4 {
             let store = place.open().await;
-            let lease = take_lease(&store, fencepost_core::random::Stream::new(tasks.len() as u64 + batch.number()).next_u64()).await;
+            let lease =
+                take_lease(&store, fencepost_core::random::Stream::new(tasks.len() as u64 + batch.number()).next_u64())
+                    .await;
             tasks.push(tokio::spawn(async move {
                 let mut mine = Vec::new();
                 for number in 1.. {
@@ -712,6 +714,7 @@ async fn child_process() {
             println!("acknowledged {batch}");
         },
         "record" => record_for_ever(&store).await,
+        "busy" => work_until_done(&store).await,
         other => panic!("{other}"),
     }
 }
@@ -767,14 +770,20 @@ async fn what_was_acknowledged_survives_kill_9() {
     }
     let others = store.batches().await.unwrap();
     assert!(others.iter().all(|batch| batch.status == BatchStatus::Loading || batch.total >= 5_000));
-    assert_eq!(sqlx::query_scalar::<_, String>("pragma integrity_check").fetch_one(&mut raw(&place.path).await).await.unwrap(), "ok");
+    assert_eq!(
+        sqlx::query_scalar::<_, String>("pragma integrity_check").fetch_one(&mut raw(&place.path).await).await.unwrap(),
+        "ok"
+    );
 }
 
 #[tokio::test]
 async fn eight_processes_make_one_store() {
     let place = Place::new();
     for _ in 0..3 {
-        let path = place.path.with_extension(format!("{}", fencepost_core::random::Stream::new(place.clock.0.fetch_add(1, Ordering::SeqCst) as u64).next_u64()));
+        let path = place.path.with_extension(format!(
+            "{}",
+            fencepost_core::random::Stream::new(place.clock.0.fetch_add(1, Ordering::SeqCst) as u64).next_u64()
+        ));
         let children: Vec<_> = (0..8).map(|_| child(&path, "open")).collect();
         let mut ids = std::collections::HashSet::new();
         for child in children {
@@ -815,10 +824,82 @@ async fn speed() {
         records += begun.elapsed();
         assert!(verdicts.iter().all(|verdict| matches!(verdict, Verdict::Recorded(_))));
     }
-    println!("claim: {} rows/s, record: {} rows/s, both {}", per_second(rows, claims), per_second(rows, records), per_second(rows, claims + records));
+    println!(
+        "claim: {} rows/s, record: {} rows/s, both {}",
+        per_second(rows, claims),
+        per_second(rows, records),
+        per_second(rows, claims + records)
+    );
     let begun = Instant::now();
     let counts = store.status(batch).await.unwrap().unwrap();
     println!("status: {:?}", begun.elapsed());
     assert_eq!((counts.success, counts.queued), (rows, 0));
     println!("log at the end: {} KiB, file {} KiB", file_len(&wal) >> 10, file_len(&place.path) >> 10);
+}
+
+// What idle waiting costs: cargo test --release -p fencepost --test sqlite_store -- --ignored --nocapture idle_cost
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn idle_cost() {
+    let place = Place::new();
+    let store = place.open().await;
+    let mut changes = store.changes().await.unwrap();
+    let before = cpu_time();
+    let waited = Duration::from_secs(10);
+    assert!(tokio::time::timeout(waited, changes.next()).await.is_err());
+    let used = cpu_time() - before;
+    println!("idle: {used:?} of a core in {waited:?}: {:.2} %", 100.0 * used.as_secs_f64() / waited.as_secs_f64());
+}
+
+/// This process's user and system time, in the kernel's ticks of 10 ms.
+fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<u64> =
+        stat.rsplit(')').next().unwrap().split_whitespace().filter_map(|field| field.parse().ok()).collect();
+    Duration::from_millis(10 * (fields[10] + fields[11]))
+}
+
+// Renewals of one process while others write as fast as they can.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "a measurement"]
+async fn renewals_under_contention() {
+    let place = Place::new();
+    let store = place.open().await;
+    let rows = 600_000;
+    load(&store, spec(), rows).await;
+    let all = Instant::now();
+    let mut busy: Vec<_> = (0..3).map(|_| child(&place.path, "busy")).collect();
+    let lease = take_lease(&store, 1_000).await;
+    let renewals = store.for_renewals().await.unwrap();
+    let mut times = Vec::new();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    while store.batches().await.unwrap()[0].status == BatchStatus::Open {
+        let begun = Instant::now();
+        renew(&renewals, lease, vec![]).await;
+        times.push(begun.elapsed());
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    for child in &mut busy {
+        child.wait().unwrap();
+    }
+    times.sort_unstable();
+    println!(
+        "{} rows/s; renewals: {}, median {:?}, 99 % {:?}, slowest {:?}",
+        per_second(rows, all.elapsed()),
+        times.len(),
+        times[times.len() / 2],
+        times[times.len() * 99 / 100],
+        times[times.len() - 1]
+    );
+}
+
+async fn work_until_done(store: &SqliteStore) {
+    let lease = take_lease(store, u64::from(std::process::id())).await;
+    for number in 1.. {
+        let grants = claim(store, lease, number, 500).await;
+        if grants.is_empty() {
+            return;
+        }
+        record(store, lease, items(&grants, &success())).await;
+    }
 }

@@ -10,7 +10,7 @@ use crate::liveness::{LivenessReply, LivenessRequest};
 use crate::rules::outcome::BACKOFF_MAX;
 use crate::rules::recovery::{
     LOOK_EVERY_MIN, ProcessState, SecondLook, r1_death_known, r2_heartbeat_allows, r2_late_in, r2_look_every,
-    r2_past_its_time, r2_too_far_ahead,
+    r2_past_its_time, r2_too_far_ahead, r2_watch_for,
 };
 use crate::store::{
     EndCause, LeaseView, LookReply, ProcessIdentity, Recover, RecoverReply, StoreFailure, StoreReply, StoreRequest,
@@ -265,21 +265,29 @@ impl Judge {
                 self.effects.push_back(JudgeEffect::CheckProcess(view.lease, process.clone()));
                 self.local.insert(view.lease, view.clone());
             }
-            match r2_late_in(&view, look.now) {
-                Some(late_in) => {
-                    self.looks.remove(&view.lease);
-                    next_in = next_in.min(late_in);
-                }
-                None => {
-                    next_in = next_in.min(r2_look_every(view.renew));
-                    self.second_look(now, sent_at, view, look.now);
-                }
-            }
+            next_in = next_in.min(self.next_look_in(&view, look.now));
+            self.second_look(now, sent_at, view, look.now);
         }
         let look_again = std::mem::take(&mut self.look_again);
         self.next_look_at = if look_again { now } else { now + next_in.max(LOOK_EVERY_MIN) };
-        let checks = (!self.local.is_empty()).then(|| now + self.options.local_check);
-        self.next_local_check_at = checks;
+        self.plan_local_check(now);
+    }
+
+    fn plan_local_check(&mut self, now: Instant) {
+        let every = self.options.local_check.max(LOOK_EVERY_MIN);
+        self.next_local_check_at = (!self.local.is_empty()).then(|| now + every);
+    }
+
+    /// R2, R4: a lease whose renewal is late is watched closely, so that the second look is complete when its time is over;
+    /// one that is in time is looked at when it would be late. With a scan too short for that, it is watched from the start.
+    fn next_look_in(&self, view: &LeaseView, store_now: StoreTime) -> Duration {
+        match r2_late_in(view, store_now) {
+            None => r2_look_every(view.renew),
+            Some(_) if self.options.timing.scan < r2_watch_for(view.renew, view.ttl) => {
+                r2_look_every(view.renew) * 3 / 2
+            }
+            Some(late_in) => late_in,
+        }
     }
 
     fn second_look(&mut self, now: Instant, sent_at: Instant, view: LeaseView, store_now: StoreTime) {
@@ -296,7 +304,7 @@ impl Judge {
                 self.effects.push_back(JudgeEffect::CheckProcess(*lease, process.clone()));
             }
         }
-        self.next_local_check_at = (!self.local.is_empty()).then(|| now + self.options.local_check);
+        self.plan_local_check(now);
     }
 
     /// R1: acts at once on a process of this machine that is gone. What is acted on is the lease as last seen; where it

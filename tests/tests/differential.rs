@@ -20,19 +20,53 @@ use fencepost_core::store::{
 use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, Token};
 use fencepost_model::history::OutcomeStatus;
 use fencepost_model::store::{ModelStore, Rows};
-use fencepost_model::view::{
-    BatchView, CompletionView, LogCounts, OutcomeView, RowCounts, SpanView, StoreView, Tally,
-};
+use fencepost_model::view::{BatchView, CompletionView, LogCounts, OutcomeView, RowCounts, SpanView, StoreView, Tally};
 use sqlx::{ConnectOptions, SqliteConnection};
 
 /// Every kind that has to occur before the test may end.
 const KINDS: &[&str] = &[
-    "taken", "ended", "name held", "renewed", "renewed, some closed", "refused", "refused, taken over", "dropped",
-    "granted fresh", "granted given back", "granted split", "granted several", "granted alone", "granted suspects",
-    "granted recovered", "granted tried", "nothing", "suspect waits", "next after", "no open lines", "closed",
-    "lease ended", "settled some", "settled none", "success", "failed", "given back", "exhausted", "timed out",
-    "recorded before", "fenced", "gave back", "look with not-before", "recovered none", "recovered lines",
-    "recovered, row failed", "spared", "cut back", "withdrew", "batch success", "batch failed", "batch aborted",
+    "taken",
+    "ended",
+    "name held",
+    "renewed",
+    "renewed, some closed",
+    "refused",
+    "refused, taken over",
+    "dropped",
+    "granted fresh",
+    "granted given back",
+    "granted split",
+    "granted several",
+    "granted alone",
+    "granted suspects",
+    "granted recovered",
+    "granted tried",
+    "nothing",
+    "suspect waits",
+    "next after",
+    "no open lines",
+    "closed",
+    "lease ended",
+    "settled some",
+    "settled none",
+    "success",
+    "failed",
+    "given back",
+    "exhausted",
+    "timed out",
+    "recorded before",
+    "fenced",
+    "gave back",
+    "look with not-before",
+    "recovered none",
+    "recovered lines",
+    "recovered, row failed",
+    "spared",
+    "cut back",
+    "withdrew",
+    "batch success",
+    "batch failed",
+    "batch aborted",
     "batch held",
 ];
 
@@ -165,7 +199,8 @@ impl Run {
             header: None,
             source: None,
         };
-        let rows: Vec<Box<str>> = (0..self.below(25)).map(|_| "\"".repeat(1 + self.below(60) as usize).into()).collect();
+        let rows: Vec<Box<str>> =
+            (0..self.below(25)).map(|_| "\"".repeat(1 + self.below(60) as usize).into()).collect();
         let batch = self.sqlite.begin_load(spec.clone()).await.unwrap();
         if !rows.is_empty() {
             self.sqlite.load_rows(batch, 1, &rows).await.unwrap();
@@ -269,9 +304,12 @@ impl Run {
             bytes_max: self.pick(&bytes).unwrap(),
             idle: !self.one_in(3),
         };
+        let drawn_before = self.last_token().await;
         match self.ask(StoreRequest::Claim(claim)).await {
             StoreReply::Claim(ClaimReply::Granted { grants, suspect_waits, next_after, open_lines }) => {
                 self.see_grants(&grants);
+                let drawn = self.last_token().await - drawn_before;
+                self.see("granted split", drawn > grants.len() as u64);
                 self.see("nothing", grants.is_empty());
                 self.see("suspect waits", suspect_waits);
                 self.see("next after", next_after.is_some());
@@ -287,6 +325,11 @@ impl Run {
         }
     }
 
+    async fn last_token(&mut self) -> u64 {
+        let last: i64 = sqlx::query_scalar("select last_token from store").fetch_one(&mut self.raw).await.unwrap();
+        natural(last)
+    }
+
     fn see(&mut self, kind: &'static str, seen: bool) {
         if seen {
             self.seen.insert(kind);
@@ -295,9 +338,6 @@ impl Run {
 
     fn see_grants(&mut self, grants: &[Grant]) {
         self.see("granted several", grants.len() > 1);
-        let last_token = grants.iter().map(|grant| grant.token.0).max().unwrap_or_default();
-        let tokens = grants.iter().map(|grant| grant.token.0).min().unwrap_or_default();
-        self.see("granted split", grants.len() > 1 && last_token - tokens >= grants.len() as u64);
         for grant in grants {
             let tried = grant.rows.iter().any(|row| row.attempts > 0);
             self.see("granted alone", grant.alone);
@@ -482,7 +522,8 @@ impl Run {
             let held = self.one_in(3);
             self.story.push(format!("hold {batch} {held}"));
             self.model.hold(batch, held);
-            self.execute("update batches set held = ?2 where batch = ?1", &[int(batch.number()), i64::from(held)]).await;
+            self.execute("update batches set held = ?2 where batch = ?1", &[int(batch.number()), i64::from(held)])
+                .await;
             self.see("batch held", held);
         }
     }
@@ -547,11 +588,8 @@ impl Run {
     async fn batch_view(&mut self, batch: BatchId) -> BatchView {
         let counts = self.sqlite.status(batch).await.unwrap().unwrap();
         let number = int(batch.number());
-        let tallies: Vec<(i64, i64, i64, i64, i64, i64)> = sqlx::query_as(TALLIES)
-            .bind(number)
-            .fetch_all(&mut self.raw)
-            .await
-            .unwrap();
+        let tallies: Vec<(i64, i64, i64, i64, i64, i64)> =
+            sqlx::query_as(TALLIES).bind(number).fetch_all(&mut self.raw).await.unwrap();
         let tally = |(lease, success, failed, retried, timed_out, fenced): (i64, i64, i64, i64, i64, i64)| {
             let tally = Tally {
                 success: natural(success),

@@ -126,15 +126,25 @@ impl TimingArgs {
 /// How much a worker does at once.
 #[derive(Debug, Clone, Args)]
 pub struct WorkArgs {
-    /// How many rows a worker runs at once
-    #[arg(long, env = "FENCEPOST_CONCURRENCY", default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub concurrency: u32,
+    /// How many rows a worker runs at once [default: 1; with --stream, --window times --stream-children]
+    #[arg(long, env = "FENCEPOST_CONCURRENCY", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=CONCURRENCY_MAX))]
+    pub concurrency: Option<u32>,
     /// A worker holds as many rows as it expects to start within this time
     #[arg(long, env = "FENCEPOST_HORIZON", default_value = "1s", value_parser = duration, value_name = "DURATION")]
     pub horizon: Duration,
     /// A result of more bytes fails its row
     #[arg(long, env = "FENCEPOST_MAX_RESULT_BYTES", default_value_t = 1 << 20, value_name = "BYTES")]
     pub max_result_bytes: usize,
+}
+
+const CONCURRENCY_MAX: i64 = 100_000;
+
+impl WorkArgs {
+    /// How many rows a worker runs at once: as many as its handler has room for, unless said.
+    pub fn concurrency(&self, handler: &HandlerArgs) -> u32 {
+        let room = if handler.stream { handler.window.saturating_mul(handler.stream_children) } else { 1 };
+        self.concurrency.unwrap_or(room.min(CONCURRENCY_MAX as u32))
+    }
 }
 
 /// What runs a row.
@@ -144,6 +154,20 @@ pub struct HandlerArgs {
     /// Instead of a command: let each row take so long and succeed
     #[arg(long, value_parser = duration, value_name = "DURATION", conflicts_with = "command")]
     pub sleep: Option<Duration>,
+    /// The command is started once and gets all rows: one JSON object {"batch","line","attempt","token","key","input"} per
+    /// line on stdin; it answers each with {"line","token","status","result"} on stdout, in any order, where status is
+    /// "success", or "failed" or "retry" with an "error" instead of a result
+    #[arg(long, requires = "command")]
+    pub stream: bool,
+    /// With --stream: how many such commands a worker runs at once
+    #[arg(long, env = "FENCEPOST_STREAM_CHILDREN", default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub stream_children: u32,
+    /// With --stream: how many rows a command has at most without having answered them
+    #[arg(long, env = "FENCEPOST_WINDOW", default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=CONCURRENCY_MAX))]
+    pub window: u32,
+    /// With --stream: a command that writes a line of more bytes is killed
+    #[arg(long, env = "FENCEPOST_MAX_LINE_BYTES", default_value_t = 16 << 20, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_line_bytes: u32,
     /// The command for each row: its JSON on stdin, {column} replaced by that column's value; stdout is the result. Exit
     /// code 0 is success, 75 try again, 65 failed for good, any other try again up to --max-attempts
     #[arg(last = true, value_name = "CMD")]

@@ -1,22 +1,10 @@
-//! Reading an input into the store, in slices and constant memory.
-
-use fencepost_core::BatchId;
+//! What the options say of an input and a batch, and loading the one as the other.
 
 use super::args::{BatchArgs, FileFormat, InputArgs};
 use super::failure::{Exit, Failure};
-use crate::input::{Digest, Input, InputError, InputFormat, InputOptions};
-use crate::store::sqlite::load::{SLICE_BYTES, SLICE_ROWS};
-use crate::store::sqlite::{BatchSpec, LoadEnd, Loaded, SqliteStore};
-
-/// What a load came to.
-pub struct Load {
-    /// The batch with these rows.
-    pub batch: BatchId,
-    /// How many rows.
-    pub rows: u64,
-    /// Whether it was made now.
-    pub new: bool,
-}
+use crate::input::{Input, InputError, InputFormat, InputOptions};
+use crate::load::{self, Load, LoadError};
+use crate::store::sqlite::{BatchSpec, SqliteStore};
 
 /// How the options say an input is read.
 pub fn input_options(args: &InputArgs) -> Result<InputOptions, Failure> {
@@ -65,7 +53,7 @@ pub async fn file(
 ) -> Result<Load, Failure> {
     let spec = spec(operation, args, input.columns(), Some(input.name().to_owned()));
     let mut next = move || input.read_row().map(|row| row.map(Box::from));
-    rows(store, spec, key, &mut next, progress).await
+    load::rows(store, spec, key, &mut next, progress).await.map_err(failure)
 }
 
 /// Loads numbered rows as a batch.
@@ -79,60 +67,17 @@ pub async fn numbered(
 ) -> Result<Load, Failure> {
     let spec = spec(operation, args, None, Some(format!("{count} numbered rows")));
     let mut numbers = 1..=count;
-    let mut next = move || Ok(numbers.next().map(|n| format!("{{\"n\":{n}}}").into_boxed_str()));
-    rows(store, spec, key, &mut next, progress).await
+    let mut next = move || Ok::<_, InputError>(numbers.next().map(|n| format!("{{\"n\":{n}}}").into_boxed_str()));
+    load::rows(store, spec, key, &mut next, progress).await.map_err(failure)
 }
 
-async fn rows(
-    store: &SqliteStore,
-    spec: BatchSpec,
-    key: Option<&str>,
-    next: &mut (impl FnMut() -> Result<Option<Box<str>>, InputError> + Send),
-    progress: impl Fn(u64),
-) -> Result<Load, Failure> {
-    let batch = store.begin_load(spec).await?;
-    let loaded = load(store, batch, key, next, progress).await;
-    if loaded.is_err() {
-        // What cannot be removed now is not claimable and goes with a later load; the first error is the one to tell.
-        let _ = store.remove_load(batch).await;
-    }
-    loaded
-}
-
-async fn load(
-    store: &SqliteStore,
-    batch: BatchId,
-    key: Option<&str>,
-    next: &mut (impl FnMut() -> Result<Option<Box<str>>, InputError> + Send),
-    progress: impl Fn(u64),
-) -> Result<Load, Failure> {
-    let mut digest = Digest::new();
-    let (mut slice, mut bytes, mut first_line) = (Vec::new(), 0, 1);
-    while let Some(row) = next()? {
-        digest.add(&row);
-        bytes += row.len();
-        slice.push(row);
-        if slice.len() >= SLICE_ROWS || bytes >= SLICE_BYTES {
-            store.load_rows(batch, first_line, &slice).await?;
-            first_line += slice.len() as u64;
-            progress(first_line - 1);
-            slice.clear();
-            bytes = 0;
+fn failure(error: LoadError) -> Failure {
+    match error {
+        LoadError::Input(error) => error.into(),
+        LoadError::Store(error) => error.into(),
+        LoadError::KeyBound { .. } => {
+            Failure::from_error(Exit::Input, error).help("submit under another --key, or without one")
         }
-    }
-    if !slice.is_empty() {
-        store.load_rows(batch, first_line, &slice).await?;
-    }
-    let rows = digest.rows();
-    progress(rows);
-    let end = LoadEnd { key: key.map(str::to_owned), digest: digest.finish().to_string(), total: rows };
-    match store.finish_load(batch, end).await? {
-        Loaded::New => Ok(Load { batch, rows, new: true }),
-        Loaded::Same(batch) => Ok(Load { batch, rows, new: false }),
-        Loaded::Differs(other) => Err(Failure::new(
-            Exit::Input,
-            format!("the key {:?} is bound to batch {other}, which has other content", key.unwrap_or_default()),
-        )
-        .help("submit under another --key, or without one")),
+        LoadError::Row { .. } => Failure::from_error(Exit::Input, error),
     }
 }

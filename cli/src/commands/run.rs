@@ -27,7 +27,7 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 pub async fn run(global: &Global, args: RunArgs) -> Result<Exit, Failure> {
     // Everything that can be wrong is found before the first row.
     let input_options = load::input_options(&args.input)?;
-    worker::options(Vec::new(), &args.work, &args.timing, true)?;
+    worker::options(Vec::new(), args.work.concurrency(&args.handler), &args.work, &args.timing, true)?;
     drop(worker::prepare(&args.handler, &args.work).await?);
     let base_key = base_key(&args, &input_options)?;
     let store = store::open_or_create(global).await?;
@@ -64,6 +64,9 @@ fn base_key(args: &RunArgs, input: &InputOptions) -> Result<String, Failure> {
         format!("timeout {:?}", args.batch.timeout),
         format!("result bytes {}", args.work.max_result_bytes),
     ];
+    if args.handler.stream {
+        parts.push(format!("stream line bytes {}", args.handler.max_line_bytes));
+    }
     parts.extend(args.handler.command.iter().map(|part| format!("arg {part}")));
     Ok(digest.key(parts))
 }

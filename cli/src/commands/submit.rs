@@ -21,7 +21,7 @@ pub async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, Failure> 
         Some(input) => load::file(&store, input, &args.op, &args.batch, key, |_| {}).await?,
         None => load::numbered(&store, args.rows.unwrap_or(0), &args.op, &args.batch, key, |_| {}).await?,
     };
-    let load::Load { batch, rows, new } = loaded;
+    let crate::load::Load { batch, rows, new } = loaded;
     if args.json {
         let value = json!({ "schema_version": SCHEMA_VERSION, "batch": batch.to_string(), "rows": rows, "new": new });
         print(&format!("{value}\n"))?;

@@ -1,9 +1,9 @@
 //! `fencepost worker`
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use fencepost_core::WorkerOptions;
-use fencepost_core::rules::transactions::t2_limit;
 use fencepost_core::worker::ExitReason;
 use tokio::io::AsyncReadExt;
 
@@ -12,22 +12,27 @@ use super::failure::{Exit, Failure};
 use super::row_log;
 use super::signals::Signals;
 use super::store;
-use crate::driver::NoLiveness;
 use crate::handler::command::{CommandHandler, CommandOptions};
 use crate::handler::guard;
 use crate::handler::sleep::SleepHandler;
+use crate::handler::stream::{StreamHandler, StreamOptions};
 use crate::handler::Handler;
 use crate::report::headline;
 use crate::store::sqlite::SqliteStore;
-use crate::store::StoreError;
 use crate::worker::{RunningWorker, WorkerConfig};
 
 pub async fn worker(global: &Global, args: WorkerArgs) -> Result<Exit, Failure> {
-    let options = options(args.op.clone(), &args.work, &args.timing, args.until_done)?;
+    let options = options(args.op.clone(), args.work.concurrency(&args.handler), &args.work, &args.timing, args.until_done)?;
     let handler = prepare(&args.handler, &args.work).await?;
-    let store = store::open_or_create(global).await?.with_lock_wait(t2_limit(options.timing.ttl));
+    let store = store::open_or_create(global).await?;
     match handler {
         Prepared::Command(handler) => work(global, &args, store, *handler, options).await,
+        Prepared::Stream(mut handler) => {
+            let closer = handler.closer();
+            let exit = work(global, &args, store, handler, options).await;
+            closer.close().await;
+            exit
+        }
         Prepared::Sleep(handler) => work(global, &args, store, handler, options).await,
     }
 }
@@ -35,6 +40,7 @@ pub async fn worker(global: &Global, args: WorkerArgs) -> Result<Exit, Failure> 
 /// What runs rows, found and checked before the first one.
 pub enum Prepared {
     Command(Box<CommandHandler>),
+    Stream(StreamHandler),
     Sleep(SleepHandler),
 }
 
@@ -49,6 +55,12 @@ pub async fn prepare(args: &HandlerArgs, work: &WorkArgs) -> Result<Prepared, Fa
     };
     let own = guard::own_program()
         .map_err(|error| Failure::new(Exit::Unexpected, "cannot find this program's own file").because(error))?;
+    if args.stream {
+        let handler = StreamHandler::new(program, arguments, stream_options(args, work, own))
+            .map_err(|error| Failure::from_error(Exit::Usage, error))?;
+        handler.ready().await.map_err(|error| Failure::from_error(Exit::Unexpected, error))?;
+        return Ok(Prepared::Stream(handler));
+    }
     let options = CommandOptions { result_limit: work.max_result_bytes, ..CommandOptions::new(own) };
     let handler = CommandHandler::new(program, arguments, options)
         .map_err(|error| Failure::from_error(Exit::Usage, error))?;
@@ -56,9 +68,21 @@ pub async fn prepare(args: &HandlerArgs, work: &WorkArgs) -> Result<Prepared, Fa
     Ok(Prepared::Command(Box::new(handler)))
 }
 
+fn stream_options(args: &HandlerArgs, work: &WorkArgs, guard: PathBuf) -> StreamOptions {
+    let size = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+    StreamOptions {
+        children: size(args.stream_children),
+        window: size(args.window),
+        line_limit: size(args.max_line_bytes),
+        result_limit: work.max_result_bytes,
+        ..StreamOptions::new(guard)
+    }
+}
+
 /// The protocol's options, checked.
 pub fn options(
     operations: Vec<String>,
+    concurrency: u32,
     work: &WorkArgs,
     timing: &TimingArgs,
     until_done: bool,
@@ -70,7 +94,7 @@ pub fn options(
     Ok(WorkerOptions {
         timing: lease,
         operations,
-        concurrency: work.concurrency,
+        concurrency,
         horizon: work.horizon,
         grace: timing.grace,
         until_done,
@@ -89,19 +113,17 @@ async fn work<H: Handler>(
     let name = Arc::new(OnceLock::new());
     let form = if global.quiet { LogForm::Quiet } else { args.log };
     let observer = row_log::observer(form, name.clone());
-    let config = WorkerConfig { name: args.name.clone(), options, observer };
-    let renewals = store.clone();
-    let renewal_store = move || async move {
-        renewals.for_renewals().await.map_err(|error| StoreError::not_done(error.to_string(), None))
-    };
-    let running = RunningWorker::start(store.clone(), NoLiveness, handler, config, renewal_store)
+    let mut config = WorkerConfig::new([""; 0]);
+    config.name.clone_from(&args.name);
+    config.options = options;
+    config.observer = observer;
+    let running = RunningWorker::on_embedded(store, handler, config)
         .map_err(|error| Failure::new(Exit::Unexpected, "cannot start the worker").because(error))?;
     // Set once: nothing reads it before the first row.
     let _ = name.set(running.name().to_owned());
     if form == LogForm::Text {
         announce(running.name());
     }
-    tokio::spawn(wake_on_changes(store, running.waker()));
     let left = wait_for_end(running, &mut signals, args.exit_with_stdin, form).await?;
     match left {
         ExitReason::Stopped | ExitReason::Done => Ok(Exit::Done),
@@ -160,17 +182,4 @@ async fn stdin_ends(watch: bool) {
     let mut rest = [0; 64];
     let mut stdin = tokio::io::stdin();
     while matches!(stdin.read(&mut rest).await, Ok(read) if read > 0) {}
-}
-
-/// Wakes the worker when others commit: a submit, a recovery, a line given back.
-async fn wake_on_changes(store: SqliteStore, wake: impl Fn() -> bool) {
-    let Ok(mut changes) = store.changes().await else { return };
-    loop {
-        if changes.next().await.is_err() {
-            // Polling stays; a store in trouble is reported by whoever asks it something.
-            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-        } else if !wake() {
-            return;
-        }
-    }
 }

@@ -36,10 +36,10 @@
 //! * a command that itself leaves the group at once, if the worker is killed before the guard has heard of its pid:
 //!   some microseconds after its start.
 
-mod groups;
-mod output;
+pub(super) mod groups;
+pub(super) mod output;
 pub(crate) mod processes;
-mod program;
+pub(super) mod program;
 mod template;
 
 use std::collections::BTreeSet;
@@ -492,11 +492,11 @@ struct Started {
 }
 
 /// A running command. Dropping it kills it.
-struct Process {
-    child: Child,
-    lease: Lease,
-    leader: Option<Pid>,
-    strays: Option<Strays>,
+pub(super) struct Process {
+    pub(super) child: Child,
+    pub(super) lease: Lease,
+    pub(super) leader: Option<Pid>,
+    pub(super) strays: Option<Strays>,
 }
 
 impl Process {
@@ -505,14 +505,14 @@ impl Process {
         self.child.id().and(self.leader)
     }
 
-    fn terminate(&mut self) {
+    pub(super) fn terminate(&mut self) {
         if let Some(leader) = self.leader() {
             self.strays = Some(processes::terminate(self.lease.group(), leader));
         }
     }
 
     /// Kills what is left of the command.
-    fn kill(&self) {
+    pub(super) fn kill(&self) {
         if let Some(leader) = self.leader() {
             processes::kill_tree(leader);
         }

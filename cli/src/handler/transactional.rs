@@ -16,6 +16,7 @@ use super::typed::{Context, RowError, answer_of, read_row, write_result};
 use super::{CancelToken, Handler, HandlerAnswer, Row};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Store, StoreError};
+use crate::worker::EmbeddedStore;
 
 /// A handler whose effects are rows of the same database.
 ///
@@ -118,6 +119,16 @@ pub struct ApplyingStore {
     store: SqliteStore,
     effects: Arc<dyn Effects>,
     forget: Arc<dyn Fn(&RunKey) + Send + Sync>,
+}
+
+impl EmbeddedStore for ApplyingStore {
+    fn sqlite(&self) -> &SqliteStore {
+        &self.store
+    }
+
+    fn over(&self, store: SqliteStore) -> Self {
+        Self { store, ..self.clone() }
+    }
 }
 
 impl Store for ApplyingStore {

@@ -10,6 +10,7 @@
 //! | loading rows in slices | [`load`] |
 //! | what status, rows and results show | [`read`] |
 //! | waking of idle workers | [`changes`] |
+//! | renewals before row work | `turn.rs` |
 //!
 //! # One writer at a time
 //!
@@ -19,8 +20,8 @@
 //! is `NotDone`, with a text that says why.
 //!
 //! Rows (`claim`, `record`, ...) and renewals use separate connections ([`SqliteStore::for_renewals`]), so that within
-//! a process a renewal never queues behind row work, and across processes it waits for one transaction of another (a few
-//! milliseconds, a load's slice included) and not for a queue.
+//! a process a renewal never queues behind row work; across processes row work lets waiting renewals go first (`turn.rs`),
+//! so that a renewal waits for a transaction or two of others (milliseconds, a load's slice included) and not for a queue.
 //!
 //! A process that is **stopped inside a write** (SIGSTOP, a debugger, a laptop's lid) holds up every other writer of this
 //! file until it goes on or dies; readers go on (T2 names this). Killed, it leaves nothing behind: the next process that
@@ -43,6 +44,7 @@ use tokio::time::Instant;
 
 use self::claim::Plan;
 use self::trouble::{Code, Trouble};
+use self::turn::Turn;
 use super::{Store, StoreError};
 
 mod append;
@@ -50,6 +52,7 @@ mod batch;
 pub mod changes;
 mod claim;
 mod codec;
+mod effects;
 mod lease;
 pub mod load;
 pub mod open;
@@ -58,6 +61,7 @@ mod record;
 mod recover;
 mod spans;
 mod trouble;
+mod turn;
 
 pub use changes::Changes;
 pub use load::{BatchSpec, LoadEnd, Loaded};
@@ -112,6 +116,7 @@ struct Writer {
     conn: SqliteConnection,
     // A transaction was begun and its end is not known: its task was cancelled with the runtime, or panicked.
     unfinished: bool,
+    turn: Turn,
 }
 
 impl fmt::Debug for SqliteStore {
@@ -148,13 +153,15 @@ impl SqliteStore {
     /// A handle whose writes have a connection of their own (L5).
     pub async fn for_renewals(&self) -> Result<Self, OpenError> {
         let conn = open::connect_writer(&self.inner.path).await?;
-        Ok(Self::assemble(conn, self.inner.clone_parts(), self.lock_wait))
+        let turn = Turn::open(&self.inner.path, true);
+        Ok(Self::assemble(conn, turn, self.inner.clone_parts(), self.lock_wait))
     }
 
-    fn assemble(conn: SqliteConnection, parts: Parts, lock_wait: Duration) -> Self {
+    fn assemble(conn: SqliteConnection, turn: Turn, parts: Parts, lock_wait: Duration) -> Self {
         let Parts { path, store_id, readers, clock } = parts;
-        let writer = Mutex::new(Writer { conn, unfinished: false });
-        Self { inner: Arc::new(Inner { path, store_id, writer, readers, clock, idle: AtomicBool::new(false) }), lock_wait }
+        let writer = Mutex::new(Writer { conn, unfinished: false, turn });
+        let inner = Inner { path, store_id, writer, readers, clock, idle: AtomicBool::new(false) };
+        Self { inner: Arc::new(inner), lock_wait }
     }
 
     /// Runs to its end whatever becomes of the caller: a transaction is never left open by a dropped future.
@@ -300,6 +307,13 @@ impl Writer {
         if self.unfinished {
             self.roll_back().await?;
         }
+        self.turn.give_way().await;
+        let begun = self.ask_for_lock(until).await;
+        self.turn.lower();
+        begun
+    }
+
+    async fn ask_for_lock(&mut self, until: Instant) -> Result<(), sqlx::Error> {
         loop {
             self.unfinished = true;
             match sqlx::query(BEGIN).execute(&mut self.conn).await {
@@ -311,6 +325,7 @@ impl Writer {
                     }
                 }
             }
+            self.turn.raise();
             tokio::time::sleep(ASK_AGAIN).await;
         }
     }
@@ -344,16 +359,10 @@ impl Writer {
     }
 }
 
-async fn dispatch(
-    conn: &mut SqliteConnection,
-    now: StoreTime,
-    request: &StoreRequest,
-) -> Result<StoreReply, Trouble> {
+async fn dispatch(conn: &mut SqliteConnection, now: StoreTime, request: &StoreRequest) -> Result<StoreReply, Trouble> {
     Ok(match request {
         StoreRequest::TakeLease(take) => StoreReply::TakeLease(lease::take(conn, now, take).await?),
-        StoreRequest::Renew { lease, batches } => {
-            StoreReply::Renew(lease::renew(conn, now, *lease, batches).await?)
-        }
+        StoreRequest::Renew { lease, batches } => StoreReply::Renew(lease::renew(conn, now, *lease, batches).await?),
         StoreRequest::DropLease { lease } => {
             lease::drop(conn, now, *lease).await?;
             StoreReply::DropLease

@@ -79,12 +79,14 @@ pub const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 /// O5: no backoff is longer; R2 cuts not-before times back to it.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(600);
 
-/// O5: exponential backoff after the `used`-th attempt (1 s, 2 s, 4 s, ... at most 10 minutes), spread over half to
+/// O5: exponential backoff after the `used`-th attempt (1 s, 2 s, 4 s, ... at most 400 s), spread over half to
 /// one and a half times that by the random number `jitter`.
 pub fn o5_backoff(used: u32, jitter: u64) -> Duration {
     let doubled = BACKOFF_FIRST * 2u32.saturating_pow(used.saturating_sub(1).min(16));
+    // So that the longest ones are spread as well.
+    let middle = doubled.min(BACKOFF_MAX * 2 / 3);
     let per_mille = 500 + u32::try_from(jitter % 1001).unwrap_or(0);
-    (doubled * per_mille / 1000).min(BACKOFF_MAX)
+    middle * per_mille / 1000
 }
 
 /// O6: when a run is cancelled; never at the instant it starts.

@@ -23,13 +23,14 @@ pub fn r1_death_known(judge_machine: &str, process: Option<&ProcessIdentity>, st
     process.is_some_and(|process| process.machine == judge_machine) && state == ProcessState::Gone
 }
 
-/// R2: how long a lease must be seen unchanged: its own renewal interval and a margin, for clocks of unequal rates and
-/// for the way of a renewal to the store.
+/// R2: how long a lease must be seen unchanged: its own renewal interval and a margin. The margin covers a store that was
+/// away just then, for so short a time that it fell between two looks (up to half an interval), the time until the worker
+/// tries again (an eighth of the ttl, L2), and clocks of unequal rates.
 pub fn r2_watch_for(renew: Duration, ttl: Duration) -> Duration {
-    renew + r2_margin(ttl)
+    renew + ttl * 3 / 8
 }
 
-/// R2: the margin of a second look.
+/// R2: how late a renewal is before its lease is watched closely.
 pub fn r2_margin(ttl: Duration) -> Duration {
     ttl / 8
 }
@@ -126,7 +127,7 @@ pub fn r3_may_act(state: LeaseState, renewals: u64, seen_renewals: u64) -> bool 
 /// R4: the bound on recovery of a dead worker's rows while the store answers: `ttl + scan`, one renewal interval more
 /// where nobody had watched, and the slack of looks and margins.
 pub fn r4_bound(ttl: Duration, renew: Duration, scan: Duration, watched: bool, slack: Duration) -> Duration {
-    let newcomer = if watched { Duration::ZERO } else { renew + r2_margin(ttl) };
+    let newcomer = if watched { Duration::ZERO } else { renew };
     ttl + scan + newcomer + r2_look_every(renew) * 2 + slack
 }
 

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use fencepost::driver::{NoLiveness, Report};
+use fencepost::driver::Report;
 use fencepost::handler::{CancelToken, Handler, HandlerAnswer, Row};
-use fencepost::store::StoreError;
 use fencepost::store::sqlite::{OpenMode, SqliteStore};
 use fencepost::worker::{RunningWorker, WorkerConfig};
 use fencepost_core::{Timing, WorkerOptions};
@@ -89,23 +88,15 @@ async fn main() {
             eprintln!("{report:?}");
         }
     });
-    let config = WorkerConfig { name: None, options, observer };
-    let renewals = store.clone();
-    let renewal_store = move || async move {
-        renewals.for_renewals().await.map_err(|error| StoreError::not_done(error.to_string(), None))
-    };
-    let worker =
-        RunningWorker::start(store.clone(), NoLiveness, handler, config, renewal_store).expect("the worker starts");
+    let mut config = WorkerConfig::new(["default"]);
+    config.options = options;
+    config.observer = observer;
+    let worker = RunningWorker::on_embedded(store, handler, config).expect("the worker starts");
     let stop = worker.stopper();
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("signals");
     tokio::spawn(async move {
         terminate.recv().await;
         stop();
-    });
-    let wake = worker.waker();
-    tokio::spawn(async move {
-        let mut changes = store.changes().await.expect("changes");
-        while changes.next().await.is_ok() && wake() {}
     });
     worker.left().await.expect("the worker leaves");
 }

@@ -186,7 +186,7 @@ fn arguments(path: &Path, args: &RunArgs, operation: &str) -> Vec<std::ffi::OsSt
     arguments.push(path.into());
     for (option, value) in [
         ("--op", operation.to_owned()),
-        ("--concurrency", args.work.concurrency.to_string()),
+        ("--concurrency", args.work.concurrency(&args.handler).to_string()),
         ("--horizon", micros(args.work.horizon)),
         ("--max-result-bytes", args.work.max_result_bytes.to_string()),
         ("--ttl", micros(timing.ttl)),
@@ -196,6 +196,16 @@ fn arguments(path: &Path, args: &RunArgs, operation: &str) -> Vec<std::ffi::OsSt
     ] {
         arguments.push(option.into());
         arguments.push(value.into());
+    }
+    if args.handler.stream {
+        arguments.push("--stream".into());
+        for (option, value) in [
+            ("--stream-children", args.handler.stream_children),
+            ("--window", args.handler.window),
+            ("--max-line-bytes", args.handler.max_line_bytes),
+        ] {
+            arguments.extend([option.into(), value.to_string().into()]);
+        }
     }
     match args.handler.sleep {
         Some(each) => arguments.extend(["--sleep".into(), micros(each).into()]),

@@ -33,7 +33,7 @@ const SHORT_LIFE: Duration = Duration::from_secs(1);
 
 /// Process groups for rows. Starts the guard when the first is needed, and another when it dies.
 #[derive(Debug)]
-pub(super) struct Groups {
+pub(in crate::handler) struct Groups {
     inner: Arc<Inner>,
 }
 
@@ -65,7 +65,7 @@ struct Guard {
 
 /// A process group that belongs to one row until this is dropped. It must be empty then: see [`Lease::kill`].
 #[derive(Debug)]
-pub(super) struct Lease {
+pub(in crate::handler) struct Lease {
     inner: Arc<Inner>,
     group: Pid,
     generation: u64,
@@ -75,13 +75,13 @@ pub(super) struct Lease {
 
 impl Groups {
     /// Groups under a guard that is started from `program`.
-    pub(super) fn new(program: PathBuf) -> Self {
+    pub(in crate::handler) fn new(program: PathBuf) -> Self {
         let inner = Inner { program, state: Mutex::default(), starting: tokio::sync::Mutex::default() };
         Self { inner: Arc::new(inner) }
     }
 
     /// A group for a row.
-    pub(super) async fn lease(&self) -> Result<Lease, GuardError> {
+    pub(in crate::handler) async fn lease(&self) -> Result<Lease, GuardError> {
         for _ in 0..TRIES {
             let Some(asked) = self.inner.ask() else {
                 self.inner.start_guard().await?;
@@ -99,7 +99,7 @@ impl Groups {
     }
 
     /// The guard's pid, if one is known to run.
-    pub(super) fn guard_pid(&self) -> Option<u32> {
+    pub(in crate::handler) fn guard_pid(&self) -> Option<u32> {
         self.inner.state().guard.as_ref().and_then(|guard| guard.pid.as_raw().try_into().ok())
     }
 }
@@ -272,12 +272,12 @@ fn attend(
 
 impl Lease {
     /// The group's number, for the child to join.
-    pub(super) fn group(&self) -> Pid {
+    pub(in crate::handler) fn group(&self) -> Pid {
         self.group
     }
 
     /// The child has joined the group.
-    pub(super) fn started(&mut self, leader: Pid) {
+    pub(in crate::handler) fn started(&mut self, leader: Pid) {
         self.leader = Some(leader);
         let mut state = self.inner.state();
         state.running.insert(self.group, leader);
@@ -289,7 +289,7 @@ impl Lease {
     }
 
     /// No child can join the group: whether that is because its guard died. Another lease is of another guard then.
-    pub(super) fn is_gone(&self) -> bool {
+    pub(in crate::handler) fn is_gone(&self) -> bool {
         let gone = killpg(self.group, None) == Err(Errno::ESRCH);
         if gone {
             // It may not have been noticed yet.
@@ -300,7 +300,7 @@ impl Lease {
     }
 
     /// Kills what is left in the group. Nothing can get away by starting another process meanwhile.
-    pub(super) fn kill(&self) {
+    pub(in crate::handler) fn kill(&self) {
         // Under a living guard the number is ours. After its death it stays so only while somebody is in the group: it
         // may be the pid of a newer process, with a group of its own.
         let guarded = {

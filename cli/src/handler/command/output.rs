@@ -37,7 +37,7 @@ pub(super) fn result(stdout: &[u8], limit: usize) -> Result<Box<str>, String> {
 }
 
 /// The error of a result that is too large.
-pub(super) fn too_large(limit: usize) -> String {
+pub(in crate::handler) fn too_large(limit: usize) -> String {
     format!("the result is larger than the limit of {limit} bytes: print less, or raise the limit")
 }
 
@@ -81,14 +81,14 @@ fn code_unit(bytes: &[u8], at: usize) -> Option<u16> {
 
 /// The end of what a command wrote on stderr.
 #[derive(Debug, Default)]
-pub(super) struct Tail {
+pub(in crate::handler) struct Tail {
     bytes: VecDeque<u8>,
     cut: bool,
 }
 
 impl Tail {
     /// Takes the next bytes.
-    pub(super) fn push(&mut self, new: &[u8]) {
+    pub(in crate::handler) fn push(&mut self, new: &[u8]) {
         let kept = &new[new.len().saturating_sub(TAIL_BYTES)..];
         let over = (self.bytes.len() + kept.len()).saturating_sub(TAIL_BYTES);
         self.cut |= over > 0 || kept.len() < new.len();
@@ -97,7 +97,7 @@ impl Tail {
     }
 
     /// `what` as the first line, then the last lines of stderr.
-    pub(super) fn under(mut self, what: &str) -> Box<str> {
+    pub(in crate::handler) fn under(mut self, what: &str) -> Box<str> {
         let bytes = &*self.bytes.make_contiguous();
         let whole = match bytes.iter().position(|&byte| byte == b'\n') {
             // The first line has lost its beginning.

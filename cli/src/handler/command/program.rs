@@ -23,7 +23,7 @@ enum Obstacle {
 }
 
 /// Finds a program the way a shell would: a name in `path` (or the usual folders), anything with a slash as it is.
-pub(super) fn find(program: &OsStr, path: Option<&OsStr>) -> Result<PathBuf, CommandError> {
+pub(in crate::handler) fn find(program: &OsStr, path: Option<&OsStr>) -> Result<PathBuf, CommandError> {
     let shown = program.to_string_lossy().into_owned();
     if program.is_empty() {
         return Err(CommandError::NoProgram);

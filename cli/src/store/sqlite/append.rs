@@ -114,11 +114,7 @@ select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->
 from jsonb_each(?1)";
 
 /// Appends to the log.
-pub(super) async fn entries(
-    conn: &mut SqliteConnection,
-    now: StoreTime,
-    entries: &[Entry<'_>],
-) -> Result<(), Trouble> {
+pub(super) async fn entries(conn: &mut SqliteConnection, now: StoreTime, entries: &[Entry<'_>]) -> Result<(), Trouble> {
     if entries.is_empty() {
         return Ok(());
     }
@@ -133,11 +129,7 @@ values (?1, ?2, ?3, ?3, ?4, 'fenced', ?5, ?6, ?7, ?8)
 on conflict do nothing";
 
 /// Appends a dropped answer once; whether it is new.
-pub(super) async fn fenced(
-    conn: &mut SqliteConnection,
-    now: StoreTime,
-    entry: &Entry<'_>,
-) -> Result<bool, Trouble> {
+pub(super) async fn fenced(conn: &mut SqliteConnection, now: StoreTime, entry: &Entry<'_>) -> Result<bool, Trouble> {
     let done = sqlx::query(APPEND_FENCED)
         .bind(int(entry.batch.number()))
         .bind(i64::from(entry.generation))
@@ -206,7 +198,10 @@ pub(super) async fn used(
         .fetch_all(conn)
         .await?;
     let used = |(line, attempts, crashes, withdrawn)| {
-        Ok((natural(line)?, Used { attempts: small(attempts)?, crashes: small(crashes)?, withdrawn: small(withdrawn)? }))
+        Ok((
+            natural(line)?,
+            Used { attempts: small(attempts)?, crashes: small(crashes)?, withdrawn: small(withdrawn)? },
+        ))
     };
     records.into_iter().map(used).collect()
 }

@@ -79,8 +79,7 @@ pub(super) async fn end_finished(
 ) -> Result<(), Trouble> {
     for batch in t1_lock_order(batches) {
         let number = int(batch.number());
-        let open: Option<(bool, bool, i64)> =
-            sqlx::query_as(OPEN_WORK).bind(number).fetch_optional(&mut *conn).await?;
+        let open: Option<(bool, bool, i64)> = sqlx::query_as(OPEN_WORK).bind(number).fetch_optional(&mut *conn).await?;
         let Some((fresh_lines, spans, failed)) = open else { continue };
         let Some(status) = o4_batch_end(fresh_lines, spans, natural(failed)?) else { continue };
         let ended = sqlx::query(END_BATCH).bind(number).bind(status.name()).bind(now.0).execute(&mut *conn).await?;

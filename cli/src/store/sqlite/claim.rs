@@ -108,12 +108,7 @@ pub(super) async fn plan(conn: &mut SqliteConnection, now: StoreTime, claim: &Cl
 
 /// P2: whoever holds a suspect alone claims nothing until its outcome is known.
 fn nothing_beside_alone(batches: &[OpenBatch]) -> ClaimReply {
-    ClaimReply::Granted {
-        grants: Vec::new(),
-        suspect_waits: false,
-        next_after: None,
-        open_lines: !batches.is_empty(),
-    }
+    ClaimReply::Granted { grants: Vec::new(), suspect_waits: false, next_after: None, open_lines: !batches.is_empty() }
 }
 
 impl Plan {
@@ -523,11 +518,7 @@ from batches
 where batch = ?1";
 
 /// C2: closes the claim's number, then reads what that claim took and still holds.
-pub(super) async fn settle(
-    conn: &mut SqliteConnection,
-    lease: LeaseId,
-    number: u64,
-) -> Result<Vec<Grant>, Trouble> {
+pub(super) async fn settle(conn: &mut SqliteConnection, lease: LeaseId, number: u64) -> Result<Vec<Grant>, Trouble> {
     let Some(state) = lease::state(conn, lease).await? else { return Ok(Vec::new()) };
     let lease = int(lease.number());
     let last: i64 = sqlx::query_scalar(LAST_NUMBER).bind(lease).fetch_one(&mut *conn).await?;

@@ -1,10 +1,8 @@
 //! L and S1: taking, renewing and dropping a lease; what judges see of leases.
 
-use fencepost_core::rules::leaving::{s1_after_drop, s2_closed};
 use fencepost_core::rules::lease::{LeaseState, l2_renewable};
-use fencepost_core::store::{
-    LeaseView, LookReply, ProcessIdentity, RenewReply, TakeLease, TakeLeaseReply,
-};
+use fencepost_core::rules::leaving::{s1_after_drop, s2_closed};
+use fencepost_core::store::{LeaseView, LookReply, ProcessIdentity, RenewReply, TakeLease, TakeLeaseReply};
 use fencepost_core::{BatchId, LeaseId, StoreTime};
 use sqlx::SqliteConnection;
 
@@ -18,8 +16,7 @@ const LEASE_STATE: &str = "select state from leases where lease = ?1";
 
 /// Where the lease is in its life; `None` where it was never taken.
 pub(super) async fn state(conn: &mut SqliteConnection, lease: LeaseId) -> Result<Option<LeaseState>, Trouble> {
-    let state: Option<String> =
-        sqlx::query_scalar(LEASE_STATE).bind(int(lease.number())).fetch_optional(conn).await?;
+    let state: Option<String> = sqlx::query_scalar(LEASE_STATE).bind(int(lease.number())).fetch_optional(conn).await?;
     state.as_deref().map(lease_state).transpose()
 }
 

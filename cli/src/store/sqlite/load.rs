@@ -162,7 +162,8 @@ async fn begin(
         .await?;
     let day_ago = now.0.saturating_sub(micros_of(CUT_OFF_AFTER));
     let cut_off: Vec<i64> = sqlx::query_scalar(CUT_OFF_LOADS).bind(day_ago).fetch_all(conn).await?;
-    let cut_off = cut_off.into_iter().map(|batch| natural(batch).map(BatchId::from_random)).collect::<Result<_, _>>()?;
+    let cut_off =
+        cut_off.into_iter().map(|batch| natural(batch).map(BatchId::from_random)).collect::<Result<_, _>>()?;
     Ok((batch, cut_off))
 }
 
@@ -205,12 +206,7 @@ const OPEN_LOADED: &str = "\
 update batches set status = 'open', key = ?2, digest = ?3, loaded_at = ?4
 where batch = ?1 and status = 'loading' and total = ?5";
 
-async fn finish(
-    conn: &mut SqliteConnection,
-    now: StoreTime,
-    batch: BatchId,
-    end: &LoadEnd,
-) -> Result<Loaded, Trouble> {
+async fn finish(conn: &mut SqliteConnection, now: StoreTime, batch: BatchId, end: &LoadEnd) -> Result<Loaded, Trouble> {
     let bound: Option<(i64, Option<String>)> = match &end.key {
         Some(key) => sqlx::query_as(BOUND_KEY).bind(key).fetch_optional(&mut *conn).await?,
         None => None,
@@ -234,12 +230,7 @@ async fn finish(
     }
 }
 
-async fn open(
-    conn: &mut SqliteConnection,
-    now: StoreTime,
-    batch: BatchId,
-    end: &LoadEnd,
-) -> Result<Loaded, Trouble> {
+async fn open(conn: &mut SqliteConnection, now: StoreTime, batch: BatchId, end: &LoadEnd) -> Result<Loaded, Trouble> {
     let opened = sqlx::query(OPEN_LOADED)
         .bind(int(batch.number()))
         .bind(&end.key)

@@ -10,6 +10,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
 
 use super::trouble::{Code, code, describe};
+use super::turn::Turn;
 use super::{Clock, LOCK_WAIT, Parts, SqliteStore, SystemClock};
 
 /// The version of the tables that this program makes and knows.
@@ -124,7 +125,8 @@ impl SqliteStore {
         let store_id = prepare(&path, mode).await?;
         let conn = connect_writer(&path).await?;
         let readers = reader_pool(&path);
-        Ok(Self::assemble(conn, Parts { path, store_id, readers, clock }, LOCK_WAIT))
+        let turn = Turn::open(&path, false);
+        Ok(Self::assemble(conn, turn, Parts { path, store_id, readers, clock }, LOCK_WAIT))
     }
 }
 

@@ -444,8 +444,7 @@ from batches
 where batch = ?1";
 
 async fn one_batch(conn: &mut SqliteConnection, batch: BatchId) -> Result<Option<BatchView>, Trouble> {
-    let record: Option<BatchRecord> =
-        sqlx::query_as(BATCH).bind(int(batch.number())).fetch_optional(conn).await?;
+    let record: Option<BatchRecord> = sqlx::query_as(BATCH).bind(int(batch.number())).fetch_optional(conn).await?;
     record.map(BatchView::try_from).transpose()
 }
 
@@ -501,14 +500,9 @@ select coalesce(sum(t.success), 0) as success, coalesce(sum(t.failed), 0) as fai
 from tallies t
 where t.batch = ?1";
 
-async fn counts(
-    conn: &mut SqliteConnection,
-    now: StoreTime,
-    batch: BatchId,
-) -> Result<Option<BatchCounts>, Trouble> {
+async fn counts(conn: &mut SqliteConnection, now: StoreTime, batch: BatchId) -> Result<Option<BatchCounts>, Trouble> {
     let Some(view) = one_batch(conn, batch).await? else { return Ok(None) };
-    let record: CountsRecord =
-        sqlx::query_as(COUNTS).bind(int(batch.number())).bind(now.0).fetch_one(conn).await?;
+    let record: CountsRecord = sqlx::query_as(COUNTS).bind(int(batch.number())).bind(now.0).fetch_one(conn).await?;
     let (success, failed, inprog) = (natural(record.success)?, natural(record.failed)?, natural(record.inprog)?);
     let loaded = if view.status == BatchStatus::Loading { 0 } else { view.total };
     let rest = loaded
@@ -663,8 +657,7 @@ where lease is null and batch = ?1 and first_line <= ?2
 order by first_line";
 
 async fn derive(conn: &mut SqliteConnection, batch: &BatchView) -> Result<Derive, Trouble> {
-    let lines: Vec<String> =
-        sqlx::query_scalar(HELD_OF_BATCH).bind(int(batch.batch.number())).fetch_all(conn).await?;
+    let lines: Vec<String> = sqlx::query_scalar(HELD_OF_BATCH).bind(int(batch.batch.number())).fetch_all(conn).await?;
     Ok(Derive { aborted: batch.status == BatchStatus::Aborted, held: union_of(&lines)? })
 }
 
@@ -714,7 +707,9 @@ async fn page(
     let derive = derive(conn, &view).await?;
     let statement = match status {
         None => PAGE,
-        Some(RowStatus::Success) => return results_with(conn, SUCCESS_RESULTS, &derive, batch, after_line, limit).await,
+        Some(RowStatus::Success) => {
+            return results_with(conn, SUCCESS_RESULTS, &derive, batch, after_line, limit).await;
+        }
         Some(RowStatus::Failed) => return results_with(conn, FAILED_RESULTS, &derive, batch, after_line, limit).await,
         Some(RowStatus::Aborted) if !derive.aborted => return Ok(RowPage { rows: Vec::new(), next_after: None }),
         Some(RowStatus::Aborted) => PAGE_WITHOUT_OUTCOME,
@@ -780,11 +775,8 @@ async fn page_of_lines(
 ) -> Result<RowPage, Trouble> {
     let lines = lines.intersection(&LineSet::range(after_line.saturating_add(1), u64::MAX));
     let (lines, _) = lines.split_first(u64::from(limit));
-    let records: Vec<RowRecord> = sqlx::query_as(PAGE_OF_RANGES)
-        .bind(int(batch.number()))
-        .bind(json(&ranges(&lines))?)
-        .fetch_all(conn)
-        .await?;
+    let records: Vec<RowRecord> =
+        sqlx::query_as(PAGE_OF_RANGES).bind(int(batch.number())).bind(json(&ranges(&lines))?).fetch_all(conn).await?;
     whole_page(derive, records, limit)
 }
 
@@ -835,12 +827,8 @@ async fn results_with(
     after_line: u64,
     limit: u32,
 ) -> Result<RowPage, Trouble> {
-    let records: Vec<RowRecord> = sqlx::query_as(statement)
-        .bind(int(batch.number()))
-        .bind(int(after_line))
-        .bind(limit)
-        .fetch_all(conn)
-        .await?;
+    let records: Vec<RowRecord> =
+        sqlx::query_as(statement).bind(int(batch.number())).bind(int(after_line)).bind(limit).fetch_all(conn).await?;
     whole_page(derive, records, limit)
 }
 
@@ -856,12 +844,8 @@ async fn inputs(
     after_line: u64,
     limit: u32,
 ) -> Result<Vec<(u64, Box<str>)>, Trouble> {
-    let records: Vec<(i64, String)> = sqlx::query_as(INPUTS)
-        .bind(int(batch.number()))
-        .bind(int(after_line))
-        .bind(limit)
-        .fetch_all(conn)
-        .await?;
+    let records: Vec<(i64, String)> =
+        sqlx::query_as(INPUTS).bind(int(batch.number())).bind(int(after_line)).bind(limit).fetch_all(conn).await?;
     records.into_iter().map(|(line, input)| Ok((natural(line)?, input.into_boxed_str()))).collect()
 }
 

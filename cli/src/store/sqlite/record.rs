@@ -1,6 +1,7 @@
 //! O1 to O5: recording a group of answers; S1, L4: giving lines back.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
 
 use fencepost_core::rules::outcome::{AfterRetry, Fence, o1_fence, o5_after_retry};
 use fencepost_core::rules::poison::p1_crashes;
@@ -11,9 +12,11 @@ use sqlx::SqliteConnection;
 use super::append::{self, Counts, Ending, Entry, EntryKind, Outcome, Used};
 use super::batch::{self, BatchFacts};
 use super::codec::{json, micros_of, natural};
+use super::effects;
 use super::lease::log_given_back;
 use super::spans::{self, Span, SpanChanges, Tokens};
 use super::trouble::Trouble;
+use crate::handler::transactional::Effects;
 
 /// A dropped answer is kept in the row's story up to so many bytes.
 const DROPPED_ANSWER_BYTES_MAX: usize = 4096;
@@ -24,9 +27,43 @@ pub(super) async fn record(
     now: StoreTime,
     record: &Record,
 ) -> Result<Vec<Verdict>, Trouble> {
+    let (facts, held, holds) = fence(conn, record).await?;
+    write(conn, now, record, facts, held, holds).await
+}
+
+/// Records a group with effects (O7): those of the lines that hold are applied before their outcomes are written, in the
+/// same transaction.
+pub(super) async fn record_with_effects(
+    conn: &mut SqliteConnection,
+    now: StoreTime,
+    record: &Record,
+    effects: &dyn Effects,
+    limit: Duration,
+) -> Result<Vec<Verdict>, Trouble> {
+    let (facts, held, holds) = fence(conn, record).await?;
+    let applied = effects::apply(conn, record, &holds, effects, limit).await?;
+    write(conn, now, &applied, facts, held, holds).await
+}
+
+type Held = HashMap<Token, Span>;
+type Facts = BTreeMap<BatchId, BatchFacts>;
+
+/// O1: which items hold; their lines are taken out of their spans.
+async fn fence(conn: &mut SqliteConnection, record: &Record) -> Result<(Facts, Held, Vec<bool>), Trouble> {
     let facts = batch::facts(conn, record.items.iter().map(|item| item.batch)).await?;
     let mut held = held_spans(conn, record.lease, record.items.iter().map(|item| item.token)).await?;
-    let holds: Vec<bool> = record.items.iter().map(|item| take_out(&mut held, &facts, item)).collect();
+    let holds = record.items.iter().map(|item| take_out(&mut held, &facts, item)).collect();
+    Ok((facts, held, holds))
+}
+
+async fn write(
+    conn: &mut SqliteConnection,
+    now: StoreTime,
+    record: &Record,
+    facts: Facts,
+    held: Held,
+    holds: Vec<bool>,
+) -> Result<Vec<Verdict>, Trouble> {
     let before = recorded_before(conn, &record.items, &holds).await?;
     let used = used_by_tried(conn, &record.items, &holds, &held, &facts).await?;
 
@@ -209,7 +246,11 @@ impl<'a> Group<'a> {
     ) {
         let counts = self.counts.entry(item.batch).or_default();
         let kind = if timed_out { EntryKind::TimedOut } else { EntryKind::Retried };
-        if timed_out { counts.timed_out += 1 } else { counts.retried += 1 }
+        if timed_out {
+            counts.timed_out += 1
+        } else {
+            counts.retried += 1
+        }
         self.returned.push(entry(item, self.lease, facts, kind, error));
         let freed = span.freed(self.tokens.draw(), LineSet::single(item.line));
         self.freed.push(Span { not_before: Some(not_before), tried: true, ..freed });

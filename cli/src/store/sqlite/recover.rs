@@ -29,8 +29,7 @@ pub(super) async fn recover(
     recover: &Recover,
 ) -> Result<RecoverReply, Trouble> {
     let number = int(recover.lease.number());
-    let seen: Option<(String, i64)> =
-        sqlx::query_as(LEASE_AS_SEEN).bind(number).fetch_optional(&mut *conn).await?;
+    let seen: Option<(String, i64)> = sqlx::query_as(LEASE_AS_SEEN).bind(number).fetch_optional(&mut *conn).await?;
     let Some((state, renewals)) = seen else { return Ok(RecoverReply::Spared) };
     if !r3_may_act(lease_state(&state)?, natural(renewals)?, recover.renewals) {
         return Ok(RecoverReply::Spared);
@@ -46,11 +45,7 @@ pub(super) async fn recover(
     free_spans(conn, now, recover).await
 }
 
-async fn free_spans(
-    conn: &mut SqliteConnection,
-    now: StoreTime,
-    recover: &Recover,
-) -> Result<RecoverReply, Trouble> {
+async fn free_spans(conn: &mut SqliteConnection, now: StoreTime, recover: &Recover) -> Result<RecoverReply, Trouble> {
     let mut held = spans::held_by_lease(conn, recover.lease).await?;
     if held.is_empty() {
         return Ok(RecoverReply::Recovered { lines: 0, failed: 0 });

@@ -118,12 +118,16 @@ select value ->> 0, value ->> 1, value -> 2, value ->> 3, value ->> 4, value ->>
        value ->> 9, value ->> 10, value ->> 11
 from jsonb_each(?1)";
 
+/// A span that lost lines: its token, lines, their count, the first.
+#[derive(Debug, serde::Serialize)]
+struct Shrunk(u64, Vec<(u64, u64)>, u64, u64);
+
 /// Spans that change hands in one transaction: all that go or shrink are of one holder.
 #[derive(Debug)]
 pub(super) struct SpanChanges {
     holder: Option<LeaseId>,
     gone: Vec<u64>,
-    shrunk: Vec<(u64, Vec<(u64, u64)>, u64, u64)>,
+    shrunk: Vec<Shrunk>,
     new: Vec<Span>,
 }
 
@@ -141,7 +145,7 @@ impl SpanChanges {
     /// Lines left the span; these are the ones still open.
     pub(super) fn keep(&mut self, span: &Span) {
         match span.lines.first() {
-            Some(first) => self.shrunk.push((span.token.0, ranges(&span.lines), span.lines.count(), first)),
+            Some(first) => self.shrunk.push(Shrunk(span.token.0, ranges(&span.lines), span.lines.count(), first)),
             None => self.end(span),
         }
     }

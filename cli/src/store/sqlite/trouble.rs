@@ -106,7 +106,9 @@ pub(super) fn describe(error: &sqlx::Error, path: &Path) -> String {
         Code::ReadOnly => format!("{path}: the file or its directory is read-only"),
         Code::CannotOpen => format!("{path}: cannot be opened: {error}"),
         Code::Full => format!("{path}: no space is left on its file system"),
-        Code::Corrupt => format!("{path}: the file is damaged; restore it from a copy (`sqlite3 FILE .recover` saves what is left)"),
+        Code::Corrupt => {
+            format!("{path}: the file is damaged; restore it from a copy (`sqlite3 FILE .recover` saves what is left)")
+        }
         Code::NotADatabase => format!("{path}: the file is not an SQLite database"),
         Code::Io => format!("{path}: reading or writing the file failed: {error}"),
         Code::Other => format!("{path}: {error}"),

@@ -1,0 +1,127 @@
+//! Submitting rows: in slices and constant memory, under a key that makes a repeat harmless (S4).
+
+use fencepost_core::BatchId;
+
+use crate::input::{Digest, InputError};
+use crate::store::StoreError;
+use crate::store::sqlite::load::{SLICE_BYTES, SLICE_ROWS};
+use crate::store::sqlite::{BatchSpec, LoadEnd, Loaded, SqliteStore};
+
+/// What a load came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// The batch with these rows.
+    pub batch: BatchId,
+    /// How many rows.
+    pub rows: u64,
+    /// Whether it was made now; else a load under the same key with the same rows was there before.
+    pub new: bool,
+}
+
+/// Why rows were not submitted. Nothing of them can be claimed.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The rows could not be read.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// A row is no JSON that every store can keep.
+    #[error("row {line} cannot be kept")]
+    Row {
+        /// Its place.
+        line: u64,
+        /// Why.
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The store did not take them.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The key is bound to a batch with other rows.
+    #[error("the key {key:?} is bound to batch {batch}, which has other content")]
+    KeyBound {
+        /// The key.
+        key: String,
+        /// The batch under it.
+        batch: BatchId,
+    },
+}
+
+/// Submits rows given as JSON texts, one by one, by `next`. `progress` hears how many are stored.
+///
+/// # Errors
+///
+/// Where the rows cannot be read or stored, or the key is bound to other rows: then nothing was submitted.
+pub async fn rows<E: Into<LoadError>>(
+    store: &SqliteStore,
+    spec: BatchSpec,
+    key: Option<&str>,
+    next: &mut (impl FnMut() -> Result<Option<Box<str>>, E> + Send),
+    progress: impl Fn(u64),
+) -> Result<Load, LoadError> {
+    let batch = store.begin_load(spec).await?;
+    let loaded = load(store, batch, key, next, progress).await;
+    if loaded.is_err() {
+        // What cannot be removed now is not claimable and goes with a later load; the first error is the one to tell.
+        let _ = store.remove_load(batch).await;
+    }
+    loaded
+}
+
+/// Submits rows that serialize to JSON: what a program has in memory.
+///
+/// # Errors
+///
+/// As [`rows`].
+pub async fn values<T: serde::Serialize + Send>(
+    store: &SqliteStore,
+    spec: BatchSpec,
+    key: Option<&str>,
+    values: impl IntoIterator<Item = T, IntoIter: Send>,
+) -> Result<Load, LoadError> {
+    let (mut values, mut line) = (values.into_iter(), 0);
+    let mut next = move || {
+        line += 1;
+        values.next().map(|value| text_of(&value, line)).transpose()
+    };
+    rows(store, spec, key, &mut next, |_| {}).await
+}
+
+fn text_of<T: serde::Serialize>(value: &T, line: u64) -> Result<Box<str>, LoadError> {
+    let text = serde_json::to_string(value).map_err(|cause| LoadError::Row { line, cause: cause.into() })?;
+    crate::input::check_json(&text).map_err(|cause| LoadError::Row { line, cause: cause.into() })?;
+    Ok(text.into_boxed_str())
+}
+
+async fn load<E: Into<LoadError>>(
+    store: &SqliteStore,
+    batch: BatchId,
+    key: Option<&str>,
+    next: &mut (impl FnMut() -> Result<Option<Box<str>>, E> + Send),
+    progress: impl Fn(u64),
+) -> Result<Load, LoadError> {
+    let mut digest = Digest::new();
+    let (mut slice, mut bytes, mut first_line) = (Vec::new(), 0, 1);
+    while let Some(row) = next().map_err(Into::into)? {
+        digest.add(&row);
+        bytes += row.len();
+        slice.push(row);
+        if slice.len() >= SLICE_ROWS || bytes >= SLICE_BYTES {
+            store.load_rows(batch, first_line, &slice).await?;
+            first_line += slice.len() as u64;
+            progress(first_line - 1);
+            slice.clear();
+            bytes = 0;
+        }
+    }
+    if !slice.is_empty() {
+        store.load_rows(batch, first_line, &slice).await?;
+    }
+    let rows = digest.rows();
+    progress(rows);
+    let end = LoadEnd { key: key.map(str::to_owned), digest: digest.finish().to_string(), total: rows };
+    match store.finish_load(batch, end).await? {
+        Loaded::New => Ok(Load { batch, rows, new: true }),
+        Loaded::Same(batch) => Ok(Load { batch, rows, new: false }),
+        Loaded::Differs(batch) => Err(LoadError::KeyBound { key: key.unwrap_or_default().to_owned(), batch }),
+    }
+}

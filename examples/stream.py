@@ -1,0 +1,45 @@
+#!/usr/bin/env python3
+"""A stream handler for fencepost:
+
+    fencepost run FILE --stream -- python3 examples/stream.py
+
+Gets one row per line on stdin and answers each with one line on stdout, in any order. Writing answers down only when
+there is nothing left to read saves most of the system calls; `print(..., flush=True)` per row works too, and is what to
+start with when rows take longer than a millisecond anyway.
+"""
+
+import json
+import os
+
+
+def process(value):
+    """What a row is for: replace this. Raise Retry to have the row tried again, anything else to fail it."""
+    return {"columns": len(value)}
+
+
+class Retry(Exception):
+    """This row may do better another time."""
+
+
+def answer(row):
+    reply = {"line": row["line"], "token": row["token"]}
+    try:
+        return reply | {"status": "success", "result": process(row["input"])}
+    except Retry as error:
+        return reply | {"status": "retry", "error": str(error)}
+    except Exception as error:
+        return reply | {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+
+
+def main():
+    rest = b""
+    while chunk := os.read(0, 1 << 16):  # waits for rows, and takes all that are there
+        *lines, rest = (rest + chunk).split(b"\n")
+        replies = "".join(json.dumps(answer(json.loads(line))) + "\n" for line in lines)
+        reply_bytes = memoryview(replies.encode())
+        while reply_bytes:
+            reply_bytes = reply_bytes[os.write(1, reply_bytes) :]
+
+
+if __name__ == "__main__":
+    main()
