@@ -11,6 +11,7 @@ use fencepost_core::{BatchId, StoreTime};
 use crate::process::{Process, program, run_fencepost};
 
 pub mod command;
+pub mod effects;
 pub mod kills;
 pub mod last_spans;
 pub mod million;

@@ -154,7 +154,7 @@ impl World {
                         .find(|at| self.seen[at + 1].sent_at.since(self.seen[*at].answered_at) > RENEW / 2)
                         .map_or(first, |at| at + 1)
                 };
-                self.seen[last].sent_at.since(self.seen[start].answered_at) >= RENEW + TTL / 8
+                self.seen[last].sent_at.since(self.seen[start].answered_at) >= RENEW + TTL * 3 / 8
             })
         })
     }

@@ -200,9 +200,23 @@ fn o5_the_backoff_doubles_is_spread_and_ends_at_ten_minutes() {
     assert_eq!([1, 2, 3, 4].map(|used| o5_backoff(used, middle)), [1, 2, 4, 8].map(secs));
     assert_eq!((o5_backoff(2, 0), o5_backoff(2, 1_000)), (secs(1), secs(3)));
     assert_eq!(o5_backoff(2, 1_001), o5_backoff(2, 0), "any random number");
-    assert_eq!([11, 16, 17, u32::MAX].map(|used| o5_backoff(used, middle)), [BACKOFF_MAX; 4]);
-    assert_eq!((BACKOFF_MAX, o5_backoff(u32::MAX, u64::MAX)), (secs(600), BACKOFF_MAX));
+    assert_eq!([9, 10].map(|used| o5_backoff(used, middle)), [256, 400].map(secs));
+    assert_eq!([11, 16, 17, u32::MAX].map(|used| o5_backoff(used, middle)), [secs(400); 4]);
+    assert_eq!((BACKOFF_MAX, o5_backoff(u32::MAX, 1_000)), (secs(600), BACKOFF_MAX));
     assert!(!o5_backoff(0, 0).is_zero());
+}
+
+#[test]
+fn o5_the_longest_backoffs_are_spread_too() {
+    assert_ne!(o5_backoff(30, 1), o5_backoff(30, 2));
+    let mut all: Vec<_> = (0..=1_000).map(|jitter| o5_backoff(30, jitter)).collect();
+    assert_eq!((all[0], all[1_000]), (secs(200), BACKOFF_MAX));
+    assert!(all.iter().all(|backoff| *backoff <= BACKOFF_MAX));
+    all.dedup();
+    assert_eq!(all.len(), 1_001, "none is cut off to the same as another");
+    for used in [0, 1, 9, 10, 11, 30, u32::MAX] {
+        assert!(o5_backoff(used, u64::MAX) <= BACKOFF_MAX, "{used}");
+    }
 }
 
 #[test]

@@ -15,7 +15,9 @@ fn r1_a_death_is_known_only_on_the_same_machine() {
 
 #[test]
 fn r2_the_watch_is_a_renewal_interval_and_a_margin_with_several_looks() {
-    assert_eq!(r2_watch_for(secs(4), secs(8)), secs(5));
+    assert_eq!(r2_watch_for(secs(4), secs(8)), secs(7));
+    assert_eq!(r2_watch_for(secs(1), secs(8)), secs(4));
+    assert_eq!(r2_margin(secs(8)), secs(1));
     assert_eq!(r2_look_every(secs(4)), secs(1));
     assert!(!r2_look_every(ms(0)).is_zero());
 }
@@ -59,23 +61,23 @@ fn r2_the_second_look_counts_from_answer_to_question_and_starts_again() {
     let lease = view(LEASE, at(secs(0)), 3);
     // Looks of half a second each, one second apart.
     let mut look = SecondLook::begin(&lease, at(ms(500)));
-    for n in 1..=5 {
+    for n in 1..=7 {
         look.look(&lease, at(secs(n)), at(secs(n) + ms(500)));
         assert!(!look.complete(&lease, at(secs(n))), "{n}");
     }
-    assert!(look.complete(&lease, at(ms(5_500))));
+    assert!(look.complete(&lease, at(ms(7_500))));
     assert_eq!(look.renewals(), 3);
 
     let mut gap = look.clone();
-    gap.look(&lease, at(ms(7_500)), at(ms(7_500)));
-    assert!(gap.complete(&lease, at(ms(7_500))), "looks two intervals apart still count");
+    gap.look(&lease, at(ms(9_500)), at(ms(9_500)));
+    assert!(gap.complete(&lease, at(ms(9_500))), "looks two intervals apart still count");
     let mut gap = look.clone();
-    gap.look(&lease, at(ms(7_501)), at(ms(7_501)));
-    assert!(!gap.complete(&lease, at(ms(7_501))));
+    gap.look(&lease, at(ms(9_501)), at(ms(9_501)));
+    assert!(!gap.complete(&lease, at(ms(9_501))));
 
-    let renewed = view(LEASE, at(secs(6)), 4);
-    look.look(&renewed, at(secs(6)), at(secs(6)));
-    assert!(!look.complete(&renewed, at(secs(10))) && look.complete(&renewed, at(secs(11))));
+    let renewed = view(LEASE, at(secs(8)), 4);
+    look.look(&renewed, at(secs(8)), at(secs(8)));
+    assert!(!look.complete(&renewed, at(secs(14))) && look.complete(&renewed, at(secs(15))));
     assert_eq!(look.renewals(), 4);
 }
 
@@ -92,7 +94,7 @@ fn r3_the_act_is_conditional_on_what_was_seen() {
 fn r4_the_bound_is_ttl_and_scan_and_a_stated_slack() {
     let bound = |watched| r4_bound(secs(8), secs(4), secs(8), watched, ms(100));
     assert_eq!(bound(true), secs(8 + 8 + 2) + ms(100));
-    assert_eq!(bound(false), bound(true) + secs(4 + 1));
+    assert_eq!(bound(false), bound(true) + secs(4));
 }
 
 #[test]

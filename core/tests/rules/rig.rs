@@ -23,7 +23,7 @@ pub fn at(after_start: Duration) -> Instant {
     Instant::from_micros(1_000_000_000) + after_start
 }
 
-/// ttl 8 s: renewed every 4, margins and retries of 1, watched for 5 by looks every second.
+/// ttl 8 s: renewed every 4, margins and retries of 1, watched for 7 by looks every second.
 pub const TIMING: Timing = Timing {
     ttl: Duration::from_secs(8),
     renew: Duration::from_secs(4),
@@ -341,7 +341,12 @@ pub fn view(lease: LeaseId, renewed_at: Instant, renewals: u64) -> LeaseView {
 }
 
 pub fn judge(liveness: bool) -> (Rig<Judge>, Vec<JudgeEffect>) {
-    let options = JudgeOptions { timing: TIMING, machine: Some("here".into()), liveness, local_check: secs(1) };
+    judge_that_scans(TIMING.scan, liveness)
+}
+
+pub fn judge_that_scans(scan: Duration, liveness: bool) -> (Rig<Judge>, Vec<JudgeEffect>) {
+    let timing = Timing { scan, ..TIMING };
+    let options = JudgeOptions { timing, machine: Some("here".into()), liveness, local_check: secs(1) };
     let now = at(secs(0));
     let mut rig = Rig { machine: Judge::new(options, now), now };
     let effects = rig.pass(secs(0));

@@ -74,7 +74,7 @@ fn r5_a_dead_predecessor_is_taken_over_at_once() {
 fn r5_a_silent_predecessor_is_taken_over_after_a_second_look() {
     let (mut rig, effects) = keeper(true, false);
     let effects = look_at_holder(&mut rig, effects, secs(60), |_| 3);
-    assert_eq!(rig.now, at(secs(8)), "past its time, and watched for 5 s");
+    assert_eq!(rig.now, at(secs(8)), "past its time, and watched for 7 s");
     let expected = Recover { lease: HOLDER, renewals: 3, cause: EndCause::TakenOver, judge: None };
     assert_eq!(acts(&effects)[0].1, expected);
 
@@ -85,7 +85,7 @@ fn r5_a_silent_predecessor_is_taken_over_after_a_second_look() {
     rig.tell(KeeperInput::Store(id, Err(StoreFailure::NotDone)));
     let effects = rig.pass(secs(1));
     look_at_holder(&mut rig, effects, secs(60), |_| 3);
-    assert_eq!(rig.now, at(secs(1_001 + 5)));
+    assert_eq!(rig.now, at(secs(1_001 + 7)));
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn r5_a_failed_look_starts_the_watch_again() {
     let effects = rig.pass(secs(1));
     let effects = look_at_holder(&mut rig, effects, secs(60), |_| 3);
     assert_eq!(acts(&effects).len(), 1);
-    assert_eq!(rig.now, failed_at + secs(1 + 5));
+    assert_eq!(rig.now, failed_at + secs(1 + 7));
 }
 
 #[test]

@@ -8,11 +8,15 @@ use std::time::Duration;
 
 use clap::Parser;
 use fencepost::driver::Report;
+use fencepost::handler::transactional::{TransactionalHandler, transactional};
+use fencepost::handler::typed::{Context, RowError};
 use fencepost::handler::{CancelToken, Handler, HandlerAnswer, Row};
 use fencepost::store::sqlite::{OpenMode, SqliteStore};
 use fencepost::worker::{RunningWorker, WorkerConfig};
-use fencepost_core::{Timing, WorkerOptions};
+use fencepost_core::worker::RunKey;
+use fencepost_core::{Timing, Token, WorkerOptions};
 use fencepost_tests::ledger::Ledger;
+use sqlx::SqliteConnection;
 
 #[derive(Debug, Parser)]
 struct Args {
@@ -34,6 +38,9 @@ struct Args {
     poison_line: Option<u64>,
     #[arg(long)]
     until_done: bool,
+    /// Write an effect into the table `effects` of the same database, in the transaction that records the outcome.
+    #[arg(long)]
+    effects: bool,
     /// Print reports to stderr.
     #[arg(long)]
     verbose: bool,
@@ -60,6 +67,31 @@ impl Handler for LedgerHandler {
             }
         }
         HandlerAnswer::Success(row.line.to_string().into_boxed_str())
+    }
+}
+
+/// The same in two steps: the ledger in `run`, the effect in `apply`.
+struct EffectHandler(LedgerHandler);
+
+impl TransactionalHandler for EffectHandler {
+    type Input = serde_json::Value;
+    type Value = u64;
+    type Output = u64;
+
+    async fn run(&self, context: Context, _: serde_json::Value) -> Result<u64, RowError> {
+        let Context { batch, line, attempt, token, cancel, .. } = context;
+        let row = Row { batch, line, attempt, token: Token(token), input: "null".into() };
+        match self.0.run(row, cancel).await {
+            HandlerAnswer::Success(_) => Ok(token),
+            _ => Err(RowError::Cancelled),
+        }
+    }
+
+    async fn apply(&self, conn: &mut SqliteConnection, row: RunKey, token: &u64) -> Result<u64, RowError> {
+        let insert = sqlx::query("insert into effects (line, token) values (?1, ?2)");
+        let (line, token_number) = (i64::try_from(row.line).expect("few"), i64::try_from(*token).expect("few"));
+        insert.bind(line).bind(token_number).execute(conn).await?;
+        Ok(row.line)
     }
 }
 
@@ -91,7 +123,13 @@ async fn main() {
     let mut config = WorkerConfig::new(["default"]);
     config.options = options;
     config.observer = observer;
-    let worker = RunningWorker::on_embedded(store, handler, config).expect("the worker starts");
+    let worker = if args.effects {
+        let (handler, store) = transactional(EffectHandler(handler), store);
+        RunningWorker::on_embedded(store, handler, config)
+    } else {
+        RunningWorker::on_embedded(store, handler, config)
+    };
+    let worker = worker.expect("the worker starts");
     let stop = worker.stopper();
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("signals");
     tokio::spawn(async move {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use fencepost_tests::scenario::{command, kills, last_spans, million, poison, sigterm, stopped};
+use fencepost_tests::scenario::{command, effects, kills, last_spans, million, poison, sigterm, stopped};
 
 #[derive(Debug, Parser)]
 struct Args {
@@ -45,6 +45,17 @@ enum Scenario {
     Poison {
         #[arg(long, default_value_t = 20_000)]
         rows: usize,
+    },
+    /// A transactional handler under kills and pauses
+    Effects {
+        #[arg(long, default_value_t = 10_000)]
+        rows: usize,
+        #[arg(long, default_value_t = 20)]
+        kills: usize,
+        #[arg(long, default_value_t = 5)]
+        pauses: usize,
+        #[arg(long, default_value_t = 20_000)]
+        row_us: u64,
     },
     /// SIGTERM in the middle of slow rows
     Sigterm,
@@ -92,6 +103,10 @@ fn main() {
             let line = rows as u64 / 3;
             let sizes = poison::Poison { rows, line, workers: 4, concurrency: 8, row_us: 3_000 };
             println!("{sizes:#?}\n{:#?}", poison::run(sizes));
+        }
+        Scenario::Effects { rows, kills, pauses, row_us } => {
+            let sizes = effects::Effects { rows, kills, pauses, ttl: Duration::from_secs(1), row_us, seed: 1 };
+            println!("{sizes:#?}\n{:#?}", effects::run(sizes));
         }
         Scenario::Sigterm => {
             sigterm::run();

@@ -1,0 +1,108 @@
+//! Effects exactly once (O7): a transactional handler under kills and pauses.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use sqlx::{Connection, SqliteConnection};
+
+use super::{Place, STUCK, assert_all_succeeded};
+use crate::ledger;
+use crate::process::{Process, submit};
+
+/// Sizes.
+#[derive(Debug, Clone, Copy)]
+pub struct Effects {
+    /// Rows in all.
+    pub rows: usize,
+    /// How many workers are killed.
+    pub kills: usize,
+    /// How many workers are stopped for longer than their ttl, then continued.
+    pub pauses: usize,
+    /// Their ttl.
+    pub ttl: Duration,
+    /// How long a row takes, in microseconds.
+    pub row_us: u64,
+    /// Chooses whom.
+    pub seed: u64,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Outcome {
+    /// How long it took.
+    pub took: Duration,
+    /// Rows that ran more than once, by the handlers' own ledger.
+    pub lines_repeated: usize,
+    /// Late answers that were dropped, and their effects with them.
+    pub fenced: u64,
+}
+
+/// Runs it: the table of effects has exactly one entry per row, of the run whose outcome was recorded.
+pub fn run(sizes: Effects) -> Outcome {
+    let place = Place::new();
+    let batch = submit(&place.store(), &["--rows", &sizes.rows.to_string()]);
+    sql(&place, "create table effects (line integer not null, token integer not null)");
+    let arguments = [
+        "--effects".to_owned(),
+        "--concurrency=8".to_owned(),
+        format!("--row-us={}", sizes.row_us),
+        format!("--ttl-ms={}", sizes.ttl.as_millis()),
+    ];
+    let mut workers: Vec<Process> = (0..4).map(|_| place.worker(&arguments)).collect();
+    let mut random = fencepost_core::random::Stream::new(sizes.seed);
+    let look = place.look();
+    let (began, mut acted) = (Instant::now(), Instant::now());
+    let (mut kills, mut pauses) = (0, 0);
+    let mut asleep: Option<(usize, Instant)> = None;
+    while !look.has_ended(&batch) {
+        assert!(began.elapsed() < STUCK, "the batch does not end: {:?}", look.counts(&batch));
+        if let Some((who, since)) = asleep
+            && since.elapsed() > sizes.ttl * 3
+        {
+            workers[who].signal(Signal::SIGCONT);
+            asleep = None;
+        }
+        let who = usize::try_from(random.next_u64() % 4).expect("a place");
+        let busy = asleep.is_none_or(|(other, _)| other != who) && look.holds_at_least(workers[who].pid(), 8);
+        if busy && acted.elapsed() > Duration::from_millis(150) {
+            acted = Instant::now();
+            if pauses < sizes.pauses && asleep.is_none() {
+                workers[who].signal(Signal::SIGSTOP);
+                asleep = Some((who, Instant::now()));
+                pauses += 1;
+            } else if kills < sizes.kills {
+                workers[who].kill();
+                workers[who] = place.worker(&arguments);
+                kills += 1;
+            }
+        }
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    let took = began.elapsed();
+    assert_eq!((kills, pauses), (sizes.kills, sizes.pauses), "the job was over before all was done");
+    if let Some((who, _)) = asleep {
+        workers[who].signal(Signal::SIGCONT);
+        // What it still offers is dropped, with its effects.
+        workers[who].signal(Signal::SIGTERM);
+        workers[who].wait(STUCK);
+    }
+    drop(workers);
+    assert_all_succeeded(&place, &batch, sizes.rows);
+    assert_eq!(sql(&place, "select count(*) from effects"), sizes.rows as i64, "one effect per row");
+    assert_eq!(sql(&place, "select count(distinct line) from effects"), sizes.rows as i64, "of each row");
+    let agree = "select count(*) from effects join outcomes using (line, token)";
+    assert_eq!(sql(&place, agree), sizes.rows as i64, "of the run that was recorded");
+    let runs = ledger::read(&place.ledger());
+    ledger::assert_no_token_ran_twice(&runs);
+    let fenced = look.counts(&batch).fenced;
+    Outcome { took, lines_repeated: ledger::repeats(&runs).0, fenced }
+}
+
+fn sql(place: &Place, text: &'static str) -> i64 {
+    place.runtime.block_on(async {
+        let url = format!("sqlite:{}", place.store().display());
+        let mut conn = SqliteConnection::connect(&url).await.expect("the file opens");
+        let number: Option<i64> = sqlx::query_scalar(text).fetch_optional(&mut conn).await.expect("it runs");
+        number.unwrap_or_default()
+    })
+}
