@@ -835,6 +835,33 @@ async fn speed() {
     println!("status: {:?}", begun.elapsed());
     assert_eq!((counts.success, counts.queued), (rows, 0));
     println!("log at the end: {} KiB, file {} KiB", file_len(&wal) >> 10, file_len(&place.path) >> 10);
+    let begun = Instant::now();
+    store.row_story(batch, rows / 2).await.unwrap().unwrap();
+    println!("row story: {:?}", begun.elapsed());
+    let begun = Instant::now();
+    assert!(store.results(batch, 0, 100, true).await.unwrap().rows.is_empty());
+    println!("failed results, none among {rows}: {:?}", begun.elapsed());
+
+    // A backlog of retries that are not due yet must not slow claims down.
+    let waiting = load(&store, spec(), 100_000).await;
+    for number in 1_000.. {
+        let grants = claim(&store, lease, number, 1000).await;
+        if grants.is_empty() {
+            break;
+        }
+        record(&store, lease, items(&grants, &retry(500))).await;
+    }
+    load(&store, spec(), 10_000).await;
+    let begun = Instant::now();
+    assert_eq!(claim(&store, lease, 5_000, 1000).await[0].rows.len(), 1000);
+    println!("claim beside 100000 waiting retries: {:?}", begun.elapsed());
+    let begun = Instant::now();
+    assert_eq!(store.status(waiting).await.unwrap().unwrap().queued, 100_000);
+    println!("status of those: {:?}", begun.elapsed());
+    place.clock.step(Duration::from_secs(5));
+    let begun = Instant::now();
+    assert_eq!(claim(&store, lease, 5_001, 1000).await.len(), 64);
+    println!("claim of 64 of them: {:?}", begun.elapsed());
 }
 
 // What idle waiting costs: cargo test --release -p fencepost --test sqlite_store -- --ignored --nocapture idle_cost

@@ -43,6 +43,21 @@ pub struct BatchSpec {
     pub source: Option<String>,
 }
 
+impl BatchSpec {
+    /// A batch of this operation with the usual options: 3 attempts, 3 crashes, an hour per run.
+    pub fn new(operation: impl Into<String>) -> Self {
+        Self {
+            operation: operation.into(),
+            attempts_max: 3,
+            crashes_max: 3,
+            timeout: Duration::from_secs(3600),
+            priority: 0,
+            header: None,
+            source: None,
+        }
+    }
+}
+
 /// How a load ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadEnd {
