@@ -22,10 +22,7 @@ fn main() -> io::Result<()> {
     while rows.read_until(b'\n', &mut text)? > 0 {
         let Row { line, token, input } = serde_json::from_slice(&text)?;
         let columns = input.len();
-        writeln!(
-            answers,
-            r#"{{"line":{line},"token":{token},"status":"success","result":{{"columns":{columns}}}}}"#
-        )?;
+        writeln!(answers, r#"{{"line":{line},"token":{token},"status":"success","result":{{"columns":{columns}}}}}"#)?;
         if rows.buffer().is_empty() {
             answers.flush()?;
         }

@@ -669,7 +669,7 @@ async fn a_newer_store_is_refused_unless_it_accepts_this_program() {
 }
 
 #[tokio::test]
-async fn a_full_disk_and_a_damaged_file_are_named_and_change_nothing() {
+async fn a_damaged_file_is_named() {
     let place = Place::new();
     let store = place.open().await;
     let batch = load(&store, spec(), 2_000).await;

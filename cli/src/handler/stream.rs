@@ -43,8 +43,10 @@
 //!
 //! A cancelled row is answered at once. The child is not told, and its late answer is ignored; but if there is none
 //! within [`StreamOptions::kill_after`], the child counts as hanging and is killed. Its other rows are suspects then.
-//! The time that a row waits inside a child counts as its own: [`StreamOptions::window`] rows have to be done within
-//! the rows' timeout.
+//!
+//! The time that a row waits inside a child counts as its own: [`StreamOptions::window`] rows have to be done within the
+//! rows' timeout. And when a child hangs over one row, those behind it time out as well, and that is an attempt of
+//! theirs. Where rows may hang, let the child watch the time itself, or keep the window small.
 //!
 //! # Process groups
 //!

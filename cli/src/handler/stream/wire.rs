@@ -226,7 +226,9 @@ mod tests {
 
     #[test]
     fn a_line_without_a_row_is_of_no_row() {
-        for line in ["", "hello", "[]", "7", "{}", r#"{"line":7}"#, r#"{"line":"7","token":31}"#, r#"{"line":-7,"token":31}"#] {
+        for line in
+            ["", "hello", "[]", "7", "{}", r#"{"line":7}"#, r#"{"line":"7","token":31}"#, r#"{"line":-7,"token":31}"#]
+        {
             assert_eq!(Answer::read(line.as_bytes()).key(), None, "{line}");
         }
         assert_eq!(Answer::read(b"{\"line\":7,\"token\":\xff31}").key(), None);

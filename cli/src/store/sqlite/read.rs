@@ -490,15 +490,17 @@ select coalesce(sum(t.success), 0) as success, coalesce(sum(t.failed), 0) as fai
        coalesce(sum(t.fenced), 0) as fenced,
        (select coalesce(sum(s.line_count), 0) from spans s indexed by spans_held
         where s.lease is not null and s.batch = ?1) as inprog,
-       (select count(*) from attempts a where a.batch = ?1 and a.kind = 'crashed') as crashed,
-       (select count(*) from attempts a where a.batch = ?1 and a.kind = 'crash_withdrawn') as withdrawn,
-       (select coalesce(sum(a.last_line - a.first_line + 1), 0) from attempts a
-        where a.batch = ?1 and a.kind = 'recovered') as recovered,
+       coalesce(d.crashed, 0) as crashed, coalesce(d.withdrawn, 0) as withdrawn, coalesce(d.recovered, 0) as recovered,
        (select s.not_before from spans s indexed by spans_waiting
         where s.lease is null and s.not_before is not null and s.not_before > ?2 and s.batch = ?1
         order by s.not_before limit 1) as next_not_before
-from tallies t
-where t.batch = ?1";
+from (
+    select sum(a.kind = 'crashed') as crashed, sum(a.kind = 'crash_withdrawn') as withdrawn,
+           sum(iif(a.kind = 'recovered', a.last_line - a.first_line + 1, 0)) as recovered
+    from attempts a indexed by attempts_deaths
+    where a.batch = ?1 and a.kind in ('crashed', 'crash_withdrawn', 'recovered')
+) as d
+left join tallies t on t.batch = ?1";
 
 async fn counts(conn: &mut SqliteConnection, now: StoreTime, batch: BatchId) -> Result<Option<BatchCounts>, Trouble> {
     let Some(view) = one_batch(conn, batch).await? else { return Ok(None) };
