@@ -209,8 +209,10 @@ impl Judge {
     fn handle_store(&mut self, now: Instant, id: RequestId, reply: Result<StoreReply, StoreFailure>) {
         if let Some((_, sent_at)) = self.looking.filter(|(asked, _)| *asked == id) {
             self.looking = None;
+            // What was answered in time may be heard late: this process may have slept.
+            let in_time = now < sent_at + self.options.timing.request_timeout;
             match reply {
-                Ok(StoreReply::Look(look)) => self.looked(now, sent_at, look),
+                Ok(StoreReply::Look(look)) if in_time => self.looked(now, sent_at, look),
                 _ => self.look_failed(now),
             }
             return;
@@ -291,7 +293,7 @@ impl Judge {
     }
 
     fn second_look(&mut self, now: Instant, sent_at: Instant, view: LeaseView, store_now: StoreTime) {
-        let watch = self.looks.entry(view.lease).or_insert_with(|| SecondLook::begin(&view, now));
+        let watch = self.looks.entry(view.lease).or_insert_with(|| SecondLook::begin(&view, sent_at, now));
         watch.look(&view, sent_at, now);
         if r2_past_its_time(&view, store_now) && watch.complete(&view, sent_at) {
             self.decide(Act { view, now: store_now, cause: EndCause::Lapsed });
@@ -370,6 +372,7 @@ impl Judge {
         let request = StoreRequest::Recover(Recover {
             lease: act.view.lease,
             renewals: act.view.renewals,
+            seen_at: act.now,
             cause: act.cause,
             judge: self.own_lease,
         });

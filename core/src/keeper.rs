@@ -58,6 +58,8 @@ pub enum KeeperInput {
 pub enum KeeperCommand {
     /// What the worker holds: for the mirror, and for the question which batches are closed (S2).
     Running(Vec<(BatchId, LineSet)>),
+    /// The store said that the lease has ended: ask now, not at the next renewal.
+    RenewNow,
     /// S1: drop the lease and end.
     Drop,
 }
@@ -292,6 +294,11 @@ impl Keeper {
             KeeperInput::Liveness(id, reply) => self.handle_liveness(now, id, reply),
             KeeperInput::Process(lease, state) => self.handle_process(lease, state),
             KeeperInput::Command(KeeperCommand::Running(running)) => self.running = running,
+            KeeperInput::Command(KeeperCommand::RenewNow) => {
+                if let State::Held(held) = &mut self.state {
+                    held.next_at = now;
+                }
+            }
             KeeperInput::Command(KeeperCommand::Drop) => match self.state {
                 State::Held(_) | State::FirstBeat { .. } | State::Taking { .. } => {
                     self.state = State::Dropping { next_at: now, asked: None };
@@ -363,7 +370,11 @@ impl Keeper {
             State::Dropping { asked, next_at } if is(asked) => {
                 *asked = None;
                 match reply {
-                    Ok(_) => self.end(LeaseEvent::Dropped),
+                    // P1: a lease that was declared dead meanwhile is found dead by its drop.
+                    Ok(_) => {
+                        let then = AfterWithdrawal::Leave;
+                        self.state = State::Withdrawing { next_at: now, asked: None, then };
+                    }
                     Err(_) => *next_at = retry_at,
                 }
             }
@@ -450,7 +461,7 @@ impl Keeper {
                     *next_at = now + look_every.min(Duration::from_millis(100));
                 }
                 predecessor.insert(Predecessor {
-                    look: SecondLook::begin(&view, now),
+                    look: SecondLook::begin(&view, sent_at, now),
                     view,
                     now: store_now,
                     death_known: false,
@@ -490,8 +501,13 @@ impl Keeper {
 
     fn recover_predecessor(&mut self, now: Instant, cause: EndCause) {
         let State::Taking { predecessor: Some(held), .. } = &self.state else { return };
-        let request =
-            StoreRequest::Recover(Recover { lease: held.view.lease, renewals: held.view.renewals, cause, judge: None });
+        let request = StoreRequest::Recover(Recover {
+            lease: held.view.lease,
+            renewals: held.view.renewals,
+            seen_at: held.now,
+            cause,
+            judge: None,
+        });
         let id = self.ask_store(request);
         if let State::Taking { predecessor: Some(held), .. } = &mut self.state {
             held.recovering = Some((id, now));

@@ -329,6 +329,9 @@ pub struct Recover {
     pub lease: LeaseId,
     /// The count of renewals that the judge saw: a renewal since then spares the lease.
     pub renewals: u64,
+    /// When it was seen, on the store's clock: an act that comes much later, on other grounds than a known death, spares
+    /// the lease as well.
+    pub seen_at: StoreTime,
     /// Why.
     pub cause: EndCause,
     /// The judge's own lease, under which rows that crashed too often are counted as failed.

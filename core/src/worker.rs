@@ -53,6 +53,8 @@ pub enum WorkerInput {
     Stop,
     /// There may be something to claim.
     Wake,
+    /// S2: these batches were heard to be no longer open.
+    BatchesClosed(Vec<BatchId>),
 }
 
 /// What came of a run.
@@ -265,6 +267,7 @@ impl Worker {
             WorkerInput::Store(id, reply) => self.handle_store(now, id, reply),
             WorkerInput::RunEnded(key, answer) => self.run_ended(now, key, answer),
             WorkerInput::Stop => self.s1_stop(now, ExitReason::Stopped),
+            WorkerInput::BatchesClosed(batches) => self.s2_let_go(now, &batches),
             WorkerInput::Wake => self.next_claim_at = self.next_claim_at.min(now),
         }
         self.handle_timeout(now);
@@ -307,10 +310,8 @@ impl Worker {
                 self.s2_let_go(now, &closed);
             }
             LeaseEvent::Ended { lease } => self.l6_lease_ended(now, lease),
-            LeaseEvent::NameInUse { worker } => {
-                // Answers in hand were offered while the lease lived; what is left would be fenced.
-                self.leave_now(ExitReason::NameInUse(worker));
-            }
+            // L6: answers in hand are still offered, then the worker leaves.
+            LeaseEvent::NameInUse { worker } => self.name_in_use(now, worker),
             LeaseEvent::Dropped => self.dropped(),
         }
     }
@@ -348,9 +349,12 @@ impl Worker {
 
     /// P2: holds, runs and owes nothing. What was given up counts as running until it has ended.
     fn is_idle(&self) -> bool {
+        self.abandoned.is_empty() && self.owes_nothing()
+    }
+
+    fn owes_nothing(&self) -> bool {
         self.unstarted == 0
             && self.runs.is_empty()
-            && self.abandoned.is_empty()
             && self.recording.is_empty()
             && self.give_back.is_empty()
             && matches!(self.claim, ClaimState::Idle)

@@ -106,10 +106,6 @@ pub struct Options {
     pub restart_us: u64,
     /// Bit n: worker n is whole in the end. At least one is, whatever this says.
     pub core: u8,
-    /// S2's bound to the letter: no row starts later than a second after an abort. Known not to hold (`regressions.rs`).
-    pub abort_within_a_second: bool,
-    /// Acts of recovery that stalled with the store are done when it is back. Known to judge innocents (`regressions.rs`).
-    pub late_acts: bool,
     /// How long the run goes on after all batches have ended: late writes.
     pub linger_us: u64,
 }
@@ -167,8 +163,6 @@ impl Options {
             store_rate: d.pick(&[1_000_000, 1_000_000, 900_000, 1_100_000, 999_000]),
             restart_us: d.pick(&[ttl_us / 20, ttl_us / 20, ttl_us, ttl_us * 3]),
             core: d.below(256) as u8,
-            abort_within_a_second: false,
-            late_acts: false,
             linger_us: if d.chance(250) { ttl_us * 2 } else { 0 },
         }
     }
@@ -229,8 +223,6 @@ impl Options {
             store_rate: 1_000_000,
             restart_us: 300_000,
             core: 0b11,
-            abort_within_a_second: false,
-            late_acts: false,
             linger_us: 2_500_000,
         }
     }

@@ -148,13 +148,6 @@ struct StoreCall {
     delayed: bool,
 }
 
-impl StoreCall {
-    /// R3: an act of recovery.
-    fn is_act(&self) -> bool {
-        matches!(self.request, StoreRequest::Recover(_))
-    }
-}
-
 /// A worker's place: its machine, its links, the processes that ran there.
 #[derive(Debug, Default)]
 struct Slot {

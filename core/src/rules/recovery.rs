@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::ids::LeaseId;
 use crate::rules::lease::LeaseState;
-use crate::store::{LeaseView, ProcessIdentity};
+use crate::store::{EndCause, LeaseView, ProcessIdentity};
 use crate::time::{Instant, StoreTime};
 
 /// What a machine says of a process id.
@@ -91,8 +91,8 @@ pub struct SecondLook {
 
 impl SecondLook {
     /// Starts with the first look; `sent_at` is when it was asked for, `now` when it was answered.
-    pub fn begin(lease: &LeaseView, now: Instant) -> Self {
-        Self { lease: lease.lease, renewals: lease.renewals, unchanged_since: now, looked_at: now }
+    pub fn begin(lease: &LeaseView, sent_at: Instant, now: Instant) -> Self {
+        Self { lease: lease.lease, renewals: lease.renewals, unchanged_since: now, looked_at: sent_at }
     }
 
     /// One more look that the store answered. `sent_at` is when it was asked for: what it shows is at least that new.
@@ -100,11 +100,10 @@ impl SecondLook {
     pub fn look(&mut self, lease: &LeaseView, sent_at: Instant, now: Instant) {
         let gap_max = r2_look_every(lease.renew) * 2;
         if lease.renewals != self.renewals || sent_at.since(self.looked_at) > gap_max {
-            *self = Self::begin(lease, now);
+            *self = Self::begin(lease, sent_at, now);
         } else {
-            self.looked_at = now;
+            self.looked_at = sent_at;
         }
-        debug_assert!(self.unchanged_since <= self.looked_at);
     }
 
     /// Whether the lease was seen unchanged for long enough, by looks that the store answered.
@@ -122,6 +121,16 @@ impl SecondLook {
 /// R3: the act takes effect only on a lease that is live and at the count that was seen.
 pub fn r3_may_act(state: LeaseState, renewals: u64, seen_renewals: u64) -> bool {
     state == LeaseState::Live && renewals == seen_renewals
+}
+
+/// R3: an act on silence takes effect only while what was seen is fresh: within half a renewal interval of the look, by
+/// the store's clock. An act that was held up with the store for longer would be judged by a time in which nobody could
+/// renew. A known death does not grow old.
+pub fn r3_still_fresh(cause: EndCause, seen_at: StoreTime, now: StoreTime, renew: Duration) -> bool {
+    match cause {
+        EndCause::Died => true,
+        EndCause::Lapsed | EndCause::TakenOver => now >= seen_at && now.since(seen_at) <= r2_look_every(renew) * 2,
+    }
 }
 
 /// R4: the bound on recovery of a dead worker's rows while the store answers: `ttl + scan`, one renewal interval more

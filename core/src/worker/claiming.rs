@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{QueuedSpan, RunKey, Worker};
+use super::{QueuedSpan, RunKey, Worker, WorkerEffect};
 use crate::ids::{LeaseId, RequestId};
+use crate::keeper::KeeperCommand;
 use crate::rules::claim::{c3_claim_lines, c3_lines_ahead};
 use crate::store::{Claim, ClaimReply, Grant, StoreFailure, StoreReply, StoreRequest};
 use crate::time::Instant;
@@ -141,7 +142,8 @@ impl Worker {
                         .unwrap_or(self.options.poll)
                         .clamp(CLAIM_AGAIN_MIN, self.options.poll.max(CLAIM_AGAIN_MIN));
                     self.next_claim_at = now + wait;
-                    if self.options.until_done && !open_lines && self.is_idle() {
+                    // Runs that were given up and do not end are decided: they keep nobody here.
+                    if self.options.until_done && !open_lines && self.owes_nothing() {
                         self.s1_stop(now, super::ExitReason::Done);
                     }
                 } else {
@@ -150,8 +152,11 @@ impl Worker {
                 }
                 self.accept(now, grants);
             }
-            // The keeper will hear of the lease's end.
-            ClaimReply::Closed | ClaimReply::LeaseEnded => self.next_claim_at = now + self.retry_after(),
+            // The keeper is to hear of the lease's end: only it can take another.
+            ClaimReply::Closed | ClaimReply::LeaseEnded => {
+                self.next_claim_at = now + self.retry_after();
+                self.effects.push_back(WorkerEffect::Keeper(KeeperCommand::RenewNow));
+            }
         }
     }
 

@@ -179,9 +179,27 @@ impl Worker {
         if !self.runs.is_empty() || !self.recording.is_empty() || !self.give_back.is_empty() {
             return;
         }
-        if let Leaving::Finishing { reason, .. } = std::mem::replace(&mut self.leaving, Leaving::Left) {
-            self.leaving = Leaving::Dropping { reason };
-            self.effects.push_back(WorkerEffect::Keeper(KeeperCommand::Drop));
+        match std::mem::replace(&mut self.leaving, Leaving::Left) {
+            // R5: the lease is not this worker's any more.
+            Leaving::Finishing { reason: reason @ ExitReason::NameInUse(_), .. } => self.leave_now(reason),
+            Leaving::Finishing { reason, .. } => {
+                self.leaving = Leaving::Dropping { reason };
+                self.effects.push_back(WorkerEffect::Keeper(KeeperCommand::Drop));
+            }
+            other => self.leaving = other,
+        }
+    }
+
+    /// R5: no lease will be taken any more, and the keeper has ended: nothing is to be dropped.
+    pub(super) fn name_in_use(&mut self, now: Instant, worker: String) {
+        if let Some(lease) = self.licence.as_ref().map(|licence| licence.lease) {
+            self.l6_lease_ended(now, lease);
+        }
+        self.s1_stop(now, ExitReason::NameInUse(worker.clone()));
+        match &mut self.leaving {
+            Leaving::Finishing { reason, .. } => *reason = ExitReason::NameInUse(worker),
+            Leaving::Dropping { .. } => self.leave_now(ExitReason::NameInUse(worker)),
+            Leaving::No | Leaving::Left => {}
         }
     }
 

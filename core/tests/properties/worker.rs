@@ -315,7 +315,7 @@ impl World {
                 prop_assert!(self.running.is_empty() && self.owed.is_empty(), "it leaves owing something");
                 self.dropped = true;
             }
-            WorkerEffect::Keeper(KeeperCommand::Running(_)) | WorkerEffect::Tell(_) => {}
+            WorkerEffect::Keeper(KeeperCommand::Running(_) | KeeperCommand::RenewNow) | WorkerEffect::Tell(_) => {}
             WorkerEffect::Exit(_) => self.exited = true,
         }
         Ok(())

@@ -1,3 +1,4 @@
+use fencepost_core::keeper::KeeperCommand;
 use fencepost_core::rules::claim::*;
 use fencepost_core::rules::lease::LeaseState;
 use fencepost_core::store::*;
@@ -19,7 +20,7 @@ fn c1_a_claim_that_is_told_of_the_lease_s_end_waits_for_the_keeper() {
     let (mut rig, effects) = at_work(options(1));
     let (id, _) = claims(&effects)[0];
     let reply = Ok(StoreReply::Claim(ClaimReply::LeaseEnded));
-    assert_eq!(rig.tell(WorkerInput::Store(id, reply)), []);
+    assert_eq!(rig.tell(WorkerInput::Store(id, reply)), [WorkerEffect::Keeper(KeeperCommand::RenewNow)]);
     assert!(claims(&rig.pass(ms(999))).is_empty());
 }
 

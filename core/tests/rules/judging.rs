@@ -49,7 +49,8 @@ fn r1_a_process_of_this_machine_that_is_gone_is_acted_on_at_once() {
     // Between looks it asks again, without the store.
     assert_eq!(rig.pass(secs(1)), [JudgeEffect::CheckProcess(LEASE, identity(5))]);
     let effects = rig.tell(JudgeInput::Process(LEASE, ProcessState::Gone));
-    let expected = Recover { lease: LEASE, renewals: 3, cause: EndCause::Died, judge: None };
+    let expected =
+        Recover { lease: LEASE, renewals: 3, seen_at: StoreTime::default(), cause: EndCause::Died, judge: None };
     assert_eq!(acts(&effects)[0].1, expected);
 }
 

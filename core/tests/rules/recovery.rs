@@ -1,5 +1,6 @@
 use fencepost_core::rules::lease::LeaseState;
 use fencepost_core::rules::recovery::*;
+use fencepost_core::store::EndCause;
 
 use crate::rig::*;
 
@@ -60,7 +61,7 @@ fn r2_what_lies_too_far_ahead_is_cut_back() {
 fn r2_the_second_look_counts_from_answer_to_question_and_starts_again() {
     let lease = view(LEASE, at(secs(0)), 3);
     // Looks of half a second each, one second apart.
-    let mut look = SecondLook::begin(&lease, at(ms(500)));
+    let mut look = SecondLook::begin(&lease, at(secs(0)), at(ms(500)));
     for n in 1..=7 {
         look.look(&lease, at(secs(n)), at(secs(n) + ms(500)));
         assert!(!look.complete(&lease, at(secs(n))), "{n}");
@@ -69,16 +70,29 @@ fn r2_the_second_look_counts_from_answer_to_question_and_starts_again() {
     assert_eq!(look.renewals(), 3);
 
     let mut gap = look.clone();
-    gap.look(&lease, at(ms(9_500)), at(ms(9_500)));
-    assert!(gap.complete(&lease, at(ms(9_500))), "looks two intervals apart still count");
+    // From question to question: an answer that was heard late hides no gap.
+    gap.look(&lease, at(secs(9)), at(secs(20)));
+    assert!(gap.complete(&lease, at(secs(9))), "looks two intervals apart still count");
     let mut gap = look.clone();
-    gap.look(&lease, at(ms(9_501)), at(ms(9_501)));
-    assert!(!gap.complete(&lease, at(ms(9_501))));
+    gap.look(&lease, at(ms(9_001)), at(ms(9_001)));
+    assert!(!gap.complete(&lease, at(ms(9_001))));
 
     let renewed = view(LEASE, at(secs(8)), 4);
     look.look(&renewed, at(secs(8)), at(secs(8)));
     assert!(!look.complete(&renewed, at(secs(14))) && look.complete(&renewed, at(secs(15))));
     assert_eq!(look.renewals(), 4);
+}
+
+#[test]
+fn r3_an_act_on_silence_grows_old_and_a_known_death_does_not() {
+    let seen = store_time(at(secs(100)));
+    let fresh = |cause, now| r3_still_fresh(cause, seen, store_time(at(now)), secs(4));
+    for cause in [EndCause::Lapsed, EndCause::TakenOver] {
+        assert!(fresh(cause, secs(100)) && fresh(cause, secs(102)));
+        assert!(!fresh(cause, ms(102_001)), "the store may have been away since: {cause:?}");
+        assert!(!fresh(cause, secs(99)), "the clock was set back since: {cause:?}");
+    }
+    assert!(fresh(EndCause::Died, secs(1)) && fresh(EndCause::Died, secs(1_000)));
 }
 
 #[test]

@@ -239,6 +239,12 @@ pub fn lines(first: u64, last: u64) -> LineSet {
     LineSet::range(first, last)
 }
 
+pub fn drops(effects: &[WorkerEffect]) -> usize {
+    let drop =
+        |effect: &&WorkerEffect| matches!(effect, WorkerEffect::Keeper(fencepost_core::keeper::KeeperCommand::Drop));
+    effects.iter().filter(drop).count()
+}
+
 pub fn exits(effects: &[WorkerEffect]) -> Vec<ExitReason> {
     let pick = |effect: &WorkerEffect| match effect {
         WorkerEffect::Exit(reason) => Some(reason.clone()),

@@ -64,7 +64,10 @@ fn r5_a_dead_predecessor_is_taken_over_at_once() {
     let (id, _) = takes(&rig.pass(ms(100)))[0];
     let effects = rig.tell(KeeperInput::Store(id, holder(rig.now, 3, Some(identity(5)))));
     let (act, recover) = acts(&effects)[0].clone();
-    assert_eq!(recover, Recover { lease: HOLDER, renewals: 3, cause: EndCause::Died, judge: None });
+    assert_eq!(
+        recover,
+        Recover { lease: HOLDER, renewals: 3, seen_at: store_time(rig.now), cause: EndCause::Died, judge: None }
+    );
     let recovered = RecoverReply::Recovered { lines: 0, failed: 0 };
     let effects = rig.tell(KeeperInput::Store(act, Ok(StoreReply::Recover(recovered))));
     assert_eq!(takes(&effects)[0].1, lease);
@@ -75,7 +78,8 @@ fn r5_a_silent_predecessor_is_taken_over_after_a_second_look() {
     let (mut rig, effects) = keeper(true, false);
     let effects = look_at_holder(&mut rig, effects, secs(60), |_| 3);
     assert_eq!(rig.now, at(secs(8)), "past its time, and watched for 7 s");
-    let expected = Recover { lease: HOLDER, renewals: 3, cause: EndCause::TakenOver, judge: None };
+    let expected =
+        Recover { lease: HOLDER, renewals: 3, seen_at: store_time(rig.now), cause: EndCause::TakenOver, judge: None };
     assert_eq!(acts(&effects)[0].1, expected);
 
     let (mut rig, effects) = keeper(true, false);
@@ -153,6 +157,11 @@ fn r5_who_was_taken_over_leaves_and_takes_no_other_lease() {
 
     let (mut rig, _) = with_grants(options(1), vec![grant(1, 1..=3)]);
     let effects = rig.tell(WorkerInput::Lease(LeaseEvent::NameInUse { worker: "w".into() }));
-    assert_eq!(effects, [WorkerEffect::Cancel(run(1, 1)), WorkerEffect::Exit(ExitReason::NameInUse("w".into()))]);
-    assert_eq!(rig.tell(success(run(1, 1))), []);
+    assert!(effects.contains(&WorkerEffect::Cancel(run(1, 1))) && exits(&effects).is_empty());
+    // L6: what is in hand is still offered; then it leaves, and drops no lease that is not its own.
+    let effects = rig.tell(success(run(1, 1)));
+    let (id, record) = records(&effects)[0].clone();
+    assert_eq!(record.items.len(), 1);
+    let effects = rig.tell(WorkerInput::Store(id, Ok(StoreReply::Record(vec![Verdict::Fenced]))));
+    assert_eq!((exits(&effects), drops(&effects)), (vec![ExitReason::NameInUse("w".into())], 0));
 }

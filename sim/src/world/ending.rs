@@ -76,11 +76,9 @@ pub(super) fn bounds(schedule: &Schedule, rows: impl Iterator<Item = crate::rows
     }
 }
 
-/// S2. By itself the core hears of an abort with the first renewal after its keeper was told what it holds.
+/// S2 without a notification: the core hears of an abort with the first renewal after its keeper was told what it holds.
+/// The notification within a second comes with the operator's verbs.
 fn abort_notice_us(options: &Options) -> u64 {
-    if options.abort_within_a_second {
-        return 1_000_000;
-    }
     (options.renew_us + options.ttl_us / 8) * 5 / 4 + 500_000 + 4 * options.request_timeout_us + options.inner_us * 2
 }
 

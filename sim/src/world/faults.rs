@@ -256,12 +256,8 @@ impl World<'_> {
     pub(super) fn bring_servers_back(&mut self, upto: u64) {
         if self.store_server.away.take_if(|(_, until)| *until <= upto).is_some() {
             self.fact(history::Event::StoreBack);
-            let late_acts = self.schedule.options.late_acts;
             for (nth, event) in std::mem::take(&mut self.store_server.stalled).into_iter().enumerate() {
-                match event {
-                    Event::StoreArrives(call) if !late_acts && call.is_act() => self.end_delay(&call),
-                    event => self.push(self.now + 10 * nth as u64, event),
-                }
+                self.push(self.now + 10 * nth as u64, event);
             }
         }
         if self.witness_server.away.take_if(|(_, until)| *until <= upto).is_some() {

@@ -87,7 +87,7 @@ impl World<'_> {
     fn recover_unseen(&mut self, now: StoreTime, recover: &Recover) -> StoreReply {
         let seen = self.look(now).leases.into_iter().find(|view| view.lease == recover.lease);
         let renewals = seen.map_or(recover.renewals, |view| view.renewals);
-        self.store.apply(now, &StoreRequest::Recover(Recover { renewals, ..recover.clone() }))
+        self.store.apply(now, &StoreRequest::Recover(Recover { renewals, seen_at: now, ..recover.clone() }))
     }
 
     fn judge_by_own_clock(&mut self, now: StoreTime, judge: ProcessAt) -> StoreReply {
@@ -114,7 +114,7 @@ impl World<'_> {
         for view in self.look(now).leases {
             if view.lease != own && is_dead(self, &view) {
                 let (lease, renewals) = (view.lease, view.renewals);
-                let recover = Recover { lease, renewals, cause: EndCause::Lapsed, judge: Some(own) };
+                let recover = Recover { lease, renewals, seen_at: now, cause: EndCause::Lapsed, judge: Some(own) };
                 self.store.apply(now, &StoreRequest::Recover(recover));
             }
         }

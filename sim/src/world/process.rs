@@ -72,6 +72,7 @@ impl Inner {
             Self::Lease(LeaseEvent::Dropped) => 3,
             Self::Command(KeeperCommand::Running(_)) => 4,
             Self::Command(KeeperCommand::Drop) => 5,
+            Self::Command(KeeperCommand::RenewNow) => 6,
         }
     }
 }

@@ -13,10 +13,10 @@ const NAME: &str = "5 innocence";
 /// Of a lease whose process is known, asserts
 /// - it is ended on a known death only if its process crashed or left before;
 /// - it is ended by lapse or takeover, with its process alive, only if
-///   (a) no renewal of it took effect within seven eighths of the watch (renewal interval and an eighth of the ttl) before:
+///   (a) no renewal of it took effect within seven eighths of the watch (renewal interval and three eighths of the ttl) before:
 ///   a judge whose clock is at most an eighth fast has watched for as long; and
-///   (b) its process was unwell (paused, or its link to the store cut) at some moment of the last watch, request time-out and
-///   an eighth of the ttl: else it renewed, or tried to and the store was away.
+///   (b) its process was unwell (paused, or its link to the store cut) at some moment of the last renewal interval, request
+///   time-out and quarter of the ttl: else it renewed, or tried to and the store was away.
 ///
 /// Neither the store's absence and its clock nor the second witness excuse a judgement. A lost or badly late message is to
 /// be fed as a cut and a heal. Not asserted where the clock rate of the process, or of its judge, is beyond the margins.
@@ -50,7 +50,7 @@ impl Innocence {
         let silent = at.saturating_sub(renewed);
         ensure(silent >= watch / 8 * 7, NAME, at, || format!("{lease} is judged {silent} us after its renewal"))?;
         let timing = &facts.timing;
-        let excused = watch + micros(timing.request_timeout) + micros(timing.ttl) / 8;
+        let excused = micros(timing.renew) + micros(timing.request_timeout) + micros(timing.ttl) / 4;
         let well_for = at.saturating_sub(facts.since);
         let innocent = facts.is_well() && well_for > excused;
         ensure(!innocent, NAME, at, || format!("{lease} is judged with {process:?} well for {well_for} us"))
@@ -59,7 +59,7 @@ impl Innocence {
 
 /// R2: how long a judge must watch.
 fn watch(facts: &Facts) -> u64 {
-    micros(facts.timing.renew) + micros(facts.timing.ttl) / 8
+    micros(facts.timing.renew) + micros(facts.timing.ttl) * 3 / 8
 }
 
 impl Checker for Innocence {

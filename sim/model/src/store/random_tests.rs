@@ -103,7 +103,8 @@ impl Run {
                 let renewals = seen.map_or(0, |view| view.renewals) + u64::from(late);
                 let cause = [EndCause::Lapsed, EndCause::Died, EndCause::TakenOver][usize::from(cause)];
                 let judge = Some(lease(self.leases[(of + 1) % 3]));
-                self.ask(StoreRequest::Recover(Recover { lease: lease(self.leases[of]), renewals, cause, judge }));
+                let (lease, seen_at) = (lease(self.leases[of]), self.rig.now);
+                self.ask(StoreRequest::Recover(Recover { lease, renewals, seen_at, cause, judge }));
             }
             Step::CutBack => self.ask(StoreRequest::CutBack { backoff_max: Duration::from_secs(5) }),
             Step::Withdraw { by } => self.ask(StoreRequest::WithdrawCrashes { lease: lease(self.leases[by]) }),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fencepost_core::rules::poison::{AfterEnd, p2_after_crash, p2_after_end};
-use fencepost_core::rules::recovery::r3_may_act;
+use fencepost_core::rules::recovery::{r3_may_act, r3_still_fresh};
 use fencepost_core::rules::transactions::t1_lock_order;
 use fencepost_core::store::{EndCause, Recover, RecoverReply};
 use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, Token};
@@ -23,7 +23,11 @@ struct Sum {
 impl ModelStore {
     pub(super) fn recover(&mut self, now: StoreTime, recover: &Recover) -> RecoverReply {
         let found = self.leases.get(&recover.lease);
-        if !found.is_some_and(|lease| r3_may_act(lease.state, lease.renewals, recover.renewals)) {
+        let may_act = found.is_some_and(|lease| {
+            r3_may_act(lease.state, lease.renewals, recover.renewals)
+                && r3_still_fresh(recover.cause, recover.seen_at, now, lease.take.renew)
+        });
+        if !may_act {
             return RecoverReply::Spared;
         }
         let how = match recover.cause {

@@ -136,7 +136,7 @@ impl Rig {
     }
 
     fn recover(&mut self, of: u64, renewals: u64, cause: EndCause) -> RecoverReply {
-        let recover = Recover { lease: lease(of), renewals, cause, judge: None };
+        let recover = Recover { lease: lease(of), renewals, seen_at: self.now, cause, judge: None };
         match self.ask(&StoreRequest::Recover(recover)) {
             StoreReply::Recover(reply) => reply,
             reply => panic!("{reply:?}"),
