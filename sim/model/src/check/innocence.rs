@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn a_renewed_lease_is_not_judged_whatever_its_process_did() {
         let facts = [(8000, renewed(1, 1)), (8001, Event::WorkerPaused { process: P })];
-        assert!(judged_after(&facts, 14_000, LeaseEnd::Lapsed));
-        assert!(!judged_after(&facts, 14_200, LeaseEnd::Lapsed));
+        assert!(judged_after(&facts, 12_370, LeaseEnd::Lapsed));
+        assert!(!judged_after(&facts, 12_380, LeaseEnd::Lapsed));
     }
 }
