@@ -10,7 +10,7 @@ use crate::liveness::{LivenessReply, LivenessRequest};
 use crate::rules::outcome::BACKOFF_MAX;
 use crate::rules::recovery::{
     LOOK_EVERY_MIN, ProcessState, SecondLook, r1_death_known, r2_heartbeat_allows, r2_late_in, r2_look_every,
-    r2_past_its_time, r2_too_far_ahead, r2_watch_for,
+    r2_past_its_time, r2_too_far_ahead, r2_watch_for, r2_witness_limit,
 };
 use crate::store::{
     EndCause, LeaseView, LookReply, ProcessIdentity, Recover, RecoverReply, StoreFailure, StoreReply, StoreRequest,
@@ -148,7 +148,8 @@ impl Judge {
         let look = self.looking.map_or(self.next_look_at, |(_, sent_at)| sent_at + limit);
         let act = match &self.acting {
             Acting::No => None,
-            Acting::Heartbeat(_, sent_at, _) | Acting::Recover(_, sent_at, _) => Some(*sent_at + limit),
+            Acting::Heartbeat(_, sent_at, act) => Some(*sent_at + r2_witness_limit(act.view.renew, limit)),
+            Acting::Recover(_, sent_at, _) => Some(*sent_at + limit),
         };
         [Some(look), act, self.next_local_check_at].into_iter().flatten().min()
     }
@@ -162,7 +163,9 @@ impl Judge {
         match &self.acting {
             // The next look shows whether it is still to be done.
             Acting::Recover(_, sent_at, _) if now >= *sent_at + limit => self.acting = Acting::No,
-            Acting::Heartbeat(_, sent_at, _) if now >= *sent_at + limit => self.heartbeat_known(now, None),
+            Acting::Heartbeat(_, sent_at, act) if now >= *sent_at + r2_witness_limit(act.view.renew, limit) => {
+                self.heartbeat_known(now, None);
+            }
             _ => {}
         }
         if self.looking.is_none() && now >= self.next_look_at {

@@ -13,7 +13,7 @@ use crate::random::Stream;
 use crate::rules::lease::{l2_retry_after, l3_heartbeat_earned, l4_licence_ends, l5_next_renewal};
 use crate::rules::recovery::{
     Heartbeat, NameHeld, ProcessState, SecondLook, r1_death_known, r2_heartbeat_allows, r2_look_every,
-    r2_past_its_time, r5_name_held,
+    r2_past_its_time, r2_witness_limit, r5_name_held,
 };
 use crate::store::{
     EndCause, LeaseView, ProcessIdentity, Recover, RenewReply, StoreFailure, StoreReply, StoreRequest, TakeLease,
@@ -150,6 +150,14 @@ struct Predecessor {
     recovering: Option<(RequestId, Instant)>,
 }
 
+impl Predecessor {
+    /// When the second witness was asked about it, and does not answer any more.
+    fn heartbeat_limit(&self, request_limit: Duration) -> Option<Instant> {
+        let limit = r2_witness_limit(self.view.renew, request_limit);
+        self.heartbeat.map(|(_, sent_at)| sent_at + limit)
+    }
+}
+
 /// Outside a lease nothing is at stake: what failed is tried again after at most this.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(1);
 
@@ -209,12 +217,10 @@ impl Keeper {
         let limit = self.request_limit();
         let own = match &self.state {
             State::Taking { next_at, asked, predecessor } => {
-                let waiting = predecessor
-                    .as_ref()
-                    .and_then(|p| p.recovering.or(p.heartbeat))
-                    .or(*asked)
-                    .map(|(_, sent_at)| sent_at + limit);
-                Some(waiting.unwrap_or(*next_at))
+                let heartbeat = predecessor.as_ref().and_then(|p| p.heartbeat_limit(limit));
+                let request = predecessor.as_ref().and_then(|p| p.recovering).or(*asked);
+                let waiting = request.map(|(_, sent_at)| sent_at + limit);
+                Some(heartbeat.or(waiting).unwrap_or(*next_at))
             }
             State::FirstBeat { asked, .. } => Some(asked.1 + limit),
             State::Held(held) => Some(held.next_at),
@@ -237,7 +243,9 @@ impl Keeper {
         match &self.state {
             State::FirstBeat { asked, taken_at } if now >= asked.1 + limit => self.hold(now, *taken_at),
             // R2: a second witness that does not answer has no veto.
-            State::Taking { predecessor: Some(held), .. } if expired(&held.heartbeat) => {
+            State::Taking { predecessor: Some(held), .. }
+                if held.heartbeat_limit(limit).is_some_and(|at| now >= at) =>
+            {
                 self.heartbeat_known(now, Heartbeat::NoWitness);
             }
             _ => {}

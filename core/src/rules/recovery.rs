@@ -52,6 +52,12 @@ pub fn r2_late_in(lease: &LeaseView, now: StoreTime) -> Option<Duration> {
     if since_renewal >= late_at { None } else { Some(late_at - since_renewal) }
 }
 
+/// R2: how long the second witness may take to answer: less than a look stays fresh (R3), else a silent witness would put
+/// recovery off for ever.
+pub fn r2_witness_limit(renew: Duration, request_timeout: Duration) -> Duration {
+    request_timeout.min(r2_look_every(renew))
+}
+
 /// R2: what the second witness says of one lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heartbeat {
@@ -129,9 +135,14 @@ pub fn r3_may_act(state: LeaseState, renewals: u64, seen_renewals: u64) -> bool 
 pub fn r3_still_fresh(cause: EndCause, seen_at: StoreTime, now: StoreTime, renew: Duration) -> bool {
     match cause {
         EndCause::Died => true,
-        EndCause::Lapsed | EndCause::TakenOver => now >= seen_at && now.since(seen_at) <= r2_look_every(renew) * 2,
+        EndCause::Lapsed | EndCause::TakenOver => {
+            now >= seen_at && now.since(seen_at) <= (r2_look_every(renew) * 2).max(FRESH_MIN)
+        }
     }
 }
+
+/// R3: an act is fresh for at least so long, since a store that is merely busy takes as long.
+const FRESH_MIN: Duration = Duration::from_millis(250);
 
 /// R4: the bound on recovery of a dead worker's rows while the store answers: `ttl + scan`, one renewal interval more
 /// where nobody had watched, and the slack of looks and margins.
