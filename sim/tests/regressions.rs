@@ -210,3 +210,66 @@ fn an_act_that_stalled_with_the_store_judges_nobody() {
     };
     assert_holds(&schedule);
 }
+
+/// R4: an act on silence must be fresh (R3), and a judge that waited for its cut-off witness as long as for the store always
+/// came too late. A silent witness is waited for shorter than a look stays fresh.
+#[test]
+fn a_silent_witness_does_not_put_recovery_off_for_ever() {
+    let schedule = Schedule {
+        seed: 15449,
+        options: Options {
+            workers: 3,
+            machines: 1,
+            identities: false,
+            supervised: false,
+            stable_names: false,
+            liveness: true,
+            notify: false,
+            until_done: false,
+            batches: vec![BatchPlan {
+                rows: 3,
+                submit_at_us: 0,
+                priority: 0,
+                attempts_max: 2,
+                crashes_max: 3,
+                timeout_us: 60000000,
+            }],
+            run_us_min: 12000000,
+            run_us_max: 12000000,
+            slow_per_mille: 0,
+            failing_per_mille: 0,
+            retrying_per_mille: 0,
+            hanging_per_mille: 50,
+            deaf_per_mille: 0,
+            poison_rows: 0,
+            concurrency: 1,
+            ttl_us: 60000000,
+            renew_us: 20000000,
+            scan_us: 30000000,
+            request_timeout_us: 10000000,
+            horizon_us: 1000000,
+            claim_lines_max: 1,
+            claim_bytes_max: 1,
+            group_lines_max: 1,
+            flush_age_us: 2000,
+            poll_us: 6000000,
+            grace_us: 0,
+            cancel_grace_us: 60000000,
+            latency_us_min: 500,
+            latency_us_max: 5000,
+            slow_messages_per_mille: 0,
+            inner_us: 0,
+            clock_spread: 0,
+            store_rate: 1000000,
+            restart_us: 60000000,
+            core: 255,
+            linger_us: 0,
+        },
+        faults: vec![
+            (31363825, Crash { worker: 2, restart_after_us: None, reported: false }),
+            (45465799, CutWitness { worker: 0, for_us: 181132005 }),
+            (51155331, Pause { worker: 1, for_us: 140995218 }),
+        ],
+    };
+    assert_holds(&schedule);
+}
