@@ -459,8 +459,11 @@ impl Run {
         let renewals = look.leases.iter().find(|view| view.lease == lease).map_or(0, |view| view.renewals);
         let renewals = if self.one_in(6) { renewals + 1 } else { renewals };
         let cause = self.pick(&[EndCause::Lapsed, EndCause::Died, EndCause::TakenOver]).unwrap();
+        // Now and then an act that was held up for long, or a clock that was set back since.
+        let off = if self.one_in(6) { [-3_600_000_000, 3_600_000_000][usize::from(self.one_in(2))] } else { 0 };
+        let seen_at = StoreTime(look.now.0 + off);
         let judge = if self.one_in(2) { Some(self.some_lease()) } else { None };
-        match self.ask(StoreRequest::Recover(Recover { lease, renewals, cause, judge })).await {
+        match self.ask(StoreRequest::Recover(Recover { lease, renewals, seen_at, cause, judge })).await {
             StoreReply::Recover(RecoverReply::Recovered { lines, failed }) => {
                 self.see("recovered none", lines == 0 && failed == 0);
                 self.see("recovered lines", lines > 0);
