@@ -273,3 +273,80 @@ fn a_silent_witness_does_not_put_recovery_off_for_ever() {
     };
     assert_holds(&schedule);
 }
+
+/// S2: a worker that stood still beyond its licence renewed its lease, was not told of an abort meanwhile, and started what
+/// it had claimed before. What is not started at the licence's end is given back now.
+#[test]
+fn a_worker_that_slept_starts_no_row_of_an_aborted_batch() {
+    let schedule = Schedule {
+        seed: 2087942,
+        options: Options {
+            workers: 1,
+            machines: 1,
+            identities: false,
+            supervised: false,
+            stable_names: false,
+            liveness: false,
+            notify: true,
+            until_done: false,
+            batches: vec![
+                BatchPlan {
+                    rows: 7,
+                    submit_at_us: 0,
+                    priority: 0,
+                    attempts_max: 3,
+                    crashes_max: 1,
+                    timeout_us: 400000,
+                },
+                BatchPlan {
+                    rows: 13,
+                    submit_at_us: 256019,
+                    priority: 1,
+                    attempts_max: 2,
+                    crashes_max: 1,
+                    timeout_us: 100000,
+                },
+                BatchPlan {
+                    rows: 1,
+                    submit_at_us: 9098347,
+                    priority: 0,
+                    attempts_max: 2,
+                    crashes_max: 2,
+                    timeout_us: 400000,
+                },
+            ],
+            run_us_min: 2000,
+            run_us_max: 20000,
+            slow_per_mille: 50,
+            failing_per_mille: 0,
+            retrying_per_mille: 0,
+            hanging_per_mille: 0,
+            deaf_per_mille: 0,
+            poison_rows: 0,
+            concurrency: 8,
+            ttl_us: 14875621,
+            renew_us: 7437810,
+            scan_us: 7437810,
+            request_timeout_us: 3718905,
+            horizon_us: 1000,
+            claim_lines_max: 100,
+            claim_bytes_max: 50,
+            group_lines_max: 1,
+            flush_age_us: 0,
+            poll_us: 1000000,
+            grace_us: 3718905,
+            cancel_grace_us: 14875621,
+            latency_us_min: 10,
+            latency_us_max: 100,
+            slow_messages_per_mille: 50,
+            inner_us: 0,
+            clock_spread: 0,
+            store_rate: 1000000,
+            restart_us: 743781,
+            core: 255,
+            linger_us: 0,
+        },
+        faults: vec![(690785, Pause { worker: 0, for_us: 70706296 }), (2377616, Abort { batch: 1 })],
+    };
+    assert_holds(&schedule);
+}

@@ -160,7 +160,21 @@ impl Worker {
         }
     }
 
-    /// Puts granted rows into the queue; a worker that is leaving gives them back at once (S1).
+    /// C2: whatever a claim under way is answered from now on is old news: it is settled.
+    pub(super) fn doubt_claim(&mut self, now: Instant) {
+        match &mut self.claim {
+            ClaimState::Idle => {}
+            ClaimState::Asked { lease, number, .. } => {
+                self.claim = ClaimState::Settling { lease: *lease, number: *number, asked: None, next_at: now };
+            }
+            ClaimState::Settling { asked, next_at, .. } => {
+                *asked = None;
+                *next_at = now;
+            }
+        }
+    }
+
+    /// Puts granted rows into the queue; a worker that is leaving (S1) or not licensed (L4) gives them back at once.
     fn accept(&mut self, now: Instant, grants: Vec<Grant>) {
         if !grants.is_empty() {
             self.holding_changed(now);
@@ -182,7 +196,7 @@ impl Worker {
                 rows: grant.rows.into(),
             });
         }
-        if self.leaving.is_leaving()
+        if (self.leaving.is_leaving() || self.licensed().is_none())
             && let Some(lease) = self.licence.as_ref().map(|licence| licence.lease)
         {
             self.give_queued_back(lease, |_| true);

@@ -90,6 +90,10 @@ impl Worker {
         let lease = *lease;
         self.tell(WorkerEvent::Lapsed(lease));
         self.cancel_runs(now, CancelReason::Lapse, |_, run| run.lease == lease);
+        // S2: what was not started is given back as well, and a claim under way is asked for anew: a batch may have been
+        // aborted meanwhile, and the renewal that extends the licence need not tell.
+        self.give_queued_back(lease, |_| true);
+        self.doubt_claim(now);
     }
 
     /// L6: the lease is dead: cancel handlers, forget its spans; results in hand are still offered, and fenced.

@@ -98,8 +98,21 @@ fn c2_a_settling_goes_on_through_a_lapse() {
     let (settling, ..) = *settlings(&effects).last().unwrap();
     assert!(settlings(&effects).len() > 3);
     let effects = rig.tell(WorkerInput::Store(settling, Ok(StoreReply::SettleClaim(vec![grant(9, 3..=3)]))));
+    // S2: what was claimed before the lapse is not started after it; it goes back.
     assert!(starts(&effects).is_empty());
-    assert_eq!(starts(&rig.tell(held(LEASE, at(secs(20))))), [run(3, 9)]);
+    let back: Vec<_> = give_backs(&effects).into_iter().map(|(_, lease, lines)| (lease, lines)).collect();
+    assert_eq!(back, [(LEASE, vec![(BATCH, Token(9), lines(3, 3))])]);
+    assert!(starts(&rig.tell(held(LEASE, at(secs(20))))).is_empty());
+}
+
+#[test]
+fn c2_a_claim_under_way_at_a_lapse_is_settled() {
+    let mut rig = worker(options(1));
+    let (claim, asked) = claims(&rig.tell(held(LEASE, at(secs(1)))))[0].clone();
+    let effects = rig.pass(secs(1));
+    assert_eq!(settlings(&effects)[0].2, asked.number);
+    let effects = rig.tell(WorkerInput::Store(claim, Ok(granted(vec![grant(1, 1..=1)]))));
+    assert_eq!(effects, [], "its own answer is old news");
 }
 
 #[test]

@@ -224,6 +224,10 @@ fn l4_the_licence_ends_cancels_and_gives_back_with_no_attempt() {
     let effects = rig.pass(ms(1));
     assert_eq!(cancels(&effects), [run(1, 1), run(2, 1)]);
     assert!(effects.contains(&WorkerEffect::Tell(WorkerEvent::Lapsed(LEASE))));
+    // S2: what was not started goes back at once.
+    let (id, lease, back) = give_backs(&effects)[0].clone();
+    assert_eq!((lease, back), (LEASE, vec![(BATCH, Token(1), lines(3, 4))]));
+    rig.tell(WorkerInput::Store(id, Ok(StoreReply::GiveBack)));
     // One had an answer in hand; the other is cancelled.
     let effects = rig.tell(success(run(1, 1)));
     assert!(starts(&effects).is_empty() && claims(&effects).is_empty());
@@ -234,8 +238,9 @@ fn l4_the_licence_ends_cancels_and_gives_back_with_no_attempt() {
     assert_eq!(offered.len(), 1, "no attempt of line 2: {offered:?}");
     assert_eq!((offered[0].line, &offered[0].answer), (1, &Answer::Success("1".into())));
     assert!(starts(&effects).is_empty() && claims(&effects).is_empty());
-    // Extended again, it goes on with what it had not started.
-    assert_eq!(starts(&rig.tell(held(LEASE, at(secs(20))))), [run(3, 1), run(4, 1)]);
+    // Extended again, it claims anew.
+    let effects = rig.tell(held(LEASE, at(secs(20))));
+    assert!(starts(&effects).is_empty() && claims(&effects).len() == 1);
 }
 
 #[test]
@@ -251,7 +256,8 @@ fn l4_a_worker_that_slept_past_its_licence_notices_before_anything_else() {
 #[test]
 fn l4_a_run_that_ignores_its_cancel_is_given_up_and_its_line_given_back() {
     let mut rig = licensed_for_7_s();
-    rig.pass(secs(7));
+    let unstarted = give_backs(&rig.pass(secs(7)))[0].0;
+    rig.tell(WorkerInput::Store(unstarted, Ok(StoreReply::GiveBack)));
     let effects = rig.pass(secs(5));
     let abandoned: Vec<_> = effects.iter().filter(|effect| matches!(effect, WorkerEffect::Abandon(_))).collect();
     assert_eq!(abandoned, [&WorkerEffect::Abandon(run(1, 1)), &WorkerEffect::Abandon(run(2, 1))]);
@@ -386,9 +392,8 @@ fn l6_an_old_run_s_answer_never_passes_for_a_new_one_s() {
 #[test]
 fn l6_a_give_back_of_a_dead_lease_is_forgotten() {
     let mut rig = licensed_for_7_s();
-    rig.pass(secs(7));
-    let effects = rig.tell(ended(run(1, 1), RunAnswer::Cancelled));
-    assert_eq!(give_backs(&effects).len(), 1);
+    assert_eq!(give_backs(&rig.pass(secs(7))).len(), 1);
+    rig.tell(ended(run(1, 1), RunAnswer::Cancelled));
     rig.tell(ended(run(2, 1), RunAnswer::Cancelled));
     rig.tell(WorkerInput::Lease(LeaseEvent::Ended { lease: LEASE }));
     assert!(give_backs(&rig.pass(secs(60))).is_empty());
