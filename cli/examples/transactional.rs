@@ -46,9 +46,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let file = std::env::temp_dir().join(format!("fencepost-transactional-{}.db", std::process::id()));
     let store = SqliteStore::open(&file, OpenMode::Create).await?;
     let mut conn = SqliteConnection::connect(&format!("sqlite:{}", file.display())).await?;
-    sqlx::raw_sql("create table accounts (account text primary key, cents integer); insert into accounts values ('a', 0)")
-        .execute(&mut conn)
-        .await?;
+    sqlx::raw_sql(
+        "create table accounts (account text primary key, cents integer); insert into accounts values ('a', 0)",
+    )
+    .execute(&mut conn)
+    .await?;
 
     let payments = (1..=100).map(|cents| Payment { account: "a".to_owned(), cents });
     load::values(&store, BatchSpec::new("book"), None, payments).await?;

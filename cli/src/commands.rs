@@ -6,13 +6,17 @@ use clap::{CommandFactory, FromArgMatches};
 
 use self::args::{Cli, Command};
 use self::failure::{Exit, Failure};
+use crate::say::say;
 
 mod args;
+mod completions;
 mod config;
 mod demo;
 mod failure;
 mod list;
 mod load;
+mod man;
+mod outlet;
 mod overview;
 mod results;
 mod row_log;
@@ -22,6 +26,7 @@ mod signals;
 mod status;
 mod store;
 mod submit;
+mod values;
 mod wait;
 mod worker;
 mod workers;
@@ -29,7 +34,7 @@ mod workers;
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
-    let command = match config::with_config_defaults(Cli::command(), &args) {
+    let command = match config::configured(Cli::command(), &args) {
         Ok(command) => command,
         Err(error) => return end(Err(Failure::from_error(Exit::Usage, error)), false),
     };
@@ -68,6 +73,8 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Results(args) => results::results(&global, args).await,
         Command::Wait(args) => wait::wait(&global, args).await,
         Command::Workers(args) => workers::workers(&global, args).await,
+        Command::Completions(args) => completions::completions(&args),
+        Command::Man(args) => man::man(&args),
         Command::Demo => demo::demo(&global).await,
     }
 }
@@ -80,7 +87,8 @@ impl Command {
             Self::List(args) => args.json,
             Self::Rows(args) => args.json,
             Self::Workers(args) => args.json,
-            Self::Run(_) | Self::Worker(_) | Self::Results(_) | Self::Wait(_) | Self::Demo => false,
+            Self::Run(_) | Self::Worker(_) | Self::Results(_) | Self::Wait(_) => false,
+            Self::Completions(_) | Self::Man(_) | Self::Demo => false,
         }
     }
 }
@@ -90,9 +98,9 @@ fn end(outcome: Result<Exit, Failure>, json: bool) -> ExitCode {
         Ok(exit) => exit,
         Err(failure) => {
             if json {
-                eprintln!("{}", failure.to_json());
+                say!("{}", failure.to_json());
             } else {
-                eprintln!("{failure}");
+                say!("{failure}");
             }
             failure.exit
         }

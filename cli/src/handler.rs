@@ -81,6 +81,11 @@ impl CancelToken {
         *self.flag.borrow()
     }
 
+    /// Whether nobody waits for the run's answer any more: its canceller is gone.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.flag.has_changed().is_err()
+    }
+
     /// Ends when the run is cancelled; never where its canceller is gone without cancelling.
     pub async fn cancelled(&mut self) {
         if self.flag.wait_for(|cancelled| *cancelled).await.is_err() {

@@ -13,6 +13,9 @@
 //! | the row store | [`store`] | yes |
 //! | a worker put together | [`worker`] | through the others |
 
+// `println!` and its kin panic where they cannot write.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod commands;
 pub mod driver;
 pub mod handler;
@@ -21,6 +24,7 @@ pub mod load;
 pub mod report;
 pub mod results;
 pub mod runtime;
+mod say;
 pub mod store;
 pub mod worker;
 

@@ -121,6 +121,8 @@ async fn load<E: Into<LoadError>>(
     let end = LoadEnd { key: key.map(str::to_owned), digest: digest.finish().to_string(), total: rows };
     match store.finish_load(batch, end).await? {
         Loaded::New => Ok(Load { batch, rows, new: true }),
+        // Opened by a try whose reply was lost.
+        Loaded::Same(own) if own == batch => Ok(Load { batch, rows, new: true }),
         Loaded::Same(batch) => Ok(Load { batch, rows, new: false }),
         Loaded::Differs(batch) => Err(LoadError::KeyBound { key: key.unwrap_or_default().to_owned(), batch }),
     }

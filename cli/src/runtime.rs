@@ -58,7 +58,8 @@ impl LocalProcesses {
         Self { machine: machine() }
     }
 
-    /// Boot id and process namespace of this process: equal only for processes that can see each other.
+    /// Boot id, process namespace and time namespace of this process: equal only for processes that can see each other and
+    /// count start times alike.
     pub fn machine(&self) -> Option<&str> {
         self.machine.as_deref()
     }
@@ -98,9 +99,24 @@ impl Processes for LocalProcesses {
 }
 
 fn machine() -> Option<String> {
+    let own = std::fs::read_to_string("/proc/self/stat").ok()?;
+    if !is_of(&own, std::process::id()) {
+        return None;
+    }
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let namespace = std::fs::read_link("/proc/self/ns/pid").ok()?;
-    Some(format!("{} {}", boot.trim(), namespace.display()))
+    let mut machine = format!("{} {}", boot.trim(), namespace.display());
+    // Start times count from the namespace's own boot time. Old kernels have one for all.
+    if let Ok(time) = std::fs::read_link("/proc/self/ns/time") {
+        machine.push_str(&format!(" {}", time.display()));
+    }
+    Some(machine)
+}
+
+/// Whether this `/proc` numbers processes as the process itself does. One of another namespace would show strangers under
+/// the ids asked for.
+fn is_of(stat: &str, pid: u32) -> bool {
+    stat.split_ascii_whitespace().next().and_then(|field| field.parse().ok()) == Some(pid)
 }
 
 /// Start time in ticks since boot, and state letter, from `/proc/PID/stat` (proc(5): fields 22 and 3).
@@ -130,6 +146,16 @@ mod tests {
         assert_eq!(processes.state(&reused), ProcessState::Gone);
         let elsewhere = ProcessIdentity { machine: "another".to_owned(), ..own };
         assert_eq!(processes.state(&elsewhere), ProcessState::Unknown);
+    }
+
+    #[test]
+    fn a_proc_of_another_namespace_names_no_machine() {
+        assert!(is_of("71 (fencepost) S 1", 71));
+        assert!(!is_of("4071 (fencepost) S 1", 71));
+        assert!(!is_of("", 71));
+        let machine = LocalProcesses::new().machine().map(str::to_owned).expect("this /proc is its own");
+        let time = std::fs::read_link("/proc/self/ns/time");
+        assert!(time.is_err() || machine.contains("time:["), "{machine}");
     }
 
     #[test]

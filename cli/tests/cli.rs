@@ -28,13 +28,18 @@ impl Place {
     }
 
     fn run_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+        self.command(arguments, environment).output().expect("fencepost starts")
+    }
+
+    fn command(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fencepost"));
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("FENCEPOST_")) {
             command.env_remove(name);
         }
         command.env("XDG_CONFIG_HOME", self.file("config")).env("XDG_STATE_HOME", self.file("state"));
         command.envs(environment.iter().copied()).current_dir(self.0.path());
-        command.args(arguments).stdin(Stdio::null()).output().expect("fencepost starts")
+        command.args(arguments).stdin(Stdio::null());
+        command
     }
 
     fn ok(&self, arguments: &[&str]) -> String {
@@ -58,7 +63,8 @@ fn stderr(output: &Output) -> String {
 
 const ROWS: &str = "name,n\none,1\ntwo,2\nthree,3\n";
 /// Succeeds, except for the row `two`.
-const FAILS_TWO: [&str; 6] = ["--", "sh", "-c", "test $0 != two || { echo no two >&2; exit 65; }; echo $1", "{name}", "{n}"];
+const FAILS_TWO: [&str; 6] =
+    ["--", "sh", "-c", "test $0 != two || { echo no two >&2; exit 65; }; echo $1", "{name}", "{n}"];
 
 #[test]
 fn a_run_gives_results_in_order_and_a_repeat_gives_them_again() {
@@ -161,6 +167,9 @@ fn an_empty_batch_ends_at_once() {
 fn what_is_wrong_is_found_before_anything_is_done() {
     let place = Place::new();
     let file = place.write("rows.csv", ROWS);
+    let nameless = place.write("rows", ROWS);
+    let fifo = place.file("pipe.csv").to_str().expect("UTF-8").to_owned();
+    nix::unistd::mkfifo(fifo.as_str(), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
     for (arguments, exit, says) in [
         (&["run", "missing.csv", "--", "true"][..], 8, "missing.csv"),
         (&["run", &file, "--", "no-such-command"], 2, "no-such-command"),
@@ -169,6 +178,23 @@ fn what_is_wrong_is_found_before_anything_is_done() {
         (&["run", &file, "--ttl", "soon", "--", "true"], 2, "30s"),
         (&["status", "zzzzzzzz"], 7, "fencepost.db"),
         (&["submit"], 2, "FILE"),
+        (&["run", &file, "--", "echo", "{nope}"], 2, "name, n"),
+        (&["run", &file, "-o", "no/such/folder/out.jsonl", "--", "true"], 2, "no/such/folder"),
+        (&["run", &file, "-o", ".", "--", "true"], 2, "-o"),
+        (&["run", &file, "--renew", "1ns", "--", "true"], 2, "1ms"),
+        (&["run", &file, "--scan", "1ns", "--", "true"], 2, "1ms"),
+        (&["run", &file, "--timeout", "0s", "--", "true"], 2, "1ms"),
+        (&["run", &file, "--ttl", "1y", "--", "true"], 2, "this is no duration"),
+        (&["run", &fifo, "--", "true"], 2, "no regular file"),
+        (&["run", "-", "--", "true"], 2, "stdin"),
+        (&["run", &nameless, "--", "true"], 8, "--input-format"),
+        (&["submit", &file, "--op", ""], 2, "empty"),
+        (&["submit", &file, "--key", "a\nb"], 2, "control characters"),
+        (&["submit", &file, "--op", "run:abc"], 2, "run:"),
+        (&["submit", &file, "--key", "run:abc"], 2, "run:"),
+        (&["submit", &file, "--op", &"x".repeat(201)], 2, "at most 200 bytes"),
+        (&["worker", "--op", "", "--sleep", "0s"], 2, "empty"),
+        (&["worker", "--name", "\u{1b}[2J", "--sleep", "0s"], 2, "control characters"),
     ] {
         let output = place.run(arguments);
         assert_eq!(code(&output), exit, "{arguments:?}: {}", stderr(&output));
@@ -227,4 +253,233 @@ async fn read_status(store: &Path) -> Vec<(i64, String, Option<String>)> {
     let mut conn = sqlx::SqliteConnection::connect(&format!("sqlite:{}", store.display())).await.expect("it opens");
     let sql = "select line, status, worker from row_status order by line";
     sqlx::query_as(sql).fetch_all(&mut conn).await.expect("the view works")
+}
+
+#[test]
+fn an_operation_may_have_a_comma_and_a_run_takes_no_other_rows() {
+    let place = Place::new();
+    let file = place.write("rows.csv", ROWS);
+    place.ok(&["submit", &file, "--op", "a,b", "--key", "comma"]);
+    place.ok(&["submit", &file, "--key", "plain"]);
+    place.ok(&["run", &file, "--key", "x,default", "-o", "out.jsonl", "--", "true"]);
+    let queued = |key: &str| {
+        let list = place.json(&["list", "--json"]);
+        let batches = list["batches"].as_array().expect("a list");
+        let batch = batches.iter().find(|batch| batch["key"] == key).expect("it is there");
+        batch["counts"]["queued"].as_u64().expect("a number")
+    };
+    assert_eq!((queued("comma"), queued("plain")), (3, 3), "the run has its own rows only");
+    place.ok(&["worker", "--op", "a,b", "--until-done", "--quiet", "--sleep", "0s"]);
+    assert_eq!((queued("comma"), queued("plain")), (0, 3), "the comma is part of the name");
+    place.write("fencepost.toml", "[worker]\nop = [\"a,b\", \"default\"]\n");
+    place.ok(&["worker", "--until-done", "--quiet", "--sleep", "0s"]);
+    assert_eq!(queued("plain"), 0, "a list in the file names several");
+    place.ok(&["submit", &file, "--op", "c", "--key", "third"]);
+    place.ok(&["worker", "--op", "b", "--op", "c", "--until-done", "--quiet", "--sleep", "0s"]);
+    assert_eq!(queued("third"), 0, "so do several flags");
+}
+
+#[test]
+fn results_overwrite_neither_the_store_nor_the_input() {
+    let place = Place::new();
+    let file = place.write("rows.csv", ROWS);
+    std::os::unix::fs::symlink("rows.csv", place.file("link.csv")).expect("a link");
+    std::fs::hard_link(place.file("rows.csv"), place.file("hard.csv")).expect("a link");
+    let refused = |output: &str| {
+        let run = place.run(&["run", &file, "--store", "rows.db", "-o", output, "--", "true"]);
+        assert_eq!(code(&run), 2, "{output}: {}", stderr(&run));
+        assert!(stderr(&run).contains("would overwrite it"), "{output}: {}", stderr(&run));
+    };
+    let store_files = ["rows.db", "./rows.db-wal", "rows.db-shm", "rows.db-turn", "rows.db-journal"];
+    let outputs = [&store_files[..], &["rows.csv", "./rows.csv", "link.csv", "hard.csv"]].concat();
+    outputs.iter().for_each(|output| refused(output));
+    assert!(!place.file("rows.db").exists(), "found before the store was made");
+    assert_eq!(std::fs::read_to_string(&file).expect("the input"), ROWS);
+    let batch = place.json(&["submit", "rows.csv", "--store", "rows.db", "--json"])["batch"].clone();
+    outputs.iter().for_each(|output| refused(output));
+    for output in outputs {
+        let results = place.run(&["results", batch.as_str().expect("id"), "--store", "rows.db", "-o", output]);
+        assert_eq!(code(&results), 2, "{output}: {}", stderr(&results));
+    }
+    let input = std::fs::OpenOptions::new().append(true).open(&file).expect("the input");
+    let run = place.command(&["run", &file, "--", "true"], &[]).stdout(input).output().expect("fencepost starts");
+    assert_eq!(code(&run), 2, "{}", stderr(&run));
+}
+
+#[test]
+fn the_key_of_a_run_is_bound_to_its_content_and_options() {
+    let place = Place::new();
+    let file = place.write("rows.csv", ROWS);
+    let other = place.write("other.csv", "name,n\nten,10\n");
+    let run = |file: &str, options: &[&str]| {
+        place.run(&[&["run", file, "--key", "k"], options, &["--", "echo", "{name}"]].concat())
+    };
+    let first = run(&file, &[]);
+    assert_eq!(code(&first), 0, "{}", stderr(&first));
+    let differs = run(&other, &[]);
+    assert_eq!(code(&differs), 8, "{}", stderr(&differs));
+    assert!(differs.stdout.is_empty() && stderr(&differs).contains("has other content"), "{}", stderr(&differs));
+    for option in [["--max-attempts", "5"], ["--max-crashes", "5"], ["--timeout", "5s"]] {
+        let differs = run(&file, &option);
+        assert_eq!(code(&differs), 2, "{}", stderr(&differs));
+        assert!(stderr(&differs).contains(option[0]), "{}", stderr(&differs));
+    }
+    assert_eq!(run(&file, &["--timeout", "60m"]).stdout, first.stdout, "the same options go on");
+    assert_eq!(code(&run(&other, &["--again"])), 0, "to start over is to start over");
+    assert_eq!(code(&run(&other, &[])), 0, "and is gone on with");
+}
+
+#[test]
+fn keys_of_runs_and_of_submits_do_not_meet() {
+    let place = Place::new();
+    let file = place.write("rows.csv", ROWS);
+    let other = place.write("other.csv", "name,n\nten,10\n");
+    for key in ["k", "k~2", "k:2", "1:k:2"] {
+        place.ok(&["submit", &other, "--key", key, "--op", "idle"]);
+    }
+    let run = |key: &str, more: &[&str]| {
+        let output = place.run(&[&["run", &file, "--key", key, "-o", "out.jsonl"], more, &["--", "true"]].concat());
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        stderr(&output)
+    };
+    run("k", &[]);
+    run("k", &["--again"]);
+    assert!(!run("k~2", &[]).contains("was run before"));
+    assert!(!run("k:2", &[]).contains("was run before"));
+}
+
+#[test]
+fn what_cannot_be_written_stops_nothing() {
+    let place = Place::new();
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").expect("there is one");
+    let submit = ["submit", "--rows", "3", "--op", "idle"];
+    let mute = place.command(&submit, &[]).stderr(full()).output().expect("fencepost starts");
+    assert_eq!(code(&mute), 0, "the rows are in, who cares for hints");
+    let file = place.write("rows.csv", ROWS);
+    let run = place.command(&["run", &file, "--", "true"], &[]).stderr(full()).output().expect("fencepost starts");
+    assert_eq!((code(&run), run.stdout.iter().filter(|byte| **byte == b'\n').count()), (0, 3));
+    let untold = place.command(&submit, &[]).stdout(full()).output().expect("fencepost starts");
+    assert_eq!(code(&untold), 1, "{}", stderr(&untold));
+    let batch = place.json(&["list", "--json"])["batches"][0]["id"].as_str().expect("id").to_owned();
+    assert!(stderr(&untold).contains(&batch), "the batch is named: {}", stderr(&untold));
+}
+
+#[test]
+fn empty_variables_are_no_variables() {
+    let place = Place::new();
+    let file = place.write("rows.csv", ROWS);
+    let empty: Vec<(&str, &str)> =
+        ["STORE", "KEY", "OP", "QUIET", "CONFIG", "MAX_ATTEMPTS", "PRIORITY", "INPUT_FORMAT"]
+            .iter()
+            .map(|name| (&*String::leak(format!("FENCEPOST_{name}")), ""))
+            .collect();
+    for _ in 0..2 {
+        let output = place.run_with(&["submit", &file, "--json"], &empty);
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+    }
+    assert_eq!(place.json(&["list", "--json"])["batches"].as_array().expect("a list").len(), 2, "no key binds them");
+    let homeless = [("HOME", ""), ("XDG_STATE_HOME", ""), ("XDG_CONFIG_HOME", "")];
+    let output = place.run_with(&["list"], &homeless);
+    assert_eq!(code(&output), 2, "{}", stderr(&output));
+    for (value, hints) in [("yes", false), ("1", false), ("true", false), ("no", true), ("0", true), ("false", true)] {
+        let output = place.run_with(&["submit", &file], &[("FENCEPOST_QUIET", value)]);
+        assert_eq!((code(&output), stderr(&output).contains("Next steps")), (0, hints), "{value}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_mistake_in_the_file_is_told_with_the_file() {
+    let place = Place::new();
+    let file = place.write("rows.csv", ROWS);
+    for (text, says) in [
+        ("ttl = \"soon\"", "this is no duration"),
+        ("[worker]\nlog = \"loud\"", "possible values"),
+        ("op = [\"a\", \"b\"]", "one value"),
+        ("quiet = \"perhaps\"", "true or false"),
+        ("sleep = \"1s\"", "belongs on a command line"),
+        ("[run]\nkey = \"k\"", "belongs on a command line"),
+        ("[worker]\nname = \"w\"", "belongs on a command line"),
+        ("output = \"out.jsonl\"", "belongs on a command line"),
+    ] {
+        place.write("fencepost.toml", text);
+        let output = place.run(&["run", &file, "--", "true"]);
+        assert_eq!(code(&output), 2, "{text}: {}", stderr(&output));
+        assert!(stderr(&output).contains("fencepost.toml"), "{text}: {}", stderr(&output));
+        assert!(stderr(&output).contains(says), "{text}: {}", stderr(&output));
+    }
+    place.write("fencepost.toml", "quiet = true\nttl = \"10s\"\n[run]\nworkers = 1\n");
+    let output = place.run(&["run", &file, "--", "true"]);
+    assert_eq!((code(&output), stderr(&output).as_str()), (0, ""));
+}
+
+#[test]
+fn the_workers_of_a_run_are_told_by_the_run_alone() {
+    let place = Place::new();
+    let file = place.write("rows.csv", ROWS);
+    // Both workers would take this name, and the second would not start.
+    let environment = [("FENCEPOST_NAME", "x"), ("FENCEPOST_LOG", "nonsense"), ("FENCEPOST_STORE", "rows.db")];
+    // The first row breaks the configuration file, and its worker.
+    let script =
+        "test -e once || { touch once; echo 'nonsense = 1' >fencepost.toml; kill -9 $PPID; }; echo $FENCEPOST_STORE";
+    place.write("fencepost.toml", "ttl = \"5s\"\n");
+    let output = place.run_with(&["run", &file, "--", "sh", "-c", script], &environment);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let results = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(results.matches("\"result\":\"rows.db\"").count(), 3, "rows see the environment: {results}");
+}
+
+#[test]
+fn the_smallest_durations_do() {
+    let place = Place::new();
+    let file = place.write("rows.csv", ROWS);
+    let output =
+        place.run(&["run", &file, "--horizon", "0s", "--grace", "1ns", "--sleep", "1ns", "--renew", "1ms500ns"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+}
+
+#[test]
+fn tab_separated_values_are_read_and_written() {
+    let place = Place::new();
+    let file = place.write("rows.txt", "name\tn\none\t1\n");
+    let run = ["run", &file, "--input-format", "tsv", "--format", "tsv", "--workers", "1", "--", "echo", "{n}"];
+    let output = place.run(&run);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("name\tn\tfencepost_line") && text.contains("one\t1\t1\tsuccess\t1"), "{text}");
+}
+
+#[test]
+fn a_row_s_story_has_all_of_its_error() {
+    let place = Place::new();
+    let file = place.write("rows.csv", "name\none\n");
+    let script = "printf 'first\\nsec\\033[2Jond\\nthird\\n' >&2; exit 65";
+    assert_eq!(code(&place.run(&["run", &file, "-o", "out.jsonl", "--", "sh", "-c", script])), 3);
+    let batch = place.json(&["list", "--json"])["batches"][0]["id"].as_str().expect("id").to_owned();
+    let story = place.ok(&["rows", &batch, "--line", "1"]);
+    assert!(["first", "ond", "third"].iter().all(|line| story.contains(line)), "{story}");
+    assert!(!story.contains('\u{1b}'), "{story:?}");
+}
+
+#[test]
+fn reports_escape_control_characters() {
+    let place = Place::new();
+    let name = "rows\u{1b}[2J\n.csv";
+    let file = place.write(name, ROWS);
+    place.ok(&["submit", &file]);
+    let list = place.ok(&["list"]);
+    assert!(!list.contains('\u{1b}') && list.contains("\\u{1b}[2J\\n"), "{list:?}");
+    assert_eq!(list.lines().count(), 2, "{list}");
+}
+
+#[test]
+fn completions_and_manual_pages_are_printed() {
+    let place = Place::new();
+    let bash = place.ok(&["completions", "bash"]);
+    assert!(bash.contains("complete -F") && bash.contains("--max-attempts"), "{bash}");
+    assert_eq!(code(&place.run(&["completions", "tea"])), 2);
+    let page = place.ok(&["man"]);
+    assert!(page.contains(".TH fencepost 1") && page.contains("Exit codes"), "{page}");
+    let page = place.ok(&["man", "run"]);
+    assert!(page.contains("max\\-attempts") && page.contains("\\-\\-store"), "{page}");
+    assert_eq!(code(&place.run(&["man", "tea"])), 2);
 }

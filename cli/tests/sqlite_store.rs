@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use fencepost::store::Store;
 use fencepost::store::sqlite::load::{BatchSpec, LoadEnd, Loaded, SLICE_ROWS};
 use fencepost::store::sqlite::read::{Resolved, RowStatus};
-use fencepost::store::sqlite::{Clock, OpenMode, SqliteStore};
+use fencepost::store::sqlite::{Clock, OpenMode, SqliteStore, path_of};
 use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::store::{
     Answer, Claim, ClaimReply, EndCause, Grant, LookReply, ProcessIdentity, Record, RecordItem, Recorded, Recover,
@@ -141,14 +141,6 @@ fn success() -> Answer {
     Answer::Success("{\"ok\":true,\"value\":12345}".into())
 }
 
-fn per_second(rows: u64, took: Duration) -> u64 {
-    (rows as f64 / took.as_secs_f64()) as u64
-}
-
-fn file_len(path: &Path) -> u64 {
-    std::fs::metadata(path).map_or(0, |file| file.len())
-}
-
 async fn reply(store: &SqliteStore, request: StoreRequest) -> StoreReply {
     store.call(request).await.unwrap()
 }
@@ -161,7 +153,8 @@ async fn renew(store: &SqliteStore, lease: LeaseId, batches: Vec<BatchId>) -> Re
 }
 
 async fn recover(store: &SqliteStore, lease: LeaseId, renewals: u64, cause: EndCause) -> RecoverReply {
-    let request = Recover { lease, renewals, cause, judge: None };
+    let seen_at = look(store).await.now;
+    let request = Recover { lease, renewals, seen_at, cause, judge: None };
     match reply(store, StoreRequest::Recover(request)).await {
         StoreReply::Recover(reply) => reply,
         other => panic!("{other:?}"),
@@ -453,7 +446,13 @@ async fn a_load_binds_its_key_once_and_leaves_nothing_when_it_is_cut_off() {
     assert!(store.finish_load(loads[0], LoadEnd { total: 5, ..end("x") }).await.is_err(), "rows are missing");
     assert_eq!(store.status(loads[0]).await.unwrap().unwrap().queued, 0, "still loading");
     assert_eq!(store.finish_load(loads[0], end("x")).await.unwrap(), Loaded::New);
-    assert_eq!(store.finish_load(loads[0], end("x")).await.unwrap(), Loaded::New, "repeated");
+    assert_eq!(store.finish_load(loads[0], end("x")).await.unwrap(), Loaded::Same(loads[0]), "repeated");
+    assert_eq!(store.finish_load(loads[0], end("y")).await.unwrap(), Loaded::Differs(loads[0]), "of other rows");
+    assert_eq!(
+        number(&place.path, "select count(*) from rows where batch = (select min(batch) from batches where key = 'k')")
+            .await,
+        2
+    );
     assert_eq!(store.finish_load(loads[1], end("x")).await.unwrap(), Loaded::Same(loads[0]));
     assert_eq!(store.finish_load(loads[1], end("x")).await.unwrap(), Loaded::Same(loads[0]), "repeated");
     assert_eq!(store.finish_load(loads[2], end("y")).await.unwrap(), Loaded::Differs(loads[0]));
@@ -628,8 +627,140 @@ async fn a_waiter_is_woken_by_what_others_write() {
     assert!(quiet.is_err(), "told once");
 }
 
+/// The error and its causes, as a command shows them.
 async fn open_error(path: &Path, mode: OpenMode) -> String {
-    SqliteStore::open(path, mode).await.unwrap_err().to_string()
+    let error = SqliteStore::open(path, mode).await.unwrap_err();
+    let mut text = error.to_string();
+    let mut below = std::error::Error::source(&error);
+    while let Some(cause) = below {
+        text = format!("{text}: {cause}");
+        below = cause.source();
+    }
+    text
+}
+
+#[tokio::test]
+async fn names_that_name_no_file_are_refused_and_leave_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let error = open_error(Path::new(""), OpenMode::Create).await;
+    assert!(error.contains("name is empty"), "{error}");
+    let error = open_error(Path::new(":memory:"), OpenMode::Create).await;
+    assert!(error.contains("none in memory"), "{error}");
+    let long = directory.path().join("x".repeat(250));
+    let error = open_error(&long, OpenMode::Create).await;
+    assert!(error.contains("too long") && !long.exists(), "{error}");
+    for (name, path) in [
+        ("rel/store.db", "rel/store.db"),
+        ("sqlite:rel/store.db", "rel/store.db"),
+        ("sqlite://rel/store.db", "rel/store.db"),
+        ("sqlite:///abs/store.db", "/abs/store.db"),
+        ("sqlite:/abs/store.db", "/abs/store.db"),
+    ] {
+        assert_eq!(path_of(name).unwrap(), Path::new(path), "{name}");
+    }
+    for name in ["", "sqlite:", "sqlite://", ":memory:", "sqlite::memory:", "sqlite://:memory:"] {
+        path_of(name).unwrap_err();
+    }
+}
+
+#[tokio::test]
+async fn what_sqlite_says_is_told_once() {
+    let place = Place::new();
+    let store = place.open().await;
+    sqlx::query("drop table completions").execute(&mut raw(&place.path).await).await.unwrap();
+    let batch = store.begin_load(spec()).await.unwrap();
+    let end = LoadEnd { key: None, digest: "d".to_owned(), total: 0 };
+    let error = store.finish_load(batch, end).await.unwrap_err();
+    assert_eq!(error.message.matches("no such table").count(), 1, "{error}");
+    assert!(error.cause.is_none(), "{:?}", error.cause);
+}
+
+/// Opens, looks and closes, so often and so many at once that many of them close last.
+fn open_and_close(path: &Path, times: u32) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        for _ in 0..times {
+            let store = SqliteStore::open(path, OpenMode::Create).await.unwrap();
+            let renewals = store.for_renewals().await.unwrap();
+            renewals.call(StoreRequest::Look).await.unwrap();
+            store.batches().await.unwrap();
+            store.changes().await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn any_number_of_processes_opens_and_closes_at_once() {
+    let place = Place::new();
+    open_and_close(&place.path, 1);
+    // Two: the store is without any user most often. Eight: they get in each other's way.
+    for at_once in [2, 8] {
+        let processes: Vec<_> = (0..at_once).map(|_| child(&place.path, "cycle")).collect();
+        for process in processes {
+            let out = process.wait_with_output().unwrap();
+            let text = String::from_utf8_lossy(&out.stdout).into_owned();
+            assert!(out.status.success() && text.contains("cycled"), "{text}");
+        }
+    }
+}
+
+/// One lease, whose renewal is late, and another to judge it.
+async fn late_lease(place: &Place) -> SqliteStore {
+    let store = place.open().await;
+    take_lease(&store, 1).await;
+    place.clock.step(Duration::from_secs(40));
+    store
+}
+
+#[tokio::test]
+async fn a_look_is_answered_only_where_a_renewal_could_have_been() {
+    let place = Place::new();
+    let store = late_lease(&place).await.with_lock_wait(Duration::from_millis(100));
+    let mut other = raw(&place.path).await;
+    sqlx::query("begin immediate").execute(&mut other).await.unwrap();
+    let error = store.call(StoreRequest::Look).await.unwrap_err();
+    assert_eq!(error.failure, StoreFailure::NotDone);
+    sqlx::query("rollback").execute(&mut other).await.unwrap();
+    look(&store).await;
+}
+
+#[tokio::test]
+async fn a_look_at_a_late_lease_writes_and_others_do_not() {
+    let place = Place::new();
+    let store = place.open().await;
+    take_lease(&store, 1).await;
+    let mut other = raw(&place.path).await;
+    let mut seen = async || sqlx::query_scalar::<_, i64>("pragma data_version").fetch_one(&mut other).await.unwrap();
+    let before = seen().await;
+    look(&store).await;
+    assert_eq!(seen().await, before, "none is late");
+    place.clock.step(Duration::from_secs(40));
+    look(&store).await;
+    let after = seen().await;
+    assert_ne!(after, before);
+    look(&store).await;
+    assert_ne!(seen().await, after, "at the same moment too");
+}
+
+#[tokio::test]
+async fn a_look_fails_where_nothing_can_be_written() {
+    let place = Place { clock: StepClock::default(), ..Place::new() };
+    // Past its time by the real clock, which the child goes by.
+    let store = late_lease(&place).await;
+    load(&store, spec(), 2_000).await;
+    let log = std::fs::metadata(place.path.with_extension("db-wal")).unwrap().len();
+    let blocks_of_512 = (log - 4096) / 512;
+    assert!(blocks_of_512 > 64 * 2, "the other files fit in the limit");
+    // As on a full disk, the log cannot grow; the file can be read.
+    let script = format!("trap '' XFSZ; ulimit -f {blocks_of_512}; exec \"$0\" --exact child_process --nocapture");
+    let child = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .arg(std::env::current_exe().unwrap())
+        .env(CHILD, format!("look:{}", place.path.display()))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout).into_owned();
+    assert!(said.contains("acknowledged NotDone") || said.contains("acknowledged Unknown"), "{said} {child:?}");
 }
 
 #[tokio::test]
@@ -693,7 +824,7 @@ const CHILD: &str = "FENCEPOST_TEST_CHILD";
 
 fn child(path: &Path, what: &str) -> std::process::Child {
     std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child_process", "--ignored", "--nocapture"])
+        .args(["--exact", "child_process", "--nocapture"])
         .env(CHILD, format!("{what}:{}", path.display()))
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::null())
@@ -701,11 +832,17 @@ fn child(path: &Path, what: &str) -> std::process::Child {
         .unwrap()
 }
 
+/// Does nothing unless a test starts it in a process of its own.
 #[tokio::test]
-#[ignore = "runs inside the tests that start it"]
 async fn child_process() {
     let Ok(what) = std::env::var(CHILD) else { return };
     let (what, path) = what.split_once(':').unwrap();
+    if what == "cycle" {
+        let path = PathBuf::from(path);
+        std::thread::spawn(move || open_and_close(&path, 80)).join().unwrap();
+        println!("cycled");
+        return;
+    }
     let store = SqliteStore::open(path, OpenMode::Create).await.unwrap();
     match what {
         "open" => println!("opened {}", store.store_id()),
@@ -714,7 +851,10 @@ async fn child_process() {
             println!("acknowledged {batch}");
         },
         "record" => record_for_ever(&store).await,
-        "busy" => work_until_done(&store).await,
+        "look" => match store.call(StoreRequest::Look).await {
+            Ok(_) => println!("acknowledged look"),
+            Err(error) => println!("acknowledged {:?}: {error}", error.failure),
+        },
         other => panic!("{other}"),
     }
 }
@@ -794,139 +934,5 @@ async fn eight_processes_make_one_store() {
             ids.insert(id.split_whitespace().next().unwrap().to_owned());
         }
         assert_eq!(ids.len(), 1, "{ids:?}");
-    }
-}
-
-// How fast it is: cargo test --release -p fencepost --test sqlite_store -- --ignored --nocapture speed
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-async fn speed() {
-    let place = Place::new();
-    let store = place.open().await;
-    let rows = 300_000;
-    let begun = Instant::now();
-    let batch = load(&store, spec(), rows).await;
-    println!("load: {} rows/s", per_second(rows, begun.elapsed()));
-    let wal = place.path.with_extension("db-wal");
-    println!("log after load: {} KiB, file {} KiB", file_len(&wal) >> 10, file_len(&place.path) >> 10);
-    let lease = take_lease(&store, 1).await;
-    let (mut claims, mut records) = (Duration::ZERO, Duration::ZERO);
-    for number in 1.. {
-        let begun = Instant::now();
-        let grants = claim(&store, lease, number, 1000).await;
-        claims += begun.elapsed();
-        if grants.is_empty() {
-            break;
-        }
-        let group = items(&grants, &success());
-        let begun = Instant::now();
-        let verdicts = record(&store, lease, group).await;
-        records += begun.elapsed();
-        assert!(verdicts.iter().all(|verdict| matches!(verdict, Verdict::Recorded(_))));
-    }
-    println!(
-        "claim: {} rows/s, record: {} rows/s, both {}",
-        per_second(rows, claims),
-        per_second(rows, records),
-        per_second(rows, claims + records)
-    );
-    let begun = Instant::now();
-    let counts = store.status(batch).await.unwrap().unwrap();
-    println!("status: {:?}", begun.elapsed());
-    assert_eq!((counts.success, counts.queued), (rows, 0));
-    println!("log at the end: {} KiB, file {} KiB", file_len(&wal) >> 10, file_len(&place.path) >> 10);
-    let begun = Instant::now();
-    store.row_story(batch, rows / 2).await.unwrap().unwrap();
-    println!("row story: {:?}", begun.elapsed());
-    let begun = Instant::now();
-    assert!(store.results(batch, 0, 100, true).await.unwrap().rows.is_empty());
-    println!("failed results, none among {rows}: {:?}", begun.elapsed());
-
-    // A backlog of retries that are not due yet must not slow claims down.
-    let waiting = load(&store, spec(), 100_000).await;
-    for number in 1_000.. {
-        let grants = claim(&store, lease, number, 1000).await;
-        if grants.is_empty() {
-            break;
-        }
-        record(&store, lease, items(&grants, &retry(500))).await;
-    }
-    load(&store, spec(), 10_000).await;
-    let begun = Instant::now();
-    assert_eq!(claim(&store, lease, 5_000, 1000).await[0].rows.len(), 1000);
-    println!("claim beside 100000 waiting retries: {:?}", begun.elapsed());
-    let begun = Instant::now();
-    assert_eq!(store.status(waiting).await.unwrap().unwrap().queued, 100_000);
-    println!("status of those: {:?}", begun.elapsed());
-    place.clock.step(Duration::from_secs(5));
-    let begun = Instant::now();
-    assert_eq!(claim(&store, lease, 5_001, 1000).await.len(), 64);
-    println!("claim of 64 of them: {:?}", begun.elapsed());
-}
-
-// What idle waiting costs: cargo test --release -p fencepost --test sqlite_store -- --ignored --nocapture idle_cost
-#[tokio::test]
-#[ignore = "a measurement"]
-async fn idle_cost() {
-    let place = Place::new();
-    let store = place.open().await;
-    let mut changes = store.changes().await.unwrap();
-    let before = cpu_time();
-    let waited = Duration::from_secs(10);
-    assert!(tokio::time::timeout(waited, changes.next()).await.is_err());
-    let used = cpu_time() - before;
-    println!("idle: {used:?} of a core in {waited:?}: {:.2} %", 100.0 * used.as_secs_f64() / waited.as_secs_f64());
-}
-
-/// This process's user and system time, in the kernel's ticks of 10 ms.
-fn cpu_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<u64> =
-        stat.rsplit(')').next().unwrap().split_whitespace().filter_map(|field| field.parse().ok()).collect();
-    Duration::from_millis(10 * (fields[10] + fields[11]))
-}
-
-// Renewals of one process while others write as fast as they can.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-#[ignore = "a measurement"]
-async fn renewals_under_contention() {
-    let place = Place::new();
-    let store = place.open().await;
-    let rows = 600_000;
-    load(&store, spec(), rows).await;
-    let all = Instant::now();
-    let mut busy: Vec<_> = (0..3).map(|_| child(&place.path, "busy")).collect();
-    let lease = take_lease(&store, 1_000).await;
-    let renewals = store.for_renewals().await.unwrap();
-    let mut times = Vec::new();
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    while store.batches().await.unwrap()[0].status == BatchStatus::Open {
-        let begun = Instant::now();
-        renew(&renewals, lease, vec![]).await;
-        times.push(begun.elapsed());
-        tokio::time::sleep(Duration::from_millis(3)).await;
-    }
-    for child in &mut busy {
-        child.wait().unwrap();
-    }
-    times.sort_unstable();
-    println!(
-        "{} rows/s; renewals: {}, median {:?}, 99 % {:?}, slowest {:?}",
-        per_second(rows, all.elapsed()),
-        times.len(),
-        times[times.len() / 2],
-        times[times.len() * 99 / 100],
-        times[times.len() - 1]
-    );
-}
-
-async fn work_until_done(store: &SqliteStore) {
-    let lease = take_lease(store, u64::from(std::process::id())).await;
-    for number in 1.. {
-        let grants = claim(store, lease, number, 500).await;
-        if grants.is_empty() {
-            return;
-        }
-        record(store, lease, items(&grants, &success())).await;
     }
 }

@@ -49,7 +49,8 @@ impl Place {
 
     /// Opens the store for looking.
     pub fn look(&self) -> Looker<'_> {
-        let store = self.runtime.block_on(SqliteStore::open(self.store(), OpenMode::Existing)).expect("the store opens");
+        let store =
+            self.runtime.block_on(SqliteStore::open(self.store(), OpenMode::Existing)).expect("the store opens");
         Looker { store, runtime: &self.runtime }
     }
 

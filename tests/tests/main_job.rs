@@ -37,8 +37,7 @@ fn a_stopped_worker_s_late_answers_are_fenced_and_shown() {
 
 #[test]
 fn a_row_that_kills_its_worker_fails_alone() {
-    let outcome =
-        poison::run(poison::Poison { rows: 3_000, line: 777, workers: 4, concurrency: 8, row_us: 2_000 });
+    let outcome = poison::run(poison::Poison { rows: 3_000, line: 777, workers: 4, concurrency: 8, row_us: 2_000 });
     assert!(outcome.error.contains('3'), "it says how often: {}", outcome.error);
     assert!(outcome.deaths >= 4);
 }

@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fencepost_core::Timing;
+
+use super::values::{duration, duration_from_1ms, name, submitted_name};
 
 /// Process a batch of rows with any number of workers: every row gets exactly one recorded outcome.
 #[derive(Debug, Parser)]
@@ -33,8 +36,11 @@ pub struct Global {
     #[arg(long, global = true, env = "FENCEPOST_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Less on stderr: no progress, no hints
-    #[arg(long, short, global = true, env = "FENCEPOST_QUIET")]
+    #[arg(long, short, global = true, env = "FENCEPOST_QUIET", value_parser = BoolishValueParser::new())]
     pub quiet: bool,
+    /// Neither a configuration file nor the environment says anything: for processes that fencepost itself starts
+    #[arg(long, global = true, hide = true)]
+    pub only_flags: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -57,6 +63,10 @@ pub enum Command {
     Wait(WaitArgs),
     /// List workers
     Workers(WorkersArgs),
+    /// Print a script that completes fencepost's command lines in a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page of fencepost, or of one of its commands
+    Man(ManArgs),
     /// See it for yourself: workers are killed and paused, no row is lost or recorded twice; under a minute
     Demo,
 }
@@ -71,7 +81,7 @@ pub struct BatchArgs {
     #[arg(long, env = "FENCEPOST_MAX_CRASHES", default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub max_crashes: u32,
     /// How long a row may run before it is cancelled, which is an attempt
-    #[arg(long, env = "FENCEPOST_TIMEOUT", default_value = "1h", value_parser = duration, value_name = "DURATION")]
+    #[arg(long, env = "FENCEPOST_TIMEOUT", default_value = "1h", value_parser = duration_from_1ms, value_name = "DURATION")]
     pub timeout: Duration,
     /// Batches of higher priority are claimed first
     #[arg(long, env = "FENCEPOST_PRIORITY", default_value_t = 0, allow_negative_numbers = true, value_name = "N")]
@@ -95,6 +105,7 @@ pub struct InputArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum FileFormat {
     Csv,
+    Tsv,
     Jsonl,
 }
 
@@ -105,14 +116,17 @@ pub struct TimingArgs {
     #[arg(long, env = "FENCEPOST_TTL", default_value = "60s", value_parser = duration, value_name = "DURATION")]
     pub ttl: Duration,
     /// How often a worker shows that it lives [default: half the ttl]
-    #[arg(long, env = "FENCEPOST_RENEW", value_parser = duration, value_name = "DURATION")]
+    #[arg(long, env = "FENCEPOST_RENEW", value_parser = duration_from_1ms, value_name = "DURATION")]
     pub renew: Option<Duration>,
     /// How often, at least, a worker looks for dead ones [default: the ttl]
-    #[arg(long, env = "FENCEPOST_SCAN", value_parser = duration, value_name = "DURATION")]
+    #[arg(long, env = "FENCEPOST_SCAN", value_parser = duration_from_1ms, value_name = "DURATION")]
     pub scan: Option<Duration>,
     /// How long running rows may go on after SIGTERM or Ctrl-C
     #[arg(long, env = "FENCEPOST_GRACE", default_value = "30s", value_parser = duration, value_name = "DURATION")]
     pub grace: Duration,
+    /// How long a run, or a worker that is leaving, waits for a store that does not answer
+    #[arg(long, env = "FENCEPOST_PATIENCE", default_value = "30s", value_parser = duration, value_name = "DURATION")]
+    pub patience: Duration,
 }
 
 impl TimingArgs {
@@ -189,7 +203,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<FileFormat>,
     /// What makes a repeat the same run [default: hash of the content, the command and the options above that change results]
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", value_parser = name)]
     pub key: Option<String>,
     /// Start over although this was run before
     #[arg(long)]
@@ -215,10 +229,10 @@ pub struct SubmitArgs {
     #[arg(long, value_name = "N", conflicts_with = "file")]
     pub rows: Option<u64>,
     /// A repeat under the same key adds nothing; other content under it is refused
-    #[arg(long, env = "FENCEPOST_KEY", value_name = "KEY")]
+    #[arg(long, env = "FENCEPOST_KEY", value_name = "KEY", value_parser = submitted_name)]
     pub key: Option<String>,
     /// The operation: which workers take the rows
-    #[arg(long, env = "FENCEPOST_OP", default_value = "default", value_name = "NAME")]
+    #[arg(long, env = "FENCEPOST_OP", default_value = "default", value_name = "NAME", value_parser = submitted_name)]
     pub op: String,
     #[command(flatten)]
     pub input: InputArgs,
@@ -231,11 +245,11 @@ pub struct SubmitArgs {
 
 #[derive(Debug, Args)]
 pub struct WorkerArgs {
-    /// The operations to work on
-    #[arg(long, env = "FENCEPOST_OP", default_value = "default", value_name = "NAME", value_delimiter = ',')]
+    /// The operation to work on; may be given several times
+    #[arg(long, env = "FENCEPOST_OP", default_value = "default", value_name = "NAME", value_parser = name)]
     pub op: Vec<String>,
     /// A stable name: a worker that starts under it takes over what its predecessor held
-    #[arg(long, env = "FENCEPOST_NAME", value_name = "NAME")]
+    #[arg(long, env = "FENCEPOST_NAME", value_name = "NAME", value_parser = name)]
     pub name: Option<String>,
     /// Leave when no batch of these operations has open rows
     #[arg(long)]
@@ -249,9 +263,9 @@ pub struct WorkerArgs {
     pub timing: TimingArgs,
     #[command(flatten)]
     pub handler: HandlerArgs,
-    /// Leave when stdin ends: the parent is gone
+    /// A worker of a run: leaves when stdin ends, since the run is gone then, and makes no store
     #[arg(long, hide = true)]
-    pub exit_with_stdin: bool,
+    pub supervised: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -344,9 +358,14 @@ pub struct WorkersArgs {
     pub json: bool,
 }
 
-/// A duration as people write it: 30s, 1m30s, 250ms.
-fn duration(text: &str) -> Result<Duration, String> {
-    let help = "write it like 30s, 1m30s or 250ms";
-    let span: jiff::SignedDuration = text.parse().map_err(|error| format!("{error}; {help}"))?;
-    Duration::try_from(span).map_err(|_| format!("it must not be negative; {help}"))
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// For which shell
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// The command, such as run [default: fencepost as a whole]
+    pub command: Option<String>,
 }

@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use clap::builder::Resettable;
+use clap::{Arg, ArgAction};
 use toml::{Table, Value};
 
 /// A configuration file that cannot be used.
@@ -34,55 +36,105 @@ pub enum ConfigError {
         /// Which option.
         key: String,
         /// What is wrong with it.
-        why: &'static str,
+        why: String,
     },
 }
 
-/// Puts the values of the configuration file, if there is one, in as defaults of `command` and its subcommands. Keys are
-/// the long options; a table named after a command is for that command alone.
-pub fn with_config_defaults(command: clap::Command, args: &[OsString]) -> Result<clap::Command, ConfigError> {
+/// Says on a command line that neither file nor environment has a say.
+pub const ONLY_FLAGS: &str = "--only-flags";
+
+/// What a file must not set: what one command line is about (its rows, its name, what it runs, where results go), not how
+/// fencepost works here. A file that replaced the command, or gave two workers one name, would be a trap.
+const OF_ONE_COMMAND_LINE: &[&str] = &[
+    "config", "sleep", "stream", "key", "again", "output", "name", "rows", "line", "status", "after", "failed", "watch",
+];
+
+/// Puts what the configuration file and the environment say into `command` and its subcommands. The file's keys are the
+/// long options; a table named after a command is for that command alone. Empty variables say nothing.
+pub fn configured(command: clap::Command, args: &[OsString]) -> Result<clap::Command, ConfigError> {
+    if options(args).any(|arg| arg == ONLY_FLAGS) {
+        return Ok(each_arg(command, |arg| arg.env(Resettable::Reset)));
+    }
+    let command = each_arg(command, without_empty_variable);
     let Some((path, text)) = find(args)? else { return Ok(command) };
-    let table: Table =
-        text.parse().map_err(|cause| ConfigError::Parse { path: path.clone(), cause: Box::new(cause) })?;
-    let mut command = command;
+    with_defaults(command, &text, &path)
+}
+
+fn with_defaults(mut command: clap::Command, text: &str, path: &Path) -> Result<clap::Command, ConfigError> {
+    let parsed: Result<Table, _> = text.parse();
+    let table = parsed.map_err(|cause| ConfigError::Parse { path: path.to_owned(), cause: Box::new(cause) })?;
     for (key, value) in table {
-        match value {
-            Value::Table(section) => {
-                if command.find_subcommand(&key).is_none() {
-                    return Err(ConfigError::Option { path, key, why: "which is no command" });
-                }
-                for (option, value) in section {
-                    let name = format!("{key}.{option}");
-                    let value = text_of(&value).ok_or(ConfigError::Option { path: path.clone(), key: name.clone(), why: NO_VALUE })?;
-                    let known = command.find_subcommand(&key).is_some_and(|sub| has(sub, &option));
-                    if !known {
-                        return Err(ConfigError::Option { path, key: name, why: "which is no option of that command" });
-                    }
-                    command = command.mut_subcommand(&key, |sub| set(sub, &option, &value));
-                }
-            }
-            value => {
-                let value = text_of(&value).ok_or(ConfigError::Option { path: path.clone(), key: key.clone(), why: NO_VALUE })?;
-                let names: Vec<String> = command
-                    .get_subcommands()
-                    .filter(|sub| has(sub, &key))
-                    .map(|sub| sub.get_name().to_owned())
-                    .collect();
-                if has(&command, &key) {
-                    command = set(command, &key, &value);
-                } else if names.is_empty() {
-                    return Err(ConfigError::Option { path, key, why: "which is no option of any command" });
-                }
-                for name in names {
-                    command = command.mut_subcommand(name, |sub| set(sub, &key, &value));
-                }
-            }
-        }
+        let set = match value {
+            Value::Table(section) => set_for_one(command, &key, section),
+            value => set_for_all(command, &key, &value),
+        };
+        command = set.map_err(|Wrong { key, why }| ConfigError::Option { path: path.to_owned(), key, why })?;
     }
     Ok(command)
 }
 
-const NO_VALUE: &str = "whose value must be a text, a number, true or false, or a list of texts";
+/// An entry that cannot be used.
+struct Wrong {
+    key: String,
+    why: String,
+}
+
+fn set_for_one(mut command: clap::Command, name: &str, section: Table) -> Result<clap::Command, Wrong> {
+    if command.find_subcommand(name).is_none() {
+        return Err(Wrong { key: name.to_owned(), why: "which is no command".to_owned() });
+    }
+    for (option, value) in section {
+        let set = values_of(&value).and_then(|values| {
+            let sub = command.find_subcommand(name).filter(|sub| has(sub, &option));
+            let arg = sub.and_then(|sub| arg_of(sub, &option)).ok_or_else(|| unknown(&option, "that"))?;
+            check(arg, &values).map(|()| values)
+        });
+        let values = set.map_err(|why| Wrong { key: format!("{name}.{option}"), why })?;
+        command = command.mut_subcommand(name, |sub| set_default(sub, &option, &values));
+    }
+    Ok(command)
+}
+
+fn set_for_all(mut command: clap::Command, key: &str, value: &Value) -> Result<clap::Command, Wrong> {
+    let wrong = |why| Wrong { key: key.to_owned(), why };
+    let values = values_of(value).map_err(wrong)?;
+    let with_key = |command: &clap::Command| has(command, key);
+    let names: Vec<String> =
+        command.get_subcommands().filter(|sub| with_key(sub)).map(|sub| sub.get_name().to_owned()).collect();
+    if names.is_empty() && !with_key(&command) {
+        return Err(wrong(unknown(key, "any")));
+    }
+    for having in command.get_subcommands().chain([&command]).filter(|command| with_key(command)) {
+        if let Some(arg) = arg_of(having, key) {
+            check(arg, &values).map_err(|why| wrong(format!("{why} (for `{}`)", having.get_name())))?;
+        }
+    }
+    if with_key(&command) {
+        command = set_default(command, key, &values);
+    }
+    for name in names {
+        command = command.mut_subcommand(name, |sub| set_default(sub, key, &values));
+    }
+    Ok(command)
+}
+
+fn unknown(option: &str, whose: &str) -> String {
+    if OF_ONE_COMMAND_LINE.contains(&option) {
+        return "which belongs on a command line and not into a file".to_owned();
+    }
+    format!("which is no option of {whose} command")
+}
+
+/// A value's texts: a list has several, for an option that may be repeated.
+fn values_of(value: &Value) -> Result<Vec<String>, String> {
+    let values = match value {
+        Value::Array(items) => items.iter().map(text_of).collect(),
+        value => text_of(value).map(|text| vec![text]),
+    };
+    values
+        .filter(|values: &Vec<String>| !values.is_empty())
+        .ok_or_else(|| "whose value must be a text, a number, true or false, or a list of such values".to_owned())
+}
 
 fn text_of(value: &Value) -> Option<String> {
     match value {
@@ -90,22 +142,65 @@ fn text_of(value: &Value) -> Option<String> {
         Value::Integer(number) => Some(number.to_string()),
         Value::Float(number) => Some(number.to_string()),
         Value::Boolean(yes) => Some(yes.to_string()),
-        Value::Array(items) => Some(items.iter().map(|item| item.as_str()).collect::<Option<Vec<_>>>()?.join(",")),
-        Value::Datetime(_) | Value::Table(_) => None,
+        Value::Array(_) | Value::Datetime(_) | Value::Table(_) => None,
     }
 }
 
-/// Whether a command has this long option, which is its own name for it in the file.
+/// Whether the file may set this long option of the command.
 fn has(command: &clap::Command, option: &str) -> bool {
-    option != "config" && command.get_arguments().any(|arg| arg.get_long() == Some(option) && !arg.is_hide_set())
+    !OF_ONE_COMMAND_LINE.contains(&option) && arg_of(command, option).is_some_and(|arg| !arg.is_hide_set())
 }
 
-fn set(command: clap::Command, option: &str, value: &str) -> clap::Command {
-    let id = command.get_arguments().find(|arg| arg.get_long() == Some(option)).map(|arg| arg.get_id().clone());
+fn arg_of<'a>(command: &'a clap::Command, option: &str) -> Option<&'a Arg> {
+    command.get_arguments().find(|arg| arg.get_long() == Some(option))
+}
+
+/// Checked here and not as a default later, so that the error can name the file.
+fn check(arg: &Arg, values: &[String]) -> Result<(), String> {
+    if !arg.get_action().takes_values() {
+        let is_flag = matches!(values, [value] if value == "true" || value == "false");
+        return if is_flag { Ok(()) } else { Err("whose value is true or false".to_owned()) };
+    }
+    if values.len() > 1 && !matches!(arg.get_action(), ArgAction::Append) {
+        return Err("which has one value, not a list".to_owned());
+    }
+    let long = arg.get_long().unwrap_or_default();
+    let alone = arg.clone().global(false).env(Resettable::Reset);
+    let line = values.iter().map(|value| format!("--{long}={value}"));
+    match clap::Command::new("file").no_binary_name(true).arg(alone).try_get_matches_from(line) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let text = error.to_string();
+            let first = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+            Err(format!("which does not do: {}", first.split_whitespace().collect::<Vec<_>>().join(" ")))
+        }
+    }
+}
+
+fn set_default(command: clap::Command, option: &str, values: &[String]) -> clap::Command {
+    let id = arg_of(&command, option).map(|arg| arg.get_id().clone());
     match id {
-        Some(id) => command.mut_arg(id, |arg| arg.default_value(value.to_owned())),
+        Some(id) => command.mut_arg(id, |arg| arg.default_values(values.to_vec())),
         None => command,
     }
+}
+
+fn each_arg(command: clap::Command, change: fn(Arg) -> Arg) -> clap::Command {
+    command.mut_args(change).mut_subcommands(|sub| sub.mut_args(change))
+}
+
+fn without_empty_variable(arg: Arg) -> Arg {
+    let is_empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    if is_empty { arg.env(Resettable::Reset) } else { arg }
+}
+
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// The arguments before any `--`.
+fn options(args: &[OsString]) -> impl Iterator<Item = &OsString> {
+    args.iter().take_while(|arg| *arg != "--")
 }
 
 /// The file to use: `--config`, `FENCEPOST_CONFIG`, `./fencepost.toml`, or the user's own.
@@ -114,7 +209,7 @@ fn find(args: &[OsString]) -> Result<Option<(PathBuf, String)>, ConfigError> {
         Ok(text) => Ok(Some((path, text))),
         Err(cause) => Err(ConfigError::Read { path, cause }),
     };
-    if let Some(path) = named(args).or_else(|| std::env::var_os("FENCEPOST_CONFIG").map(PathBuf::from)) {
+    if let Some(path) = named(args).or_else(|| variable("FENCEPOST_CONFIG")) {
         return read(path);
     }
     let own = user_config_dir().map(|dir| dir.join("fencepost").join("config.toml"));
@@ -128,7 +223,7 @@ fn find(args: &[OsString]) -> Result<Option<(PathBuf, String)>, ConfigError> {
 
 /// `--config FILE` or `--config=FILE`, before any `--`.
 fn named(args: &[OsString]) -> Option<PathBuf> {
-    let mut args = args.iter().take_while(|arg| *arg != "--");
+    let mut args = options(args);
     while let Some(arg) = args.next() {
         if arg == "--config" {
             return args.next().map(PathBuf::from);
@@ -151,6 +246,6 @@ pub fn default_store_path() -> Option<PathBuf> {
 
 /// XDG base directory specification: relative paths in the variables are ignored.
 fn xdg(variable: &str, below_home: &str) -> Option<PathBuf> {
-    let named = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
-    named.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(below_home)))
+    let named = self::variable(variable).filter(|path| path.is_absolute());
+    named.or_else(|| self::variable("HOME").map(|home| home.join(below_home)))
 }

@@ -30,6 +30,13 @@ const SCRIPT: &str = "echo \"$FENCEPOST_LINE $FENCEPOST_TOKEN\" >>\"$LEDGER\"; s
 /// Nothing in the demo takes longer.
 const LIMIT: Duration = Duration::from_secs(50);
 
+/// As `anstream::println!`, without its panic: nobody needs to watch to the end.
+macro_rules! show {
+    ($($text:tt)*) => {{
+        let _ = std::io::Write::write_fmt(&mut anstream::stdout(), format_args!("{}\n", format_args!($($text)*)));
+    }};
+}
+
 pub async fn demo(global: &Global) -> Result<Exit, Failure> {
     let place = Place::new()?;
     let store = SqliteStore::open(place.path("store.db"), OpenMode::Create)
@@ -45,7 +52,7 @@ pub async fn demo(global: &Global) -> Result<Exit, Failure> {
     acted?;
     let proved = prove(&place, &stage.store, batch).await?;
     if !global.quiet {
-        anstream::println!("\nTry it on a file of yours: fencepost run FILE.csv -- your-command '{{column}}'");
+        show!("\nTry it on a file of yours: fencepost run FILE.csv -- your-command '{{column}}'");
     }
     Ok(proved)
 }
@@ -175,7 +182,7 @@ impl Stage {
         if let Some(text) = told(&event) {
             let Actor { letter, style, .. } = &self.actors[at];
             let seconds = self.began.elapsed().as_secs_f64();
-            anstream::println!("[{seconds:5.1} s] {style}{letter}{style:#}  {text}");
+            show!("[{seconds:5.1} s] {style}{letter}{style:#}  {text}");
         }
         Some((at, event))
     }
@@ -183,7 +190,7 @@ impl Stage {
     fn say(&self, text: &str) {
         let bold = Style::new().bold();
         let seconds = self.began.elapsed().as_secs_f64();
-        anstream::println!("[{seconds:5.1} s] {bold}>> {text}{bold:#}");
+        show!("[{seconds:5.1} s] {bold}>> {text}{bold:#}");
     }
 
     async fn summary(&self) -> Result<BatchSummary, Failure> {
@@ -211,11 +218,22 @@ fn start_worker(place: &Place, letter: char) -> Result<Child, Failure> {
     let program = guard::own_program()
         .map_err(|error| Failure::new(Exit::Unexpected, "cannot find this program's own file").because(error))?;
     Command::new(program)
-        .args(["worker", "--op", "demo", "--log", "json", "--concurrency", "2", "--ttl", TTL, "--store"])
+        .args([
+            "worker",
+            "--only-flags",
+            "--op",
+            "demo",
+            "--log",
+            "json",
+            "--concurrency",
+            "2",
+            "--ttl",
+            TTL,
+            "--store",
+        ])
         .arg(place.path("store.db"))
         .args(["--name", &format!("worker-{letter}"), "--", "sh", "-c", SCRIPT])
         .env("LEDGER", place.path("ledger"))
-        .env("FENCEPOST_QUIET", "false")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -278,7 +296,9 @@ async fn prove(place: &Place, store: &SqliteStore, batch: BatchId) -> Result<Exi
         let newest = tokens.iter().max().copied();
         match outcome {
             // The result is the token of the run that it came from.
-            Some(outcome) if newest == Some(outcome.token.0) && outcome.result.as_deref() == Some(&outcome.token.to_string()) => {
+            Some(outcome)
+                if newest == Some(outcome.token.0) && outcome.result.as_deref() == Some(&outcome.token.to_string()) =>
+            {
                 recorded += 1;
             }
             _ => wrong.push(row.line),
@@ -289,12 +309,12 @@ async fn prove(place: &Place, store: &SqliteStore, batch: BatchId) -> Result<Exi
     }
     let all_runs: usize = runs.values().map(Vec::len).sum();
     let fenced = overview::batch(store, batch).await?.map_or(0, |summary| summary.fenced);
-    anstream::println!("\nThe handlers' own ledger has {all_runs} runs of {} rows.", runs.len());
-    anstream::println!("Run more than once, since a worker died or was silent: {}", repeated.join(", "));
-    anstream::println!("Late answers dropped by the fence: {fenced}");
+    show!("\nThe handlers' own ledger has {all_runs} runs of {} rows.", runs.len());
+    show!("Run more than once, since a worker died or was silent: {}", repeated.join(", "));
+    show!("Late answers dropped by the fence: {fenced}");
     if wrong.is_empty() && recorded == ROWS && runs.len() as u64 == ROWS {
         let green = AnsiColor::Green.on_default().bold();
-        anstream::println!("{green}{ROWS} rows, {recorded} outcomes: none lost, none twice, each from the newest run.{green:#}");
+        show!("{green}{ROWS} rows, {recorded} outcomes: none lost, none twice, each from the newest run.{green:#}");
         Ok(Exit::Done)
     } else {
         Err(Failure::new(Exit::Unexpected, format!("rows {wrong:?} do not agree with the ledger: a bug in fencepost")))

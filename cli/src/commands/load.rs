@@ -20,7 +20,11 @@ pub fn input_options(args: &InputArgs) -> Result<InputOptions, Failure> {
         (Some(FileFormat::Jsonl), Some(_)) => {
             return Err(Failure::new(Exit::Usage, "--delimiter is for CSV, and --input-format says jsonl"));
         }
+        (Some(FileFormat::Tsv), Some(delimiter)) if delimiter != b'\t' => {
+            return Err(Failure::new(Exit::Usage, "--delimiter contradicts --input-format tsv; use csv with it"));
+        }
         (Some(FileFormat::Jsonl), None) => Some(InputFormat::Jsonl),
+        (Some(FileFormat::Tsv), None) => Some(InputFormat::TSV),
         (Some(FileFormat::Csv), None) => Some(InputFormat::CSV),
         (_, Some(delimiter)) => Some(InputFormat::Csv { delimiter }),
         (None, None) => None,

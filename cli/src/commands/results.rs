@@ -6,7 +6,7 @@ use fencepost_core::BatchId;
 
 use super::args::{FileFormat, Global, ResultsArgs};
 use super::failure::{Exit, Failure};
-use super::{overview, store};
+use super::{outlet, overview, store};
 use crate::results::{InputColumns, Output, ResultError, ResultLayout, ResultWriter};
 use crate::store::sqlite::SqliteStore;
 use crate::store::sqlite::read::{BatchView, RowPage};
@@ -17,6 +17,7 @@ const PAGE_ROWS: u32 = 1_000;
 pub async fn results(global: &Global, args: ResultsArgs) -> Result<Exit, Failure> {
     let store = store::open(global).await?;
     let batch = store::batch(&store, &args.batch).await?;
+    outlet::check(&args.output, store.path(), batch.source.as_deref().map(Path::new))?;
     write(&store, &batch, &args.output, args.format, args.failed).await?;
     Ok(Exit::Done)
 }
@@ -90,19 +91,28 @@ async fn page(
     after: u64,
     failed_only: bool,
 ) -> Result<RowPage, crate::store::StoreError> {
-    if failed_only { store.results(batch, after, PAGE_ROWS, true).await } else { store.rows(batch, None, after, PAGE_ROWS).await }
+    if failed_only {
+        store.results(batch, after, PAGE_ROWS, true).await
+    } else {
+        store.rows(batch, None, after, PAGE_ROWS).await
+    }
 }
 
 fn layout(output: &Path, format: Option<FileFormat>, failed_only: bool) -> ResultLayout {
     let by_name = || {
         let name = output.to_string_lossy().to_ascii_lowercase();
-        if name.ends_with(".csv") { FileFormat::Csv } else { FileFormat::Jsonl }
+        match name.rsplit_once('.') {
+            Some((_, "csv")) => FileFormat::Csv,
+            Some((_, "tsv")) => FileFormat::Tsv,
+            _ => FileFormat::Jsonl,
+        }
     };
-    match (format.unwrap_or_else(by_name), failed_only) {
-        (FileFormat::Jsonl, _) => ResultLayout::Jsonl,
-        (FileFormat::Csv, false) => ResultLayout::Csv { delimiter: b',' },
-        (FileFormat::Csv, true) => ResultLayout::FailedCsv { delimiter: b',' },
-    }
+    let delimiter = match format.unwrap_or_else(by_name) {
+        FileFormat::Jsonl => return ResultLayout::Jsonl,
+        FileFormat::Csv => b',',
+        FileFormat::Tsv => b'\t',
+    };
+    if failed_only { ResultLayout::FailedCsv { delimiter } } else { ResultLayout::Csv { delimiter } }
 }
 
 /// The input's columns: those of its header, else all keys of all rows.

@@ -1,7 +1,7 @@
 //! What a worker prints while it works: a line at each row's start and end, on stderr.
 
-use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use fencepost_core::judge::JudgeEvent;
 use fencepost_core::store::{EndCause, Recorded};
@@ -10,20 +10,58 @@ use serde_json::json;
 
 use super::args::LogForm;
 use crate::driver::{Observer, Report};
+use crate::say::say;
 
 /// The observer that prints in this form. `worker` names the worker once it is known.
 pub fn observer(form: LogForm, worker: Arc<std::sync::OnceLock<String>>) -> Observer {
     match form {
-        LogForm::Text => Arc::new(move |report| print(text(&report, worker.get().map_or("", String::as_str)))),
-        LogForm::Json => Arc::new(move |report| print(Some(json(&report, worker.get().map_or("", String::as_str))))),
-        LogForm::Quiet => Arc::new(|report| print(trouble(&report))),
+        LogForm::Text => {
+            limited(move |report, untold| Some(text(report, untold, worker.get().map_or("", String::as_str))))
+        }
+        LogForm::Json => {
+            limited(move |report, untold| Some(json(report, untold, worker.get().map_or("", String::as_str))))
+        }
+        LogForm::Quiet => limited(trouble),
     }
 }
 
-fn print(line: Option<String>) {
-    if let Some(line) = line {
-        // A reader that went away must not stop the work.
-        let _ = writeln!(std::io::stderr().lock(), "{line}");
+/// Prints what the form makes of reports; of a store in trouble only so much that it is known, with the number of those
+/// that were not told before.
+fn limited(form: impl Fn(&Report<'_>, u64) -> Option<String> + Send + Sync + 'static) -> Observer {
+    let troubles = Mutex::new(Troubles::default());
+    Arc::new(move |report| {
+        let mut untold = 0;
+        if let Report::StoreTrouble(_) = report {
+            let mut troubles = troubles.lock().unwrap_or_else(PoisonError::into_inner);
+            match troubles.tell(Instant::now()) {
+                Some(count) => untold = count,
+                None => return,
+            }
+        }
+        if let Some(line) = form(&report, untold) {
+            say!("{line}");
+        }
+    })
+}
+
+/// At most one trouble of the store is told in this time.
+const TROUBLE_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Default)]
+struct Troubles {
+    told: Option<Instant>,
+    untold: u64,
+}
+
+impl Troubles {
+    /// Whether to tell the trouble of now; if so, how many were not told before it.
+    fn tell(&mut self, now: Instant) -> Option<u64> {
+        if self.told.is_some_and(|told| now.saturating_duration_since(told) < TROUBLE_EVERY) {
+            self.untold += 1;
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.untold))
     }
 }
 
@@ -31,7 +69,7 @@ fn clock() -> String {
     jiff::ZonedDateTime::now().strftime("%H:%M:%S").to_string()
 }
 
-fn text(report: &Report<'_>, worker: &str) -> Option<String> {
+fn text(report: &Report<'_>, untold: u64, worker: &str) -> String {
     let line = match report {
         Report::Started { key: RunKey { line, .. }, attempt, recovered_from } => {
             let again = if *attempt > 1 { format!(" attempt {attempt}") } else { String::new() };
@@ -61,21 +99,22 @@ fn text(report: &Report<'_>, worker: &str) -> Option<String> {
             let failed = if *failed > 0 { format!(", {failed} failed: they crashed too often") } else { String::new() };
             format!("Worker {worker} is dead ({}): {lines} rows came back{failed}", cause_text(*cause))
         }
-        Report::StoreTrouble(error) => trouble_text(error),
+        Report::StoreTrouble(error) => trouble_text(error, untold),
     };
-    Some(format!("[{}] {line}", clock()))
+    format!("[{}] {line}", clock())
 }
 
-fn trouble(report: &Report<'_>) -> Option<String> {
+fn trouble(report: &Report<'_>, untold: u64) -> Option<String> {
     match report {
-        Report::StoreTrouble(error) => Some(format!("[{}] {}", clock(), trouble_text(error))),
+        Report::StoreTrouble(error) => Some(format!("[{}] {}", clock(), trouble_text(error, untold))),
         _ => None,
     }
 }
 
-fn trouble_text(error: &crate::store::StoreError) -> String {
+fn trouble_text(error: &crate::store::StoreError, untold: u64) -> String {
     let cause = std::error::Error::source(error).map_or(String::new(), |cause| format!(": {cause}"));
-    format!("The store did not answer: {error}{cause}; it is asked again")
+    let more = if untold > 0 { format!(" ({untold} such lines were left out before)") } else { String::new() };
+    format!("The store did not answer: {error}{cause}; it is asked again{more}")
 }
 
 fn first_line(text: &str) -> &str {
@@ -90,7 +129,7 @@ fn cause_text(cause: EndCause) -> &'static str {
     }
 }
 
-fn json(report: &Report<'_>, worker: &str) -> String {
+fn json(report: &Report<'_>, untold: u64, worker: &str) -> String {
     let run = |key: &RunKey| json!({"batch": key.batch.to_string(), "line": key.line, "token": key.token.0});
     let mut event = match report {
         Report::Started { key, attempt, recovered_from } => {
@@ -123,9 +162,24 @@ fn json(report: &Report<'_>, worker: &str) -> String {
             "event": "recovered", "lease": lease.to_string(), "from": worker, "cause": cause_text(*cause),
             "lines": lines, "failed": failed,
         }),
-        Report::StoreTrouble(error) => json!({"event": "store_trouble", "message": error.to_string()}),
+        Report::StoreTrouble(error) => {
+            json!({"event": "store_trouble", "message": error.to_string(), "left_out": untold})
+        }
     };
     event["time"] = jiff::Timestamp::now().to_string().into();
     event["worker"] = worker.into();
     event.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_in_trouble_is_told_once_per_second_with_a_count() {
+        let (mut troubles, begin) = (Troubles::default(), Instant::now());
+        let tell = |millis| begin + Duration::from_millis(millis);
+        let told: Vec<_> = [0, 1, 999, 1000, 1500, 2001].map(|at| troubles.tell(tell(at))).into();
+        assert_eq!(told, [Some(0), None, None, Some(2), None, Some(1)]);
+    }
 }

@@ -7,6 +7,7 @@ use super::failure::{Exit, Failure};
 use super::status::json;
 use super::{overview, print, store};
 use crate::report::rows::{Story, StoryEntry, row_json, rows_text, story_json, story_text};
+use crate::say::say;
 use crate::store::sqlite::SqliteStore;
 use crate::store::sqlite::read::{RowStatus, RowStory};
 
@@ -84,7 +85,7 @@ async fn page(store: &SqliteStore, batch: BatchId, args: &RowsArgs) -> Result<Ex
     } else {
         print(&rows_text(&rows))?;
         if let Some(after) = page.next_after {
-            eprintln!("more: fencepost rows {batch} --after {after}");
+            say!("more: fencepost rows {batch} --after {after}");
         }
     }
     Ok(Exit::Done)

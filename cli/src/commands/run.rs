@@ -1,247 +1,260 @@
 //! `fencepost run`: submit, work, wait, results in one; run again, it goes on where it stopped.
 
-use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fencepost_core::BatchId;
-use indicatif::{ProgressBar, ProgressStyle};
+use fencepost_core::{BatchId, WorkerOptions};
+use tokio::sync::oneshot;
 
+use self::patience::Patience;
+use self::progress::Progress;
 use self::supervisor::Supervisor;
+use self::worker_command::WorkerCommand;
 use super::args::{Global, RunArgs};
 use super::failure::{Exit, Failure};
 use super::signals::Signals;
-use super::{load, overview, results, store, worker};
-use crate::input::{Input, InputOptions, content_digest};
+use super::worker::Prepared;
+use super::{load, outlet, overview, results, store, worker};
+use crate::input::{ContentDigest, Input, InputOptions, content_digest};
 use crate::report::BatchSummary;
+use crate::say::say;
 use crate::store::sqlite::SqliteStore;
 use crate::store::sqlite::read::BatchView;
 
+mod identity;
+mod patience;
+mod progress;
 mod supervisor;
+mod worker_command;
 
 /// How often progress is read while nothing else happens.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Off a terminal, progress is one line this often.
-const LINE_EVERY: Duration = Duration::from_secs(10);
+/// Workers have so much longer to leave than their rows have to end.
+const LEAVING: Duration = Duration::from_secs(3);
+/// How long a write of results may take to notice that it is to stop.
+const DROPPING: Duration = Duration::from_millis(500);
 
 pub async fn run(global: &Global, args: RunArgs) -> Result<Exit, Failure> {
-    // Everything that can be wrong is found before the first row.
+    let checked = check(global, &args).await?;
+    let store = store::open_or_create(global).await?;
+    let batch = find_or_submit(global, &args, &checked, &store).await?;
+    let mut signals = Signals::listen()?;
+    let run = Run { global, args: &args, store: &store, path: &checked.path, batch };
+    if !run.summary().await?.has_ended()
+        && let Some(interrupted) = run.work(&mut signals).await?
+    {
+        return Ok(interrupted);
+    }
+    run.finish(&mut signals).await
+}
+
+/// What was found out before the first row.
+struct Checked {
+    path: PathBuf,
+    input_options: InputOptions,
+    content: ContentDigest,
+}
+
+/// Everything that can be wrong is found before anything is made.
+async fn check(global: &Global, args: &RunArgs) -> Result<Checked, Failure> {
     let input_options = load::input_options(&args.input)?;
     worker::options(Vec::new(), args.work.concurrency(&args.handler), &args.work, &args.timing, true)?;
-    drop(worker::prepare(&args.handler, &args.work).await?);
-    let base_key = base_key(&args, &input_options)?;
-    let store = store::open_or_create(global).await?;
     let path = store::path(global)?;
-    let (key, known) = latest(&store, &base_key, args.again).await?;
-    let batch = match known {
-        Some(view) => found_again(global, view),
-        None => submit(global, &args, &input_options, &store, &key).await?,
+    check_rereadable(&args.file)?;
+    outlet::check(&args.output, &path, Some(&args.file))?;
+    let handler = worker::prepare(&args.handler, &args.work).await?;
+    check_columns(&handler, &args.file, &input_options)?;
+    drop(handler);
+    let content = content_digest(&args.file, &input_options)?;
+    Ok(Checked { path, input_options, content })
+}
+
+/// A run reads its input again when it is run again.
+fn check_rereadable(file: &Path) -> Result<(), Failure> {
+    let is_pipe = || std::fs::metadata(file).is_ok_and(|about| !about.is_file() && !about.is_dir());
+    let what = match file {
+        file if file.as_os_str() == "-" => "stdin".to_owned(),
+        file if is_pipe() => format!("{}, which is no regular file", file.display()),
+        _ => return Ok(()),
     };
-    let mut exit = None;
-    if !has_ended(&store, batch).await? {
-        exit = work(global, &args, &store, &path, batch).await?;
-    }
-    match exit {
-        Some(interrupted) => Ok(interrupted),
-        None => finish(global, &args, &store, batch).await,
-    }
+    Err(Failure::new(Exit::Usage, format!("run cannot read {what}: it could not be run again after a crash"))
+        .help("give a file, or use submit - and worker"))
 }
 
-/// The key of this run unless named: content, command, and the options that change results.
-fn base_key(args: &RunArgs, input: &InputOptions) -> Result<String, Failure> {
-    if let Some(key) = &args.key {
-        return Ok(key.clone());
-    }
-    if args.file.as_os_str() == "-" {
-        return Err(Failure::new(Exit::Usage, "run cannot read stdin: it could not be run again after a crash")
-            .help("give a file, or use submit - and worker"));
-    }
-    let digest = content_digest(&args.file, input)?;
-    let mut parts = vec![
-        format!("sleep {:?}", args.handler.sleep),
-        format!("attempts {}", args.batch.max_attempts),
-        format!("crashes {}", args.batch.max_crashes),
-        format!("timeout {:?}", args.batch.timeout),
-        format!("result bytes {}", args.work.max_result_bytes),
-    ];
-    if args.handler.stream {
-        parts.push(format!("stream line bytes {}", args.handler.max_line_bytes));
-    }
-    parts.extend(args.handler.command.iter().map(|part| format!("arg {part}")));
-    Ok(digest.key(parts))
-}
-
-/// The latest batch under the key, or with `--again` the key of a new one. Each `--again` gets a number of its own, so
-/// that it too is gone on with after a crash.
-async fn latest(store: &SqliteStore, base: &str, again: bool) -> Result<(String, Option<BatchView>), Failure> {
-    let (mut key, mut latest) = (base.to_owned(), store.batch_of_key(base).await?);
-    for number in 2.. {
-        if latest.is_none() {
-            break;
-        }
-        let next_key = format!("{base}~{number}");
-        match store.batch_of_key(&next_key).await? {
-            Some(next) => (key, latest) = (next_key, Some(next)),
-            None if again => return Ok((next_key, None)),
-            None => break,
+/// A CSV's header tells whether the command's placeholders are columns.
+fn check_columns(handler: &Prepared, file: &Path, options: &InputOptions) -> Result<(), Failure> {
+    let Prepared::Command(handler) = handler else { return Ok(()) };
+    let input = Input::open(file, options)?;
+    let Some(columns) = input.columns() else { return Ok(()) };
+    match handler.columns().into_iter().find(|name| !columns.iter().any(|column| column == name)) {
+        None => Ok(()),
+        Some(name) => {
+            let has = columns.join(", ");
+            let message = format!("the command names the column {{{name}}}, which {} does not have", input.name());
+            Err(Failure::new(Exit::Usage, message)
+                .help(format!("its columns are: {has}; {{{{{name}}}}} is plain text")))
         }
     }
-    Ok((key, latest))
 }
 
-fn found_again(global: &Global, view: BatchView) -> BatchId {
+async fn find_or_submit(
+    global: &Global,
+    args: &RunArgs,
+    checked: &Checked,
+    store: &SqliteStore,
+) -> Result<BatchId, Failure> {
+    let key = identity::base_key(args, &checked.content);
+    let (bound, known) = identity::latest(store, &key, args.again).await?;
+    if let Some(view) = known {
+        identity::check_same(&key, &view, &checked.content, args)?;
+        return Ok(found_again(global, &view));
+    }
+    let input = Input::open(&args.file, &checked.input_options)?;
+    let operation = identity::operation(&bound);
+    let loaded = load::file(store, input, &operation, &args.batch, Some(&bound), |_| {}).await?;
+    if !global.quiet {
+        say!("Batch {}: {} rows from {}", loaded.batch, loaded.rows, args.file.display());
+    }
+    Ok(loaded.batch)
+}
+
+fn found_again(global: &Global, view: &BatchView) -> BatchId {
     if !global.quiet {
         match view.ended_at {
-            Some(_) => eprintln!(
-                "This was run before as batch {}: its results follow. --again starts over.",
-                view.batch
-            ),
-            None => eprintln!("Going on with batch {} where it stopped.", view.batch),
+            Some(_) => say!("This was run before as batch {}: its results follow. --again starts over.", view.batch),
+            None => say!("Going on with batch {} where it stopped.", view.batch),
         }
     }
     view.batch
 }
 
-async fn submit(
-    global: &Global,
-    args: &RunArgs,
-    options: &InputOptions,
-    store: &SqliteStore,
-    key: &str,
-) -> Result<BatchId, Failure> {
-    let input = Input::open(&args.file, options)?;
-    let operation = operation(key);
-    let loaded = load::file(store, input, &operation, &args.batch, Some(key), |_| {}).await?;
-    if !global.quiet {
-        eprintln!("Batch {}: {} rows from {}", loaded.batch, loaded.rows, args.file.display());
-    }
-    Ok(loaded.batch)
-}
-
-/// A run's operation is its own: no other worker takes its rows.
-fn operation(key: &str) -> String {
-    format!("run:{key}")
-}
-
-async fn has_ended(store: &SqliteStore, batch: BatchId) -> Result<bool, Failure> {
-    Ok(summary(store, batch).await?.has_ended())
-}
-
-async fn summary(store: &SqliteStore, batch: BatchId) -> Result<BatchSummary, Failure> {
-    overview::batch(store, batch)
-        .await?
-        .ok_or_else(|| Failure::new(Exit::NotFound, format!("batch {batch} was purged meanwhile")))
-}
-
-/// Works until the batch has ended. `Some`: it was interrupted before.
-async fn work(
-    global: &Global,
-    args: &RunArgs,
-    store: &SqliteStore,
-    path: &Path,
+/// A batch that is worked on.
+struct Run<'a> {
+    global: &'a Global,
+    args: &'a RunArgs,
+    store: &'a SqliteStore,
+    path: &'a Path,
     batch: BatchId,
-) -> Result<Option<Exit>, Failure> {
-    let view = store.batch(batch).await?;
-    let operation = view.map(|view| view.operation).unwrap_or_default();
-    let mut signals = Signals::listen()?;
-    let mut supervisor = Supervisor::start(store, path, args, &operation)?;
-    let mut progress = Progress::start(global.quiet);
-    loop {
+}
+
+impl Run<'_> {
+    async fn view(&self) -> Result<BatchView, Failure> {
+        self.store.batch(self.batch).await?.ok_or_else(|| self.purged())
+    }
+
+    async fn summary(&self) -> Result<BatchSummary, Failure> {
+        overview::batch(self.store, self.batch).await?.ok_or_else(|| self.purged())
+    }
+
+    fn purged(&self) -> Failure {
+        Failure::new(Exit::NotFound, format!("batch {} was purged meanwhile", self.batch))
+    }
+
+    /// Works until the batch has ended. `Some`: it was interrupted before. No worker is left in either case, nor after an
+    /// error.
+    async fn work(&self, signals: &mut Signals) -> Result<Option<Exit>, Failure> {
+        let operation = self.view().await?.operation;
+        let command = WorkerCommand::new(self.path, self.args, &operation)?;
+        let mut supervisor = Supervisor::start(self.store, command, self.args.workers, self.args.timing.timing());
+        let mut progress = Progress::start(self.global.quiet);
+        let ended = tokio::select! {
+            biased;
+            () = signals.next() => None,
+            ended = self.watch(&mut supervisor, &mut progress) => Some(ended),
+        };
+        progress.end();
+        if ended.is_none() {
+            say!("Interrupted: running rows may finish. Once more to leave at once.");
+        }
+        let limit =
+            self.args.timing.grace.saturating_add(WorkerOptions::default().cancel_grace).saturating_add(LEAVING);
+        let signalled = supervisor.dismiss(signals, limit).await;
+        match ended {
+            Some(Err(failure)) => Err(failure),
+            Some(Ok(())) if !signalled => Ok(None),
+            _ => Ok(Some(self.interrupted())),
+        }
+    }
+
+    /// Ends when the batch has: until then, workers that end are replaced.
+    async fn watch(&self, supervisor: &mut Supervisor, progress: &mut Progress) -> Result<(), Failure> {
+        let mut patience = Patience::new(self.args.timing.patience);
+        loop {
+            if let Some(now) = patience.bear(self.summary().await)? {
+                progress.show(&now);
+                if now.has_ended() {
+                    return Ok(());
+                }
+                supervisor.fill()?;
+            }
+            tokio::select! {
+                biased;
+                event = supervisor.next() => event?,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    fn interrupted(&self) -> Exit {
+        say!("Batch {} is kept: the same command goes on where this one stopped.", self.batch);
+        Exit::Interrupted
+    }
+
+    /// Writes the results and tells how the batch ended.
+    async fn finish(&self, signals: &mut Signals) -> Result<Exit, Failure> {
+        let mut patience = Patience::new(self.args.timing.patience);
+        let (view, now) = loop {
+            let both = async { Ok((self.view().await?, self.summary().await?)) };
+            match patience.bear(both.await)? {
+                Some(both) => break both,
+                None => tokio::time::sleep(LOOK_EVERY).await,
+            }
+        };
+        if !self.write(view, signals).await? {
+            return Ok(self.interrupted());
+        }
+        if !self.global.quiet {
+            let (batch, counts) = (self.batch, now.counts);
+            say!("Batch {batch}: {} success, {} failed, {} aborted", counts.success, counts.failed, counts.aborted);
+            if counts.failed > 0 {
+                say!("Failed rows with their errors: fencepost results {batch} --failed --format csv");
+            }
+        }
+        Ok(match now.status {
+            "success" => Exit::Done,
+            "failed" => Exit::FailedRows,
+            _ => Exit::Aborted,
+        })
+    }
+
+    /// Whether the results were written; a signal stops it. They are written on a thread of their own, which may be stuck
+    /// in a pipe that nobody reads.
+    async fn write(&self, view: BatchView, signals: &mut Signals) -> Result<bool, Failure> {
+        let (store, output, format) = (self.store.clone(), self.args.output.clone(), self.args.format);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let runtime = tokio::runtime::Handle::current();
+        let mut writing = tokio::task::spawn_blocking(move || {
+            runtime.block_on(async move {
+                tokio::select! {
+                    biased;
+                    _ = stopped => Ok(()),
+                    written = results::write(&store, &view, &output, format, false) => written,
+                }
+            })
+        });
         tokio::select! {
             biased;
-            () = signals.next() => {
-                progress.end();
-                return interrupted(supervisor, &mut signals, batch).await.map(Some);
-            }
-            event = supervisor.next() => event?,
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-        }
-        let now = summary(store, batch).await?;
-        progress.show(&now);
-        if now.has_ended() {
-            progress.end();
-            supervisor.stop();
-            supervisor.all_left().await;
-            return Ok(None);
-        }
-    }
-}
-
-async fn interrupted(mut supervisor: Supervisor, signals: &mut Signals, batch: BatchId) -> Result<Exit, Failure> {
-    eprintln!("Interrupted: running rows may finish. Once more to leave at once.");
-    supervisor.stop();
-    tokio::select! {
-        biased;
-        () = supervisor.all_left() => {}
-        () = signals.next() => supervisor.kill(),
-    }
-    eprintln!("Batch {batch} is kept: the same command goes on where this one stopped.");
-    Ok(Exit::Interrupted)
-}
-
-async fn finish(global: &Global, args: &RunArgs, store: &SqliteStore, batch: BatchId) -> Result<Exit, Failure> {
-    let now = summary(store, batch).await?;
-    if let Some(view) = store.batch(batch).await? {
-        results::write(store, &view, &args.output, args.format, false).await?;
-    }
-    if !global.quiet {
-        let counts = now.counts;
-        eprintln!("Batch {batch}: {} success, {} failed, {} aborted", counts.success, counts.failed, counts.aborted);
-        if counts.failed > 0 {
-            eprintln!("Failed rows with their errors: fencepost results {batch} --failed --format csv");
-        }
-    }
-    Ok(match now.status {
-        "success" => Exit::Done,
-        "failed" => Exit::FailedRows,
-        _ => Exit::Aborted,
-    })
-}
-
-/// A bar on a terminal, a line now and then elsewhere, nothing when quiet.
-enum Progress {
-    Quiet,
-    Bar(ProgressBar),
-    Lines { next: std::time::Instant },
-}
-
-impl Progress {
-    fn start(quiet: bool) -> Self {
-        if quiet {
-            return Self::Quiet;
-        }
-        if !std::io::stderr().is_terminal() {
-            return Self::Lines { next: std::time::Instant::now() + LINE_EVERY };
-        }
-        let bar = ProgressBar::new(0);
-        let template = "{wide_bar} {pos}/{len} rows, {msg}, {per_sec}, {eta} left";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        Self::Bar(bar)
-    }
-
-    fn show(&mut self, now: &BatchSummary) {
-        let (ended, failed) = (now.counts.ended(), now.counts.failed);
-        match self {
-            Self::Quiet => {}
-            Self::Bar(bar) => {
-                bar.set_length(now.rows);
-                bar.set_message(format!("{failed} failed"));
-                bar.set_position(ended);
-            }
-            Self::Lines { next } => {
-                if std::time::Instant::now() >= *next {
-                    eprintln!("{ended} of {} rows, {failed} failed", now.rows);
-                    *next += LINE_EVERY;
-                }
+            () = signals.next() => {}
+            written = &mut writing => {
+                return match written {
+                    Ok(written) => written.map(|()| true),
+                    Err(error) => Err(Failure::new(Exit::Unexpected, "writing results crashed").because(error)),
+                };
             }
         }
-    }
-
-    fn end(&mut self) {
-        if let Self::Bar(bar) = self {
-            bar.finish_and_clear();
-        }
+        drop(stop);
+        // What was begun beside the output's place is removed, if it can be done in this time.
+        let _ = tokio::time::timeout(DROPPING, writing).await;
+        Ok(false)
     }
 }

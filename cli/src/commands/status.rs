@@ -16,7 +16,9 @@ pub async fn status(global: &Global, args: StatusArgs) -> Result<Exit, Failure> 
     loop {
         let report = read(&store, args.batch.as_deref()).await?;
         let text = match (args.json, report.batches.as_slice()) {
-            (true, [batch]) if args.batch.is_some() => json(&status::batch_status_json(batch, &report.workers), args.watch),
+            (true, [batch]) if args.batch.is_some() => {
+                json(&status::batch_status_json(batch, &report.workers), args.watch)
+            }
             (true, batches) => json(&status::list_json(batches), args.watch),
             (false, _) => status::text(&report),
         };

@@ -8,7 +8,7 @@ use super::args::Global;
 use super::config::default_store_path;
 use super::failure::{Exit, Failure};
 use crate::store::sqlite::read::{BatchView, Resolved};
-use crate::store::sqlite::{OpenMode, SqliteStore};
+use crate::store::sqlite::{OpenMode, SqliteStore, path_of};
 
 /// Where the store is.
 pub fn path(global: &Global) -> Result<PathBuf, Failure> {
@@ -17,7 +17,7 @@ pub fn path(global: &Global) -> Result<PathBuf, Failure> {
             Err(Failure::new(Exit::Usage, "this build keeps rows in SQLite only: Postgres is not there yet")
                 .help("name a file with --store PATH"))
         }
-        Some(path) => Ok(PathBuf::from(path.strip_prefix("sqlite:").unwrap_or(path))),
+        Some(name) => path_of(name).map_err(|error| Failure::from_error(Exit::Usage, error)),
         None => default_store_path().ok_or_else(|| {
             Failure::new(Exit::Usage, "no place for the store: neither HOME nor XDG_STATE_HOME is set")
                 .help("name a file with --store PATH")

@@ -7,6 +7,7 @@ use super::failure::{Exit, Failure};
 use super::{load, print, store};
 use crate::input::Input;
 use crate::report::{SCHEMA_VERSION, headline};
+use crate::say::say;
 
 pub async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, Failure> {
     let options = load::input_options(&args.input)?;
@@ -22,17 +23,19 @@ pub async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, Failure> 
         None => load::numbered(&store, args.rows.unwrap_or(0), &args.op, &args.batch, key, |_| {}).await?,
     };
     let crate::load::Load { batch, rows, new } = loaded;
+    // The rows are in, whoever was told: without the id they would be lost to whoever submitted them.
+    let submitted = |failure: Failure| failure.help(format!("the rows were submitted: they are batch {batch}"));
     if args.json {
         let value = json!({ "schema_version": SCHEMA_VERSION, "batch": batch.to_string(), "rows": rows, "new": new });
-        print(&format!("{value}\n"))?;
+        print(&format!("{value}\n")).map_err(submitted)?;
         return Ok(Exit::Done);
     }
     let title = if new { "Batch submitted" } else { "Batch was submitted before: nothing added" };
-    print(&format!("{}Batch ID: {batch}\nRows:     {rows}\n", headline(title)))?;
+    print(&format!("{}Batch ID: {batch}\nRows:     {rows}\n", headline(title))).map_err(submitted)?;
     if !global.quiet {
         let op = if args.op == "default" { String::new() } else { format!(" --op {}", args.op) };
         let at = global.store.as_ref().map_or(String::new(), |store| format!(" --store {store}"));
-        eprintln!(
+        say!(
             "\nNext steps:\n  1. Start a worker: fencepost worker{op}{at} -- CMD\n  \
              2. Check status:   fencepost status {batch}{at}\n  \
              3. Get results:    fencepost results {batch}{at} -o results.jsonl"

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use fencepost_core::WorkerOptions;
 use fencepost_core::worker::ExitReason;
@@ -12,19 +13,22 @@ use super::failure::{Exit, Failure};
 use super::row_log;
 use super::signals::Signals;
 use super::store;
+use crate::handler::Handler;
 use crate::handler::command::{CommandHandler, CommandOptions};
 use crate::handler::guard;
 use crate::handler::sleep::SleepHandler;
 use crate::handler::stream::{StreamHandler, StreamOptions};
-use crate::handler::Handler;
 use crate::report::headline;
+use crate::say::say;
 use crate::store::sqlite::SqliteStore;
 use crate::worker::{RunningWorker, WorkerConfig};
 
 pub async fn worker(global: &Global, args: WorkerArgs) -> Result<Exit, Failure> {
-    let options = options(args.op.clone(), args.work.concurrency(&args.handler), &args.work, &args.timing, args.until_done)?;
+    let options =
+        options(args.op.clone(), args.work.concurrency(&args.handler), &args.work, &args.timing, args.until_done)?;
     let handler = prepare(&args.handler, &args.work).await?;
-    let store = store::open_or_create(global).await?;
+    // A run's store is there; where it is not any more, an empty one in its place would have nothing to do.
+    let store = if args.supervised { store::open(global).await? } else { store::open_or_create(global).await? };
     match handler {
         Prepared::Command(handler) => work(global, &args, store, *handler, options).await,
         Prepared::Stream(mut handler) => {
@@ -62,8 +66,8 @@ pub async fn prepare(args: &HandlerArgs, work: &WorkArgs) -> Result<Prepared, Fa
         return Ok(Prepared::Stream(handler));
     }
     let options = CommandOptions { result_limit: work.max_result_bytes, ..CommandOptions::new(own) };
-    let handler = CommandHandler::new(program, arguments, options)
-        .map_err(|error| Failure::from_error(Exit::Usage, error))?;
+    let handler =
+        CommandHandler::new(program, arguments, options).map_err(|error| Failure::from_error(Exit::Usage, error))?;
     handler.ready().await.map_err(|error| Failure::from_error(Exit::Unexpected, error))?;
     Ok(Prepared::Command(Box::new(handler)))
 }
@@ -124,7 +128,7 @@ async fn work<H: Handler>(
     if form == LogForm::Text {
         announce(running.name());
     }
-    let left = wait_for_end(running, &mut signals, args.exit_with_stdin, form).await?;
+    let left = wait_for_end(running, &mut signals, args, form).await?;
     match left {
         ExitReason::Stopped | ExitReason::Done => Ok(Exit::Done),
         ExitReason::NameInUse(name) => {
@@ -136,42 +140,51 @@ async fn work<H: Handler>(
 
 fn announce(name: &str) {
     let pid = std::process::id();
-    eprint!("{}", headline("Worker started"));
-    eprintln!("Instance ID: {name}\nPID:         {pid}\n");
-    eprintln!("To simulate a crash, kill this process:\n  kill -9 {pid}\n\nProcessing rows...");
-    eprintln!("-------------------------------------------------");
+    say!("{}Instance ID: {name}\nPID:         {pid}\n", headline("Worker started"));
+    say!("To simulate a crash, kill this process:\n  kill -9 {pid}\n\nProcessing rows...");
+    say!("-------------------------------------------------");
 }
 
 /// The first signal asks the worker to leave (S1); the second leaves at once, which is a crash to the others.
 async fn wait_for_end(
     running: RunningWorker,
     signals: &mut Signals,
-    exit_with_stdin: bool,
+    args: &WorkerArgs,
     form: LogForm,
 ) -> Result<ExitReason, Failure> {
+    let limit = args.timing.grace.saturating_add(args.timing.patience);
     let stop = running.stopper();
     let mut leaving = std::pin::pin!(running.left());
     let mut left = tokio::select! {
         biased;
         left = &mut leaving => Some(left),
         () = signals.next() => None,
-        () = stdin_ends(exit_with_stdin) => None,
+        () = stdin_ends(args.supervised) => None,
     };
     if left.is_none() {
         if form == LogForm::Text {
-            eprintln!("Leaving: running rows may finish, the others go back. Once more to leave at once.");
+            say!("Leaving: running rows may finish, the others go back. Once more to leave at once.");
         }
         stop();
         left = tokio::select! {
             biased;
             left = &mut leaving => Some(left),
             () = signals.next() => None,
+            () = tokio::time::sleep(limit) => return Err(not_left(limit)),
         };
     }
     match left {
         Some(left) => left.map_err(|error| Failure::from_error(Exit::Unexpected, error)),
         None => std::process::exit(i32::from(Exit::Interrupted as u8)),
     }
+}
+
+fn not_left(limit: Duration) -> Failure {
+    Failure::new(
+        Exit::Store,
+        format!("the worker could not leave in order within {limit:?}: the store does not answer"),
+    )
+    .help("it leaves all the same; when its lease has run out, others take what it held")
 }
 
 /// Ends when stdin does, if asked to watch it: the parent that holds its other end is gone.

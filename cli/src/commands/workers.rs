@@ -9,7 +9,8 @@ use crate::report::status;
 pub async fn workers(global: &Global, args: WorkersArgs) -> Result<Exit, Failure> {
     let store = store::open(global).await?;
     let workers = overview::workers(&store).await?;
-    let text = if args.json { json(&status::workers_json(&workers), false) } else { status::list_workers_text(&workers) };
+    let text =
+        if args.json { json(&status::workers_json(&workers), false) } else { status::list_workers_text(&workers) };
     print(&text)?;
     Ok(Exit::Done)
 }

@@ -94,7 +94,7 @@ fn run<T: Spawn, H: Handler>(
             Ok(HandlerAnswer::Failed(error)) => RunAnswer::Failed(error),
             Ok(HandlerAnswer::Retry(error)) => RunAnswer::Retry(error),
             Ok(HandlerAnswer::Cancelled) => RunAnswer::Cancelled,
-            Err(panic) => RunAnswer::Retry(panic_message(panic.as_ref())),
+            Err(panic) => RunAnswer::Retry(format!("the handler {}", panic_message(panic.as_ref())).into()),
         };
         // The worker may have left; then the line is in other hands.
         let _ = inbox.send(WorkerInput::RunEnded(key, answer));
@@ -102,7 +102,8 @@ fn run<T: Spawn, H: Handler>(
     (key, canceller)
 }
 
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> Box<str> {
+/// "panicked: " and what the panic said.
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("the handler panicked: {}", said.unwrap_or("without a message")).into_boxed_str()
+    format!("panicked: {}", said.unwrap_or("without a message"))
 }

@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use fencepost_core::store::{StoreReply, StoreRequest};
+use fencepost_core::LeaseId;
+use fencepost_core::store::{Record, StoreReply, StoreRequest};
 use fencepost_core::worker::RunKey;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -35,7 +36,8 @@ pub trait TransactionalHandler: Send + Sync + 'static {
 
     /// Writes the effects, on the connection of the open transaction: quickly, since other writers wait, and without
     /// ending the transaction. Where it fails, what it wrote is undone and the row fails or is tried again. It may be
-    /// called again with the same value, after an attempt of which nothing was kept.
+    /// called again with the same value, after an attempt of which nothing was kept: it panicked, it took longer than half the
+    /// time that others wait for the lock (2.5 s unless set otherwise), or the transaction failed.
     fn apply(
         &self,
         transaction: &mut SqliteConnection,
@@ -44,53 +46,59 @@ pub trait TransactionalHandler: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Self::Output, RowError>> + Send;
 }
 
+/// Effects being applied: the row's result as JSON.
+pub type Applying<'a> = Pin<Box<dyn Future<Output = Result<Box<str>, RowError>> + Send + 'a>>;
+
 /// Effects that wait for their rows' outcomes, as the store sees them.
 pub trait Effects: Send + Sync + 'static {
-    /// Applies the effects of a run inside the open transaction. `None`: it has none.
-    fn apply<'a>(
-        &'a self,
-        transaction: &'a mut SqliteConnection,
-        row: RunKey,
-    ) -> Pin<Box<dyn Future<Output = Option<Result<Box<str>, RowError>>> + Send + 'a>>;
+    /// Applies the effects of a run inside the open transaction.
+    fn apply<'a>(&'a self, transaction: &'a mut SqliteConnection, row: RunKey) -> Applying<'a>;
+    /// A run's line is recorded or in other hands: its effects are not applied any more.
+    fn forget(&self, row: &RunKey);
+    /// The same for all runs so far.
+    fn forget_all(&self);
 }
 
 struct Pending<H: TransactionalHandler> {
     handler: H,
     /// Values of runs that succeeded and are not recorded yet.
-    values: Mutex<HashMap<RunKey, Arc<H::Value>>>,
+    values: Mutex<Values<H>>,
 }
 
+type Values<H> = HashMap<RunKey, Arc<<H as TransactionalHandler>::Value>>;
+
 impl<H: TransactionalHandler> Pending<H> {
-    fn values(&self) -> std::sync::MutexGuard<'_, HashMap<RunKey, Arc<H::Value>>> {
+    fn values(&self) -> MutexGuard<'_, Values<H>> {
         // Each access is one operation on the map: a panic leaves it whole.
         self.values.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<H: TransactionalHandler> Effects for Pending<H> {
-    fn apply<'a>(
-        &'a self,
-        transaction: &'a mut SqliteConnection,
-        row: RunKey,
-    ) -> Pin<Box<dyn Future<Output = Option<Result<Box<str>, RowError>>> + Send + 'a>> {
+    fn apply<'a>(&'a self, transaction: &'a mut SqliteConnection, row: RunKey) -> Applying<'a> {
         Box::pin(async move {
-            let value = self.values().get(&row).cloned()?;
-            let output = self.handler.apply(transaction, row, &value).await;
-            Some(output.and_then(|output| write_result(&output)))
+            // Should not happen; recorded without its effects, the row would be lost.
+            let Some(value) = self.values().get(&row).cloned() else {
+                return Err(RowError::Retry("what the row's run found out is gone".to_owned()));
+            };
+            let output = self.handler.apply(transaction, row, &value).await?;
+            write_result(&output)
         })
+    }
+
+    fn forget(&self, row: &RunKey) {
+        self.values().remove(row);
+    }
+
+    fn forget_all(&self) {
+        self.values().clear();
     }
 }
 
 /// A [`TransactionalHandler`] as a worker takes it: run rows with this handler, on the store that goes with it.
 pub fn transactional<H: TransactionalHandler>(handler: H, store: SqliteStore) -> (impl Handler, ApplyingStore) {
     let pending = Arc::new(Pending { handler, values: Mutex::default() });
-    let forget = {
-        let pending = pending.clone();
-        Arc::new(move |row: &RunKey| {
-            pending.values().remove(row);
-        })
-    };
-    (Running(pending.clone()), ApplyingStore { store, effects: pending, forget })
+    (Running(pending.clone()), ApplyingStore { store, effects: pending, claims_for: Arc::default() })
 }
 
 struct Running<H: TransactionalHandler>(Arc<Pending<H>>);
@@ -98,13 +106,18 @@ struct Running<H: TransactionalHandler>(Arc<Pending<H>>);
 impl<H: TransactionalHandler> Handler for Running<H> {
     async fn run(&self, row: Row, cancel: CancelToken) -> HandlerAnswer {
         let key = RunKey { batch: row.batch, line: row.line, token: row.token };
-        let (context, input) = match read_row(row, cancel) {
+        let (context, input) = match read_row(row, cancel.clone()) {
             Ok(read) => read,
             Err(error) => return answer_of(error),
         };
         match self.0.handler.run(context, input).await {
             Ok(value) => {
                 self.0.values().insert(key, Arc::new(value));
+                // Given up already: then no outcome comes that would take the value away. Asked after the insertion, since
+                // a run that is given up from here on is either recorded or given back, or its lease is over.
+                if cancel.is_abandoned() {
+                    self.0.forget(&key);
+                }
                 // The result comes with the effects.
                 HandlerAnswer::Success("null".into())
             }
@@ -118,7 +131,27 @@ impl<H: TransactionalHandler> Handler for Running<H> {
 pub struct ApplyingStore {
     store: SqliteStore,
     effects: Arc<dyn Effects>,
-    forget: Arc<dyn Fn(&RunKey) + Send + Sync>,
+    /// The lease of the last claim.
+    claims_for: Arc<Mutex<Option<LeaseId>>>,
+}
+
+impl ApplyingStore {
+    async fn record(&self, record: Record) -> Result<StoreReply, StoreError> {
+        let rows: Vec<RunKey> =
+            record.items.iter().map(|item| RunKey { batch: item.batch, line: item.line, token: item.token }).collect();
+        // With an unknown end the group is repeated as it is, and needs its values again.
+        let reply = self.store.record_with_effects(record, self.effects.clone()).await?;
+        rows.iter().for_each(|row| self.effects.forget(row));
+        Ok(reply)
+    }
+
+    /// L6: the first claim for another lease comes when the one before is dead and nothing of it can be recorded any more.
+    fn forget_other_leases(&self, lease: LeaseId) {
+        let before = self.claims_for.lock().unwrap_or_else(PoisonError::into_inner).replace(lease);
+        if before != Some(lease) {
+            self.effects.forget_all();
+        }
+    }
 }
 
 impl EmbeddedStore for ApplyingStore {
@@ -133,15 +166,20 @@ impl EmbeddedStore for ApplyingStore {
 
 impl Store for ApplyingStore {
     async fn call(&self, request: StoreRequest) -> Result<StoreReply, StoreError> {
-        let StoreRequest::Record(record) = request else { return self.store.call(request).await };
-        let rows: Vec<RunKey> = record
-            .items
-            .iter()
-            .map(|item| RunKey { batch: item.batch, line: item.line, token: item.token })
-            .collect();
-        // With an unknown end the group is repeated as it is, and needs its values again.
-        let reply = self.store.record_with_effects(record, self.effects.clone()).await?;
-        rows.iter().for_each(|row| (self.forget)(row));
-        Ok(reply)
+        match request {
+            StoreRequest::Record(record) => self.record(record).await,
+            StoreRequest::GiveBack { lease, lines } => {
+                let reply = self.store.call(StoreRequest::GiveBack { lease, lines: lines.clone() }).await?;
+                for (batch, token, lines) in lines {
+                    lines.iter().for_each(|line| self.effects.forget(&RunKey { batch, line, token }));
+                }
+                Ok(reply)
+            }
+            StoreRequest::Claim(claim) => {
+                self.forget_other_leases(claim.lease);
+                self.store.call(StoreRequest::Claim(claim)).await
+            }
+            request => self.store.call(request).await,
+        }
     }
 }

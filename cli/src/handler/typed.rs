@@ -76,11 +76,7 @@ pub trait RowHandler: Send + Sync + 'static {
     type Output: Serialize + Send;
 
     /// Runs one row.
-    fn run(
-        &self,
-        context: Context,
-        input: Self::Input,
-    ) -> impl Future<Output = Result<Self::Output, RowError>> + Send;
+    fn run(&self, context: Context, input: Self::Input) -> impl Future<Output = Result<Self::Output, RowError>> + Send;
 }
 
 /// A [`RowHandler`] as a worker takes it.

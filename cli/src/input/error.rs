@@ -53,7 +53,7 @@ pub enum InputError {
     },
     /// Neither the options nor the name nor the first line say what the format is.
     #[error(
-        "{input}: the format is not clear; give it with --format (csv, tsv, jsonl), or name the file .csv, .tsv, .jsonl \
+        "{input}: the format is not clear; give it with --input-format (csv, tsv, jsonl), or name the file .csv, .tsv, .jsonl \
          or .ndjson, each also with .gz"
     )]
     UnknownFormat {

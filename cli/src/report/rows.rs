@@ -5,7 +5,7 @@ use std::fmt::Write;
 use fencepost_core::BatchId;
 use serde_json::{Value, json};
 
-use super::{SCHEMA_VERSION, time_text};
+use super::{SCHEMA_VERSION, shown, time_text};
 use crate::results::ResultRow;
 
 /// One thing that happened to a row.
@@ -49,7 +49,9 @@ pub fn story_text(story: &Story) -> String {
         let _ = writeln!(out, "  result: {}", cut(result));
     }
     if let Some(error) = &row.error {
-        let _ = writeln!(out, "  error:  {}", error.lines().next().unwrap_or(""));
+        for (at, line) in error.lines().enumerate() {
+            let _ = writeln!(out, "  {} {}", if at == 0 { "error: " } else { "       " }, shown(line));
+        }
     }
     out.push_str("Story:\n");
     if entries.is_empty() {
@@ -57,7 +59,7 @@ pub fn story_text(story: &Story) -> String {
     }
     for entry in entries {
         let at = entry.at_us.map_or_else(|| "now".to_owned(), time_text);
-        let worker = entry.worker.as_deref().unwrap_or("-");
+        let worker = shown(entry.worker.as_deref().unwrap_or("-"));
         let _ = write!(out, "  {at:<19}  {:<15}  token {:<6} worker {worker}", kind_text(&entry.kind), entry.token);
         if let Some(run_us) = entry.run_us {
             let _ = write!(out, ", ran {:.3} s", std::time::Duration::from_micros(run_us).as_secs_f64());
@@ -113,8 +115,10 @@ pub fn row_json(row: &ResultRow) -> Value {
 
 /// A page of rows as text.
 pub fn rows_text(rows: &[ResultRow]) -> String {
-    let mut out =
-        format!("{:>9}  {:<8}  {:>8}  {:>7}  {:<28}  {}\n", "LINE", "STATUS", "ATTEMPTS", "CRASHES", "WORKER", "DETAIL");
+    let mut out = format!(
+        "{:>9}  {:<8}  {:>8}  {:>7}  {:<28}  {}\n",
+        "LINE", "STATUS", "ATTEMPTS", "CRASHES", "WORKER", "DETAIL"
+    );
     for row in rows {
         let detail = row.error.as_deref().or(row.result.as_deref()).unwrap_or("");
         let _ = writeln!(
@@ -124,7 +128,7 @@ pub fn rows_text(rows: &[ResultRow]) -> String {
             row.status,
             row.attempts,
             row.crashes,
-            row.worker.as_deref().unwrap_or("-"),
+            shown(row.worker.as_deref().unwrap_or("-")),
             cut(detail.lines().next().unwrap_or("")),
         );
     }
@@ -136,7 +140,7 @@ const SHOWN_CHARS: usize = 160;
 
 fn cut(text: &str) -> String {
     match text.char_indices().nth(SHOWN_CHARS) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text.to_owned(),
+        Some((end, _)) => format!("{}...", shown(&text[..end])),
+        None => shown(text).into_owned(),
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use fencepost_core::{BatchId, LeaseId, LineSet};
 use serde_json::{Value, json};
 
-use super::{BatchSummary, RULE, SCHEMA_VERSION, headline, ranges_text};
+use super::{BatchSummary, RULE, SCHEMA_VERSION, headline, ranges_text, shown};
 
 /// Whether a worker lives, as far as can be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub fn text(report: &StatusReport) -> String {
 }
 
 fn batch_text(out: &mut String, batch: &BatchSummary, workers: &[WorkerSummary]) {
-    let _ = writeln!(out, "\nBatch: {} ({}, operation {})\n{RULE}", batch.id, batch.status, batch.operation);
+    let _ = writeln!(out, "\nBatch: {} ({}, operation {})\n{RULE}", batch.id, batch.status, shown(&batch.operation));
     let _ = writeln!(out, "Row status counts:");
     for (name, count) in batch.counts.named() {
         let _ = writeln!(out, "  {:<10} {count}", format!("{name}:"));
@@ -96,14 +96,13 @@ fn batch_text(out: &mut String, batch: &BatchSummary, workers: &[WorkerSummary])
         let _ = writeln!(out, "\nRows in 'inprog' status: {} (held by dead workers: {stuck})", batch.counts.inprog);
     }
     if waits_for_worker(batch, workers) {
-        let operation = &batch.operation;
+        let operation = shown(&batch.operation);
         let _ = writeln!(out, "\nWaiting: no live worker has a handler for operation {operation}.");
     }
 }
 
 fn waits_for_worker(batch: &BatchSummary, workers: &[WorkerSummary]) -> bool {
-    let handled =
-        |worker: &WorkerSummary| worker.alive == Alive::Yes && worker.operations.contains(&batch.operation);
+    let handled = |worker: &WorkerSummary| worker.alive == Alive::Yes && worker.operations.contains(&batch.operation);
     batch.status == "open" && batch.counts.queued > 0 && !workers.iter().any(handled)
 }
 
@@ -113,7 +112,7 @@ fn workers_text(out: &mut String, workers: &[WorkerSummary], only: Option<BatchI
     let mut none = true;
     for worker in workers.iter().filter(|worker| worker.alive == Alive::Yes) {
         none = false;
-        let _ = writeln!(out, "  {} (seen {} s ago)", worker.name, worker.seen_s_ago);
+        let _ = writeln!(out, "  {} (seen {} s ago)", shown(&worker.name), worker.seen_s_ago);
     }
     if none {
         let dead = workers.iter().any(WorkerSummary::is_to_be_recovered);
@@ -127,7 +126,7 @@ fn workers_text(out: &mut String, workers: &[WorkerSummary], only: Option<BatchI
             continue;
         }
         none = false;
-        let _ = writeln!(out, "  {}{}", worker.name, alive_text(worker.alive, lines.peek().is_some()));
+        let _ = writeln!(out, "  {}{}", shown(&worker.name), alive_text(worker.alive, lines.peek().is_some()));
         for (batch, lines) in lines {
             let of = if only.is_some() { String::new() } else { format!(" of {batch}") };
             let _ = writeln!(out, "    Rows{of}: {}", ranges_text(lines));
@@ -223,7 +222,7 @@ pub fn list_text(batches: &[BatchSummary]) -> String {
             batch.counts.ended(),
             batch.counts.failed,
             super::time_text(batch.created_at_us),
-            batch.source.as_deref().unwrap_or("-"),
+            shown(batch.source.as_deref().unwrap_or("-")),
         );
     }
     out
@@ -256,9 +255,9 @@ pub fn list_workers_text(workers: &[WorkerSummary]) -> String {
         let _ = writeln!(
             out,
             "{:<32}  {state:<6}  {held:>8}  {:>6} s  {}",
-            worker.name,
+            shown(&worker.name),
             worker.seen_s_ago,
-            worker.operations.join(", ")
+            shown(&worker.operations.join(", "))
         );
     }
     out

@@ -26,18 +26,22 @@
 //! A process that is **stopped inside a write** (SIGSTOP, a debugger, a laptop's lid) holds up every other writer of this
 //! file until it goes on or dies; readers go on (T2 names this). Killed, it leaves nothing behind: the next process that
 //! touches the file rolls its write back. Meanwhile renewals fail as `NotDone`; workers stop at the end of their licence
-//! (L4), and judges start their second look again (R2), since the store did not answer them either.
+//! (L4), and judges start their second look again (R2): a look takes the write lock as a renewal does, and writes as one
+//! does where some lease is late, so that neither a lock nor a full disk lets judges see what nobody can change.
 //!
 //! A commit is on the disk when it is acknowledged (`synchronous = full`), so it survives a power cut.
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fencepost_core::StoreTime;
-use fencepost_core::store::{Claim, ClaimReply, StoreReply, StoreRequest};
+use fencepost_core::rules::recovery::r2_late_in;
+use fencepost_core::store::{Claim, ClaimReply, LookReply, StoreReply, StoreRequest};
+use futures_util::FutureExt;
 use sqlx::{Connection, SqliteConnection, SqlitePool};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
@@ -46,6 +50,7 @@ use self::claim::Plan;
 use self::trouble::{Code, Trouble};
 use self::turn::Turn;
 use super::{Store, StoreError};
+use crate::driver::worker::panic_message;
 
 mod append;
 mod batch;
@@ -65,7 +70,7 @@ mod turn;
 
 pub use changes::Changes;
 pub use load::{BatchSpec, LoadEnd, Loaded};
-pub use open::{OpenError, OpenMode};
+pub use open::{OpenError, OpenMode, path_of};
 
 /// How long a write waits for the lock unless told otherwise; T2's limit for the default ttl.
 pub const LOCK_WAIT: Duration = Duration::from_secs(5);
@@ -116,6 +121,8 @@ struct Writer {
     conn: SqliteConnection,
     // A transaction was begun and its end is not known: its task was cancelled with the runtime, or panicked.
     unfinished: bool,
+    // The connection failed in a way that another one may not: it is replaced.
+    broken: bool,
     turn: Turn,
 }
 
@@ -159,25 +166,45 @@ impl SqliteStore {
 
     fn assemble(conn: SqliteConnection, turn: Turn, parts: Parts, lock_wait: Duration) -> Self {
         let Parts { path, store_id, readers, clock } = parts;
-        let writer = Mutex::new(Writer { conn, unfinished: false, turn });
+        let writer = Mutex::new(Writer { conn, unfinished: false, broken: false, turn });
         let inner = Inner { path, store_id, writer, readers, clock, idle: AtomicBool::new(false) };
         Self { inner: Arc::new(inner), lock_wait }
     }
 
-    /// Runs to its end whatever becomes of the caller: a transaction is never left open by a dropped future.
+    /// Runs to its end whatever becomes of the caller: a transaction is never left open by a dropped future, nor by a
+    /// panic.
     async fn detached<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T, StoreError> {
+        let store = self.clone();
+        let work = async move {
+            match AssertUnwindSafe(work).catch_unwind().await {
+                Ok(result) => result,
+                Err(panic) => {
+                    store.roll_back_unfinished().await;
+                    let message = format!("the request {}", panic_message(panic.as_ref()));
+                    Err(StoreError::unknown(message, None))
+                }
+            }
+        };
         match tokio::spawn(work).await {
             Ok(result) => result,
             Err(error) => Err(StoreError::unknown("the request was cut off inside this process", Some(error.into()))),
         }
     }
 
+    /// Lets go of the write lock at once, for the others: this handle's next write may be a long time off.
+    async fn roll_back_unfinished(&self) {
+        let mut writer = self.inner.writer.lock().await;
+        if writer.unfinished {
+            // Where that fails, the next write tries again.
+            let _ = writer.roll_back().await;
+        }
+    }
+
     async fn perform(&self, request: StoreRequest) -> Result<StoreReply, StoreError> {
         match request {
-            StoreRequest::Look => self.look().await,
             StoreRequest::Claim(claim) => self.claim(&claim).await.map(StoreReply::Claim),
             request => {
                 let mut write = self.begin().await?;
@@ -186,13 +213,6 @@ impl SqliteStore {
                 write.end(reply).await
             }
         }
-    }
-
-    async fn look(&self) -> Result<StoreReply, StoreError> {
-        let mut read = self.begin_read().await?;
-        let now = self.inner.clock.now();
-        let reply = lease::look(&mut read, now).await;
-        self.end_read(read, reply).await.map(StoreReply::Look)
     }
 
     /// A claim by a worker whose last one found nothing looks before it locks. What it finds so is only ever that there is
@@ -238,6 +258,11 @@ impl SqliteStore {
             let message = format!("{}: this process's own writes are queueing for too long", self.inner.path.display());
             return Err(StoreError::not_done(message, None));
         };
+        if writer.broken {
+            let conn = open::connect_writer(&self.inner.path).await;
+            let conn = conn.map_err(|error| StoreError::not_done(error.to_string(), None))?;
+            writer.replace(conn);
+        }
         writer.begin(until).await.map_err(|error| self.not_done(error))?;
         Ok(Write { writer, now: self.inner.clock.now(), path: &self.inner.path })
     }
@@ -303,6 +328,13 @@ const FOLD_LOG: &str = "pragma wal_checkpoint(passive)";
 const RESTART_LOG: &str = "pragma wal_checkpoint(truncate)";
 
 impl Writer {
+    /// Goes on with another connection. What was open on the old one is rolled back as it closes.
+    fn replace(&mut self, conn: SqliteConnection) {
+        self.conn = conn;
+        self.unfinished = false;
+        self.broken = false;
+    }
+
     async fn begin(&mut self, until: Instant) -> Result<(), sqlx::Error> {
         if self.unfinished {
             self.roll_back().await?;
@@ -320,7 +352,9 @@ impl Writer {
                 Ok(_) => return Ok(()),
                 Err(error) => {
                     self.unfinished = false;
-                    if trouble::code(&error) != Code::Locked || Instant::now() >= until {
+                    let locked = trouble::code(&error) == Code::Locked;
+                    self.broken |= !locked;
+                    if !locked || Instant::now() >= until {
                         return Err(error);
                     }
                 }
@@ -338,13 +372,13 @@ impl Writer {
 
     /// Some errors end the transaction by themselves: that none is open is no error here.
     async fn roll_back(&mut self) -> Result<(), sqlx::Error> {
-        match sqlx::query(ROLLBACK).execute(&mut self.conn).await {
+        let rolled_back = match sqlx::query(ROLLBACK).execute(&mut self.conn).await {
             Err(error) if trouble::code(&error) != Code::Other => Err(error),
-            _ => {
-                self.unfinished = false;
-                self.conn.ping().await
-            }
-        }
+            _ => self.conn.ping().await,
+        };
+        self.unfinished = rolled_back.is_err();
+        self.broken |= rolled_back.is_err();
+        rolled_back
     }
 
     /// Keeps the write-ahead log from growing without end. That it does not work now is no harm: the next write tries again.
@@ -357,6 +391,15 @@ impl Writer {
             let _ = sqlx::query(RESTART_LOG).execute(&mut self.conn).await;
         }
     }
+}
+
+/// R2: answered only where a renewal could have been. No lease is late most of the time: then the lock alone will do.
+async fn look(conn: &mut SqliteConnection, now: StoreTime) -> Result<LookReply, Trouble> {
+    let reply = lease::look(conn, now).await?;
+    if reply.leases.iter().any(|lease| r2_late_in(lease, now).is_none()) {
+        lease::leave_mark(conn, now).await?;
+    }
+    Ok(reply)
 }
 
 async fn dispatch(conn: &mut SqliteConnection, now: StoreTime, request: &StoreRequest) -> Result<StoreReply, Trouble> {
@@ -376,7 +419,7 @@ async fn dispatch(conn: &mut SqliteConnection, now: StoreTime, request: &StoreRe
             record::give_back(conn, now, *lease, lines).await?;
             StoreReply::GiveBack
         }
-        StoreRequest::Look => StoreReply::Look(lease::look(conn, now).await?),
+        StoreRequest::Look => StoreReply::Look(look(conn, now).await?),
         StoreRequest::Recover(recover) => StoreReply::Recover(recover::recover(conn, now, recover).await?),
         StoreRequest::CutBack { backoff_max } => {
             lease::cut_back(conn, now, *backoff_max).await?;
@@ -387,4 +430,42 @@ async fn dispatch(conn: &mut SqliteConnection, now: StoreTime, request: &StoreRe
             StoreReply::WithdrawCrashes
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn store() -> (tempfile::TempDir, SqliteStore) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(directory.path().join("store.db"), OpenMode::Create).await.unwrap();
+        (directory, store)
+    }
+
+    #[tokio::test]
+    async fn a_panic_inside_a_write_lets_go_of_the_lock_at_once() {
+        let (_directory, store) = store().await;
+        let other = store.for_renewals().await.unwrap().with_lock_wait(Duration::ZERO);
+        let writer = store.clone();
+        let work = async move {
+            let _write = writer.begin().await?;
+            if writer.lock_wait > Duration::ZERO {
+                panic!("in the midst of it");
+            }
+            Ok(())
+        };
+        let error = store.detached(work).await.unwrap_err();
+        assert!(error.message.contains("panicked: in the midst of it"), "{error}");
+        other.call(StoreRequest::Look).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_broken_connection_is_replaced() {
+        let (_directory, store) = store().await;
+        // Interrupts all that it is asked to do.
+        store.inner.writer.lock().await.conn.lock_handle().await.unwrap().set_progress_handler(1, || false);
+        let error = store.call(StoreRequest::Look).await.unwrap_err();
+        assert!(error.message.contains("interrupted"), "{error}");
+        store.call(StoreRequest::Look).await.unwrap();
+    }
 }

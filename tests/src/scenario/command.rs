@@ -35,7 +35,10 @@ pub fn run(sizes: CommandKills) -> Outcome {
     flights(sizes.rows, &input);
     let store = place.store();
     let store = store.to_str().expect("UTF-8");
-    let script = format!("cat >/dev/null; echo \"$FENCEPOST_LINE $FENCEPOST_TOKEN $$\" >>{}; sleep 0.01; echo $FENCEPOST_LINE", place.ledger().display());
+    let script = format!(
+        "cat >/dev/null; echo \"$FENCEPOST_LINE $FENCEPOST_TOKEN $$\" >>{}; sleep 0.01; echo $FENCEPOST_LINE",
+        place.ledger().display()
+    );
     let mut command = fencepost();
     command.args(["run", input.to_str().expect("UTF-8"), "--store", store, "--workers", "4", "--concurrency", "4"]);
     command.args(["--quiet", "-o"]).arg(place.file("out.jsonl")).args(["--", "sh", "-c", &script]);
@@ -56,7 +59,8 @@ pub fn run(sizes: CommandKills) -> Outcome {
     let took = began.elapsed();
     assert!(status.success(), "{status}");
     assert_eq!(killed, sizes.kills, "the run was over before all kills were done");
-    let batch = fencepost_json(["list", "--json", "--store", store])["batches"][0]["id"].as_str().expect("id").to_owned();
+    let batch =
+        fencepost_json(["list", "--json", "--store", store])["batches"][0]["id"].as_str().expect("id").to_owned();
     assert_all_succeeded(&place, &batch, sizes.rows);
     let runs = ledger::read(&place.ledger());
     ledger::assert_no_token_ran_twice(&runs);

@@ -1,56 +1,75 @@
-//! The worker processes of a run: replaced when they die, their rows put back at once (R1).
+//! The worker processes of a run: replaced when they end before the batch does, their rows put back at once (R1).
 
-use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use fencepost_core::Timing;
 use fencepost_core::judge::{JudgeInput, JudgeOptions};
 use fencepost_core::store::ProcessIdentity;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::process::{Child, Command};
-use tokio::sync::mpsc;
+use tokio::process::Child;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::time::Instant;
 
-use super::super::args::RunArgs;
 use super::super::failure::{Exit, Failure};
+use super::super::signals::Signals;
+use super::worker_command::WorkerCommand;
 use crate::driver::{self, NoLiveness, Ports, Report};
-use crate::handler::guard;
 use crate::runtime::{LocalProcesses, TokioClock, TokioSpawn};
 use crate::store::sqlite::SqliteStore;
 
-/// A worker that ends by itself, with an error, this often within [`ENDS_WITHIN`], ends the run.
+/// A place whose workers end by themselves this often within [`ENDS_WITHIN`] ends the run.
 const ENDS_MAX: usize = 10;
 /// See [`ENDS_MAX`].
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
+/// A worker that ends within this time of its start has hardly worked: the next of its place waits before it starts.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
+/// The longest such wait.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How long killed processes may take to be gone.
+const DYING: Duration = Duration::from_secs(5);
 
 /// The workers of a run.
 pub struct Supervisor {
-    program: std::path::PathBuf,
-    arguments: Vec<std::ffi::OsString>,
+    command: WorkerCommand,
     processes: LocalProcesses,
-    judge: mpsc::UnboundedSender<JudgeInput>,
-    ended: mpsc::UnboundedSender<(usize, std::io::Result<ExitStatus>)>,
-    ends: mpsc::UnboundedReceiver<(usize, std::io::Result<ExitStatus>)>,
-    workers: Vec<Option<Worker>>,
-    stopping: bool,
-    failures: Vec<Instant>,
+    judge: UnboundedSender<JudgeInput>,
+    ended: UnboundedSender<End>,
+    ends: UnboundedReceiver<End>,
+    places: Vec<Place>,
+}
+
+/// A worker's end.
+struct End {
+    place: usize,
+    status: std::io::Result<ExitStatus>,
+}
+
+/// Where one worker works at a time.
+struct Place {
+    worker: Option<Worker>,
+    /// When the next worker may start.
+    due: Instant,
+    short_lives: u32,
+    /// When workers ended by themselves, lately.
+    ends: Vec<Instant>,
 }
 
 struct Worker {
-    pid: u32,
     identity: Option<ProcessIdentity>,
+    since: Instant,
+    signals: UnboundedSender<Signal>,
 }
 
 impl Supervisor {
-    /// Starts the workers, and a judge that hears of their deaths.
-    pub fn start(store: &SqliteStore, path: &Path, args: &RunArgs, operation: &str) -> Result<Self, Failure> {
-        let program = guard::own_program()
-            .map_err(|error| Failure::new(Exit::Unexpected, "cannot find this program's own file").because(error))?;
+    /// Starts a judge that hears of workers' deaths, and no worker yet: see [`Self::fill`].
+    pub fn start(store: &SqliteStore, command: WorkerCommand, workers: u32, timing: Timing) -> Self {
         let processes = LocalProcesses::new();
         let (judge, queue) = mpsc::unbounded_channel();
         let options = JudgeOptions {
-            timing: args.timing.timing(),
+            timing,
             machine: processes.machine().map(str::to_owned),
             liveness: false,
             local_check: Duration::from_secs(1),
@@ -66,153 +85,146 @@ impl Supervisor {
         };
         tokio::spawn(driver::judge::drive(options, ports, judge.downgrade(), queue));
         let (ended, ends) = mpsc::unbounded_channel();
-        let count = usize::try_from(args.workers).unwrap_or(usize::MAX);
-        let mut supervisor = Self {
-            program,
-            arguments: arguments(path, args, operation),
-            processes,
-            judge,
-            ended,
-            ends,
-            workers: Vec::new(),
-            stopping: false,
-            failures: Vec::new(),
-        };
-        for place in 0..count {
-            supervisor.workers.push(None);
-            supervisor.spawn(place)?;
-        }
-        Ok(supervisor)
+        let now = Instant::now();
+        let places = (0..workers).map(|_| Place { worker: None, due: now, short_lives: 0, ends: Vec::new() }).collect();
+        Self { command, processes, judge, ended, ends, places }
     }
 
-    fn spawn(&mut self, place: usize) -> Result<(), Failure> {
-        let child = Command::new(&self.program)
-            .args(&self.arguments)
-            // The worker leaves when this end is gone, whatever becomes of this process.
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            // Ctrl-C is for this process, which tells the workers.
-            .process_group(0)
-            .spawn()
-            .map_err(|error| Failure::new(Exit::Unexpected, "cannot start a worker process").because(error))?;
-        let Some(pid) = child.id() else { return Ok(()) };
-        self.workers[place] = Some(Worker { pid, identity: self.processes.identity(pid) });
-        tokio::spawn(wait(place, child, self.ended.clone()));
+    /// Starts a worker in every place that is empty and due.
+    pub fn fill(&mut self) -> Result<(), Failure> {
+        let now = Instant::now();
+        for (number, place) in self.places.iter_mut().enumerate() {
+            if place.worker.is_some() || place.due > now {
+                continue;
+            }
+            let child = self.command.spawn()?;
+            // Looked up before anybody waits for it: until then its number is its own, even if it has ended.
+            let identity = child.id().and_then(|pid| self.processes.identity(pid));
+            let (signals, queue) = mpsc::unbounded_channel();
+            place.worker = Some(Worker { identity, since: now, signals });
+            tokio::spawn(own(number, child, queue, self.ended.clone()));
+        }
         Ok(())
     }
 
-    /// Handles the next end of a worker: its rows are put back at once, and it is replaced unless it left.
+    /// Ends when a worker has ended, whose rows are put back at once, or when a place becomes due.
     pub async fn next(&mut self) -> Result<(), Failure> {
-        let Some((place, status)) = self.ends.recv().await else { return Ok(()) };
-        let Some(worker) = self.workers[place].take() else { return Ok(()) };
-        let left = status.as_ref().is_ok_and(ExitStatus::success);
-        if let Some(identity) = worker.identity.filter(|_| !left) {
+        // What was due before is in the caller's hands.
+        let now = Instant::now();
+        let empty = self.places.iter().filter(|place| place.worker.is_none());
+        let due = empty.map(|place| place.due).filter(|due| *due > now).min();
+        let end = tokio::select! {
+            biased;
+            end = self.ends.recv() => end,
+            () = until(due) => None,
+        };
+        let Some(End { place, status }) = end else { return Ok(()) };
+        let Some(worker) = self.places[place].worker.take() else { return Ok(()) };
+        if !status.as_ref().is_ok_and(ExitStatus::success)
+            && let Some(identity) = worker.identity
+        {
             // The judge ends with this supervisor only.
             let _ = self.judge.send(JudgeInput::ProcessEnded(identity));
         }
-        if self.stopping || left {
-            return Ok(());
-        }
-        self.give_up_on_useless_workers(&status)?;
-        self.spawn(place)
+        self.places[place].vacated(worker.since, &status)
     }
 
-    /// A worker that was killed is replaced for ever. One that ends by itself says why on stderr; when that goes on, more
-    /// of the same help nobody.
-    fn give_up_on_useless_workers(&mut self, status: &std::io::Result<ExitStatus>) -> Result<(), Failure> {
-        let Some(code) = status.as_ref().ok().and_then(ExitStatus::code) else { return Ok(()) };
-        let now = Instant::now();
-        self.failures.retain(|at| now - *at < ENDS_WITHIN);
-        self.failures.push(now);
-        if self.failures.len() < ENDS_MAX {
-            return Ok(());
-        }
-        self.stop();
-        Err(Failure::new(Exit::Unexpected, format!("workers end by themselves again and again, with exit code {code}"))
-            .help("their own messages are above; the batch is kept, the same command goes on with it"))
-    }
-
-    /// Asks all workers to leave.
-    pub fn stop(&mut self) {
-        self.stopping = true;
+    /// Asks all workers to leave and waits for it: at most so long, or until a signal, which it tells. Whoever is there
+    /// then is killed.
+    pub async fn dismiss(&mut self, signals: &mut Signals, limit: Duration) -> bool {
         self.signal(Signal::SIGTERM);
-    }
-
-    /// Ends all workers at once.
-    pub fn kill(&mut self) {
+        let signalled = tokio::select! {
+            biased;
+            () = self.all_left() => return false,
+            () = signals.next() => true,
+            () = tokio::time::sleep(limit) => false,
+        };
         self.signal(Signal::SIGKILL);
+        // One that the kernel does not let go is nobody's to wait for.
+        let _ = tokio::time::timeout(DYING, self.all_left()).await;
+        signalled
     }
 
     fn signal(&self, signal: Signal) {
-        for worker in self.workers.iter().flatten() {
-            if let Ok(pid) = i32::try_from(worker.pid) {
-                // One that has ended meanwhile needs no signal; it is not waited for yet, so its pid is still its own.
-                let _ = kill(Pid::from_raw(pid), signal);
-            }
+        for worker in self.places.iter().filter_map(|place| place.worker.as_ref()) {
+            // One that has ended meanwhile needs no signal.
+            let _ = worker.signals.send(signal);
         }
     }
 
-    /// Ends when all workers have.
-    pub async fn all_left(&mut self) {
-        while self.workers.iter().any(Option::is_some) {
+    async fn all_left(&mut self) {
+        while self.places.iter().any(|place| place.worker.is_some()) {
             match self.ends.recv().await {
-                Some((place, _)) => self.workers[place] = None,
+                Some(End { place, .. }) => self.places[place].worker = None,
                 None => return,
             }
         }
     }
 }
 
-async fn wait(
-    place: usize,
-    mut child: Child,
-    ended: mpsc::UnboundedSender<(usize, std::io::Result<ExitStatus>)>,
-) {
-    // `wait` would close the child's stdin, which tells it that this process is gone.
-    let stdin = child.stdin.take();
-    let status = child.wait().await;
-    drop(stdin);
-    let _ = ended.send((place, status));
+impl Place {
+    /// Notes an end, and gives up where workers do not stay. One that was killed is replaced for ever. One that ends by
+    /// itself, or leaves although rows are open, says why on stderr; when that goes on, more of the same help nobody.
+    fn vacated(&mut self, since: Instant, status: &std::io::Result<ExitStatus>) -> Result<(), Failure> {
+        let now = Instant::now();
+        self.short_lives = if now - since < SHORT_LIFE { self.short_lives.saturating_add(1) } else { 0 };
+        self.due = now + pause(self.short_lives);
+        let Some(code) = status.as_ref().ok().and_then(ExitStatus::code) else { return Ok(()) };
+        self.ends.retain(|at| now - *at < ENDS_WITHIN);
+        self.ends.push(now);
+        if self.ends.len() < ENDS_MAX {
+            return Ok(());
+        }
+        Err(Failure::new(Exit::Unexpected, format!("workers end by themselves again and again, with exit code {code}"))
+            .help("their own messages are above; the batch is kept, the same command goes on with it"))
+    }
 }
 
-/// The command line of a worker process.
-fn arguments(path: &Path, args: &RunArgs, operation: &str) -> Vec<std::ffi::OsString> {
-    let micros = |duration: Duration| format!("{}us", duration.as_micros());
-    let timing = args.timing.timing();
-    let mut arguments: Vec<std::ffi::OsString> = ["worker", "--until-done", "--exit-with-stdin", "--quiet", "--store"]
-        .into_iter()
-        .map(Into::into)
-        .collect();
-    arguments.push(path.into());
-    for (option, value) in [
-        ("--op", operation.to_owned()),
-        ("--concurrency", args.work.concurrency(&args.handler).to_string()),
-        ("--horizon", micros(args.work.horizon)),
-        ("--max-result-bytes", args.work.max_result_bytes.to_string()),
-        ("--ttl", micros(timing.ttl)),
-        ("--renew", micros(timing.renew)),
-        ("--scan", micros(timing.scan)),
-        ("--grace", micros(args.timing.grace)),
-    ] {
-        arguments.push(option.into());
-        arguments.push(value.into());
+/// How long a place stays empty after so many short lives in a row. The first is forgiven: a row that kills its worker is
+/// to be found out soon.
+fn pause(short_lives: u32) -> Duration {
+    match short_lives {
+        0 | 1 => Duration::ZERO,
+        lives => Duration::from_millis(50).saturating_mul(1 << (lives - 2).min(10)).min(PAUSE_MAX),
     }
-    if args.handler.stream {
-        arguments.push("--stream".into());
-        for (option, value) in [
-            ("--stream-children", args.handler.stream_children),
-            ("--window", args.handler.window),
-            ("--max-line-bytes", args.handler.max_line_bytes),
-        ] {
-            arguments.extend([option.into(), value.to_string().into()]);
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Owns a worker's process: only who waits for it knows that its number is still its own.
+async fn own(place: usize, mut child: Child, mut signals: UnboundedReceiver<Signal>, ended: UnboundedSender<End>) {
+    // `wait` would close the child's stdin, which tells it that this process is gone.
+    let stdin = child.stdin.take();
+    let status = loop {
+        tokio::select! {
+            biased;
+            status = child.wait() => break status,
+            Some(signal) = signals.recv() => send(&child, signal),
         }
+    };
+    drop(stdin);
+    let _ = ended.send(End { place, status });
+}
+
+fn send(child: &Child, signal: Signal) {
+    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+        // One that has ended by itself is about to be waited for.
+        let _ = kill(Pid::from_raw(pid), signal);
     }
-    match args.handler.sleep {
-        Some(each) => arguments.extend(["--sleep".into(), micros(each).into()]),
-        None => {
-            arguments.push("--".into());
-            arguments.extend(args.handler.command.iter().map(Into::into));
-        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_with_short_lives_up_to_a_second() {
+        let pauses = [0, 1, 2, 3, 4, 5, 6, 7, 8, u32::MAX].map(|lives| pause(lives).as_millis());
+        assert_eq!(pauses, [0, 0, 50, 100, 200, 400, 800, 1000, 1000, 1000]);
     }
-    arguments
 }

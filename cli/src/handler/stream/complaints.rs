@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::say::say;
+
 /// So many are told one by one.
 const FIRST: u64 = 5;
 
@@ -15,11 +17,11 @@ impl Complaints {
     pub(super) fn tell(&self, what: impl Display) {
         let count = self.0.fetch_add(1, Relaxed) + 1;
         if count < FIRST {
-            eprintln!("fencepost: {what}");
+            say!("fencepost: {what}");
         } else if count == FIRST {
-            eprintln!("fencepost: {what} (from now on, few of these are shown)");
+            say!("fencepost: {what} (from now on, few of these are shown)");
         } else if is_power_of_ten(count) {
-            eprintln!("fencepost: {what} (the {count}th)");
+            say!("fencepost: {what} (the {count}th)");
         }
     }
 

@@ -1,21 +1,29 @@
 //! O7: effects of handlers, applied inside the transaction that records their rows' outcomes.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fencepost_core::random::Stream;
-use fencepost_core::store::{Answer, Record, RecordItem, StoreReply};
+use fencepost_core::store::{Answer, Record, RecordItem, StoreFailure, StoreReply, Verdict};
 use fencepost_core::worker::RunKey;
+use futures_util::FutureExt;
 use sqlx::SqliteConnection;
+use tokio::time::Instant;
 
+use super::load::LET_OTHERS_IN;
+use super::record::Fences;
 use super::trouble::Trouble;
 use super::{SqliteStore, record};
+use crate::driver::worker::panic_message;
 use crate::handler::transactional::Effects;
 use crate::handler::typed::RowError;
 use crate::store::StoreError;
 
 impl SqliteStore {
     /// Records a group of answers, and applies the effects of those that are recorded now.
+    ///
+    /// A group whose effects take long is recorded in several transactions: others get their turn in between (T2).
     pub async fn record_with_effects(
         &self,
         record: Record,
@@ -23,14 +31,34 @@ impl SqliteStore {
     ) -> Result<StoreReply, StoreError> {
         let store = self.clone();
         self.detached(async move {
-            let mut write = store.begin().await?;
-            let now = write.now;
-            // Others wait for the lock meanwhile (T2).
-            let limit = store.lock_wait;
-            let verdicts = record::record_with_effects(write.conn(), now, &record, effects.as_ref(), limit).await;
-            write.end(verdicts).await.map(StoreReply::Record)
+            let mut rest = record;
+            let mut verdicts = Vec::with_capacity(rest.items.len());
+            loop {
+                match store.record_some(&rest, effects.as_ref()).await {
+                    Ok(some) => {
+                        rest.items.drain(..some.len());
+                        verdicts.extend(some);
+                    }
+                    Err(error) if verdicts.is_empty() => return Err(error),
+                    // Some of the group is recorded: the whole of it is repeated (O2).
+                    Err(error) => return Err(StoreError { failure: StoreFailure::Unknown, ..error }),
+                }
+                if rest.items.is_empty() {
+                    return Ok(StoreReply::Record(verdicts));
+                }
+                tokio::time::sleep(LET_OTHERS_IN).await;
+            }
         })
         .await
+    }
+
+    /// Half the time that others wait for the lock may go on effects.
+    async fn record_some(&self, record: &Record, effects: &dyn Effects) -> Result<Vec<Verdict>, StoreError> {
+        let mut write = self.begin().await?;
+        let now = write.now;
+        let limit = self.lock_wait / 2;
+        let verdicts = record::record_with_effects(write.conn(), now, record, effects, limit).await;
+        write.end(verdicts).await
     }
 }
 
@@ -38,46 +66,64 @@ const BEFORE_EFFECTS: &str = "savepoint effects";
 const KEEP_EFFECTS: &str = "release effects";
 const UNDO_EFFECTS: &str = "rollback to effects";
 
-/// Applies the effects of the items that hold. The answers become what the effects came to.
+/// Applies the effects of the items that hold, from the first item on, until the time is up; one item at least. Answers
+/// those items with what their effects came to, and which of them hold.
 pub(super) async fn apply(
     conn: &mut SqliteConnection,
     record: &Record,
-    holds: &[bool],
+    fences: &mut Fences,
     effects: &dyn Effects,
     limit: Duration,
-) -> Result<Record, Trouble> {
-    let mut applied = record.clone();
-    for (item, _) in applied.items.iter_mut().zip(holds).filter(|(_, holds)| **holds) {
-        if matches!(item.answer, Answer::Success(_)) {
-            apply_one(conn, item, effects, limit).await?;
+) -> Result<(Record, Vec<bool>), Trouble> {
+    let until = Instant::now() + limit;
+    let mut applied = Record { lease: record.lease, items: Vec::new() };
+    let mut holds = Vec::new();
+    for item in &record.items {
+        let first = applied.items.is_empty();
+        if !first && Instant::now() >= until {
+            break;
         }
+        let mut item = item.clone();
+        if fences.holds(&item) && matches!(item.answer, Answer::Success(_)) {
+            item.answer = match apply_one(conn, &item, effects, until).await? {
+                Some(Ok(result)) => Answer::Success(result),
+                Some(Err(error)) => undone(&item, error),
+                // It gets all of the time in the next transaction.
+                None if !first => break,
+                None => {
+                    undone(&item, RowError::Retry(format!("applying the row's effects took longer than {limit:?}")))
+                }
+            };
+        }
+        holds.push(fences.take_out(&item));
+        applied.items.push(item);
     }
-    Ok(applied)
+    Ok((applied, holds))
 }
 
+/// What the effects came to; `None`: the time was up before. Nothing is kept of effects that failed.
 async fn apply_one(
     conn: &mut SqliteConnection,
-    item: &mut RecordItem,
+    item: &RecordItem,
     effects: &dyn Effects,
-    limit: Duration,
-) -> Result<(), Trouble> {
+    until: Instant,
+) -> Result<Option<Result<Box<str>, RowError>>, Trouble> {
     let row = RunKey { batch: item.batch, line: item.line, token: item.token };
     sqlx::query(BEFORE_EFFECTS).execute(&mut *conn).await?;
-    let came_to = match tokio::time::timeout(limit, effects.apply(conn, row)).await {
-        Ok(None) => None,
-        Ok(Some(result)) => Some(result),
-        Err(_) => Some(Err(RowError::Retry(format!("applying the row's effects took longer than {limit:?}")))),
-    };
-    match came_to {
-        Some(Err(error)) => {
-            sqlx::query(UNDO_EFFECTS).execute(&mut *conn).await?;
-            item.answer = undone(item, error);
+    let applying = AssertUnwindSafe(async { effects.apply(&mut *conn, row).await }).catch_unwind();
+    let came_to = match tokio::time::timeout_at(until, applying).await {
+        Ok(Ok(result)) => Some(result),
+        Ok(Err(panic)) => {
+            let error = format!("applying the row's effects {}", panic_message(panic.as_ref()));
+            Some(Err(RowError::Retry(error)))
         }
-        Some(Ok(result)) => item.answer = Answer::Success(result),
-        None => {}
+        Err(_) => None,
+    };
+    if !matches!(came_to, Some(Ok(_))) {
+        sqlx::query(UNDO_EFFECTS).execute(&mut *conn).await?;
     }
     sqlx::query(KEEP_EFFECTS).execute(conn).await?;
-    Ok(())
+    Ok(came_to)
 }
 
 /// The answer for a row whose effects failed. The jitter only spreads backoffs: any number that differs by row does.

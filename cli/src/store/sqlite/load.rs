@@ -19,7 +19,7 @@ pub const SLICE_ROWS: usize = 4_000;
 pub const SLICE_BYTES: usize = 1 << 20;
 
 /// After a slice the loader stays away from the lock for longer than waiting writers take to ask again.
-const LET_OTHERS_IN: Duration = Duration::from_millis(3);
+pub(super) const LET_OTHERS_IN: Duration = Duration::from_millis(3);
 
 /// A load that has not moved for so long was cut off.
 const CUT_OFF_AFTER: Duration = Duration::from_secs(86_400);
@@ -74,9 +74,10 @@ pub struct LoadEnd {
 pub enum Loaded {
     /// The batch is open.
     New,
-    /// A repeat of this batch; the rows just loaded are gone.
+    /// A repeat of this batch; if it is another one, the rows just loaded are gone. Of the batch itself: an earlier try
+    /// opened it.
     Same(BatchId),
-    /// This batch has other content under the same key; the rows just loaded are gone.
+    /// This batch has other content; if it is another one, under the same key, the rows just loaded are gone.
     Differs(BatchId),
 }
 
@@ -122,8 +123,9 @@ impl SqliteStore {
             let now = write.now;
             let finished = finish(write.conn(), now, batch, &end).await;
             let loaded = write.end(finished).await?;
-            if loaded != Loaded::New {
-                store.remove_load(batch).await?;
+            match loaded {
+                Loaded::Same(there) | Loaded::Differs(there) if there != batch => store.remove_load(batch).await?,
+                _ => {}
             }
             Ok(loaded)
         })
@@ -215,7 +217,7 @@ async fn append(
 
 const BOUND_KEY: &str = "select batch, digest from batches where key = ?1";
 
-const OWN_STATUS: &str = "select status, total from batches where batch = ?1";
+const OWN_STATUS: &str = "select status, digest from batches where batch = ?1";
 
 const OPEN_LOADED: &str = "\
 update batches set status = 'open', key = ?2, digest = ?3, loaded_at = ?4
@@ -230,11 +232,14 @@ async fn finish(conn: &mut SqliteConnection, now: StoreTime, batch: BatchId, end
         Some((bound, digest)) => Some((BatchId::from_random(natural(bound)?), digest.unwrap_or_default())),
         None => None,
     };
-    let own: Option<(String, i64)> =
+    let own: Option<(String, Option<String>)> =
         sqlx::query_as(OWN_STATUS).bind(int(batch.number())).fetch_optional(&mut *conn).await?;
     match (&own, &bound) {
         // An earlier try opened it.
-        (Some((status, _)), _) if status != "loading" => return Ok(Loaded::New),
+        (Some((status, digest)), _) if status != "loading" => {
+            let same = digest.as_deref() == Some(&end.digest);
+            return Ok(if same { Loaded::Same(batch) } else { Loaded::Differs(batch) });
+        }
         (None, None) => return Err(Trouble::refused(format!("batch {batch} is not there any more"))),
         _ => {}
     }

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use fencepost_core::LeaseId;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
+use sqlx::{ConnectOptions, SqliteConnection, SqlitePool};
 
-use super::trouble::{Code, code, describe};
+use super::trouble::{Code, cause, code, describe};
 use super::turn::Turn;
-use super::{Clock, LOCK_WAIT, Parts, SqliteStore, SystemClock};
+use super::{ASK_AGAIN, Clock, LOCK_WAIT, Parts, SqliteStore, SystemClock};
 
 /// The version of the tables that this program makes and knows.
-pub const SCHEMA_VERSION: i64 = 1;
+pub const SCHEMA_VERSION: i64 = 2;
 
 /// Marks a file as fencepost's (`pragma application_id`): "fpst" in ASCII.
 pub const APPLICATION_ID: i64 = 0x6670_7374;
@@ -23,20 +23,35 @@ pub const APPLICATION_ID: i64 = 0x6670_7374;
 const OPEN_WAIT: Duration = Duration::from_secs(30);
 
 /// The migrations; the first makes version 1.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_base.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_base.sql"), include_str!("migrations/0002_looked_at.sql")];
 
 /// Whether a store that is not there is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenMode {
-    /// It is.
+    /// It is. A store that cannot be written is refused.
     Create,
-    /// It is an error.
+    /// It is an error. A store that cannot be written can be read.
     Existing,
 }
 
 /// Why a file cannot be opened as a store.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// The name is empty.
+    #[error("the store's name is empty; name a file")]
+    NoName,
+    /// A database in memory would be lost, and no other process could see it.
+    #[error("{name}: a store is a file; there are none in memory")]
+    InMemory {
+        /// The name given.
+        name: String,
+    },
+    /// The name leaves no room for the endings of the files that SQLite keeps beside it.
+    #[error("{}: the name is too long", path.display())]
+    NameTooLong {
+        /// The path given.
+        path: PathBuf,
+    },
     /// There is no such file.
     #[error("{}: there is no such file", path.display())]
     Missing {
@@ -64,7 +79,7 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// The file is an SQLite database without anything in it, and no store was to be made.
-    #[error("{}: the file is empty; there is no store in it", path.display())]
+    #[error("{}: the file is empty or only half made; there is no store in it yet", path.display())]
     Empty {
         /// The path given.
         path: PathBuf,
@@ -93,9 +108,9 @@ pub enum OpenError {
     Sql {
         /// In words that name the file.
         message: String,
-        /// SQLite's own error.
+        /// What SQLite says, where the message does not say it.
         #[source]
-        source: sqlx::Error,
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
 }
 
@@ -103,7 +118,7 @@ impl OpenError {
     pub(super) fn from_sql(error: sqlx::Error, path: &Path) -> Self {
         match code(&error) {
             Code::NotADatabase => Self::NotADatabase { path: path.to_owned() },
-            _ => Self::Sql { message: describe(&error, path), source: error },
+            _ => Self::Sql { message: describe(&error, path), source: cause(&error) },
         }
     }
 }
@@ -122,15 +137,42 @@ impl SqliteStore {
     ) -> Result<Self, OpenError> {
         let path = path.as_ref().to_owned();
         check_path(&path, mode)?;
-        let store_id = prepare(&path, mode).await?;
-        let conn = connect_writer(&path).await?;
+        let (conn, store_id) = prepare(&path, mode).await?;
         let readers = reader_pool(&path);
         let turn = Turn::open(&path, false);
         Ok(Self::assemble(conn, turn, Parts { path, store_id, readers, clock }, LOCK_WAIT))
     }
 }
 
+/// The path of a store named as a path or in one of the forms that other tools know: `sqlite:PATH`, `sqlite://PATH`, so
+/// `sqlite:///PATH` from the root.
+pub fn path_of(name: &str) -> Result<PathBuf, OpenError> {
+    let path = name.strip_prefix("sqlite:").map_or(name, |rest| rest.strip_prefix("//").unwrap_or(rest));
+    check_name(Path::new(path))?;
+    Ok(PathBuf::from(path))
+}
+
+fn check_name(path: &Path) -> Result<(), OpenError> {
+    const LONGEST_ENDING: usize = "-journal".len();
+    // Of most file systems, and of SQLite.
+    const NAME_BYTES_MAX: usize = 255;
+    const PATH_BYTES_MAX: usize = 512;
+    if path.as_os_str().is_empty() {
+        return Err(OpenError::NoName);
+    }
+    let name = path.file_name().unwrap_or_default();
+    if name == ":memory:" {
+        return Err(OpenError::InMemory { name: name.to_string_lossy().into_owned() });
+    }
+    let whole = std::path::absolute(path).map_or(0, |whole| whole.as_os_str().len());
+    if name.len() + LONGEST_ENDING > NAME_BYTES_MAX || whole + LONGEST_ENDING > PATH_BYTES_MAX {
+        return Err(OpenError::NameTooLong { path: path.to_owned() });
+    }
+    Ok(())
+}
+
 fn check_path(path: &Path, mode: OpenMode) -> Result<(), OpenError> {
+    check_name(path)?;
     if path.is_dir() {
         return Err(OpenError::IsDirectory { path: path.to_owned() });
     }
@@ -156,14 +198,42 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .disable_statement_logging()
 }
 
-/// A connection to write with. It never sleeps on a lock by itself: whoever begins asks again.
-pub(super) async fn connect_writer(path: &Path) -> Result<SqliteConnection, OpenError> {
-    let options = options(path)
-        .busy_timeout(Duration::ZERO)
+fn writer_options(path: &Path) -> SqliteConnectOptions {
+    options(path)
+        .busy_timeout(OPEN_WAIT)
         .row_buffer_size(256)
         .pragma("cache_size", "-16384")
-        .pragma("journal_size_limit", "67108864");
-    options.connect().await.map_err(|error| OpenError::from_sql(error, path))
+        .pragma("journal_size_limit", "67108864")
+}
+
+/// One more connection to write with.
+pub(super) async fn connect_writer(path: &Path) -> Result<SqliteConnection, OpenError> {
+    let failed = |error| OpenError::from_sql(error, path);
+    let mut conn = connect(&writer_options(path)).await.map_err(failed)?;
+    identify_at_once(&mut conn).await.map_err(failed)?;
+    wait_no_more(&mut conn).await.map_err(failed)?;
+    Ok(conn)
+}
+
+/// Another process may be closing the store as its last user, or repairing it after a crash: both lock everybody out for
+/// a moment.
+async fn connect(options: &SqliteConnectOptions) -> Result<SqliteConnection, sqlx::Error> {
+    let until = Instant::now() + OPEN_WAIT;
+    loop {
+        match options.connect().await {
+            Err(error) if code(&error) == Code::Locked && Instant::now() < until => {
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Once a connection has read, nobody can lock it out of reading. From then on a writer never sleeps on a lock by itself:
+/// whoever begins asks again.
+async fn wait_no_more(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    const DO_NOT_WAIT: &str = "pragma busy_timeout = 0";
+    sqlx::query(DO_NOT_WAIT).execute(conn).await.map(drop)
 }
 
 fn reader_options(path: &Path) -> SqliteConnectOptions {
@@ -172,7 +242,7 @@ fn reader_options(path: &Path) -> SqliteConnectOptions {
 
 /// A connection that only reads.
 pub(super) async fn connect_reader(path: &Path) -> Result<SqliteConnection, OpenError> {
-    reader_options(path).connect().await.map_err(|error| OpenError::from_sql(error, path))
+    connect(&reader_options(path)).await.map_err(|error| OpenError::from_sql(error, path))
 }
 
 fn reader_pool(path: &Path) -> SqlitePool {
@@ -190,21 +260,24 @@ enum Found {
     Store { schema_version: i64, worker_version_min: i64, store_id: String },
 }
 
-/// Makes or migrates the tables where that is needed; the store's id.
-async fn prepare(path: &Path, mode: OpenMode) -> Result<String, OpenError> {
+/// Makes or migrates the tables where that is needed: a connection to write with, and the store's id.
+async fn prepare(path: &Path, mode: OpenMode) -> Result<(SqliteConnection, String), OpenError> {
     let failed = |error| OpenError::from_sql(error, path);
-    let options = options(path).busy_timeout(OPEN_WAIT).create_if_missing(mode == OpenMode::Create);
-    let mut conn = options.connect().await.map_err(failed)?;
+    let options = writer_options(path).create_if_missing(mode == OpenMode::Create);
+    let mut conn = connect(&options).await.map_err(failed)?;
     let found = identify_at_once(&mut conn).await.map_err(failed)?;
-    if let Some(store_id) = current(found, path, mode)? {
+    let store_id = match current(found, path, mode)? {
+        Some(store_id) => store_id,
+        None => {
+            write_ahead(&mut conn).await.map_err(failed)?;
+            migrate(&mut conn, path, mode).await?
+        }
+    };
+    wait_no_more(&mut conn).await.map_err(failed)?;
+    if mode == OpenMode::Create {
         may_write(&mut conn).await.map_err(failed)?;
-        conn.close().await.map_err(failed)?;
-        return Ok(store_id);
     }
-    write_ahead(&mut conn).await.map_err(failed)?;
-    let store_id = migrate(&mut conn, path, mode).await?;
-    conn.close().await.map_err(failed)?;
-    Ok(store_id)
+    Ok((conn, store_id))
 }
 
 /// The store's id, if nothing is to be done; an error, if nothing may be done.
@@ -253,8 +326,6 @@ const COMMIT: &str = "commit";
 
 /// Tells a read-only file now, rather than at the first claim. A lock held by another says nothing.
 async fn may_write(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-    const DO_NOT_WAIT: &str = "pragma busy_timeout = 0";
-    sqlx::query(DO_NOT_WAIT).execute(&mut *conn).await?;
     match sqlx::query(BEGIN).execute(&mut *conn).await {
         Ok(_) => sqlx::query(ROLLBACK).execute(conn).await.map(drop),
         Err(error) if code(&error) == Code::Locked => Ok(()),

@@ -27,12 +27,13 @@ pub(super) async fn record(
     now: StoreTime,
     record: &Record,
 ) -> Result<Vec<Verdict>, Trouble> {
-    let (facts, held, holds) = fence(conn, record).await?;
-    write(conn, now, record, facts, held, holds).await
+    let mut fences = Fences::read(conn, record).await?;
+    let holds = record.items.iter().map(|item| fences.take_out(item)).collect();
+    write(conn, now, record, fences, holds).await
 }
 
 /// Records a group with effects (O7): those of the lines that hold are applied before their outcomes are written, in the
-/// same transaction.
+/// same transaction. As many verdicts, from the first item on, as fit into the time: one at least.
 pub(super) async fn record_with_effects(
     conn: &mut SqliteConnection,
     now: StoreTime,
@@ -40,30 +41,44 @@ pub(super) async fn record_with_effects(
     effects: &dyn Effects,
     limit: Duration,
 ) -> Result<Vec<Verdict>, Trouble> {
-    let (facts, held, holds) = fence(conn, record).await?;
-    let applied = effects::apply(conn, record, &holds, effects, limit).await?;
-    write(conn, now, &applied, facts, held, holds).await
+    let mut fences = Fences::read(conn, record).await?;
+    let (applied, holds) = effects::apply(conn, record, &mut fences, effects, limit).await?;
+    write(conn, now, &applied, fences, holds).await
 }
 
-type Held = HashMap<Token, Span>;
-type Facts = BTreeMap<BatchId, BatchFacts>;
+/// O1: what a group's items are judged by.
+pub(super) struct Fences {
+    facts: BTreeMap<BatchId, BatchFacts>,
+    held: HashMap<Token, Span>,
+}
 
-/// O1: which items hold; their lines are taken out of their spans.
-async fn fence(conn: &mut SqliteConnection, record: &Record) -> Result<(Facts, Held, Vec<bool>), Trouble> {
-    let facts = batch::facts(conn, record.items.iter().map(|item| item.batch)).await?;
-    let mut held = held_spans(conn, record.lease, record.items.iter().map(|item| item.token)).await?;
-    let holds = record.items.iter().map(|item| take_out(&mut held, &facts, item)).collect();
-    Ok((facts, held, holds))
+impl Fences {
+    async fn read(conn: &mut SqliteConnection, record: &Record) -> Result<Self, Trouble> {
+        let facts = batch::facts(conn, record.items.iter().map(|item| item.batch)).await?;
+        let held = held_spans(conn, record.lease, record.items.iter().map(|item| item.token)).await?;
+        Ok(Self { facts, held })
+    }
+
+    /// Whether the line is still held under the token.
+    pub(super) fn holds(&self, item: &RecordItem) -> bool {
+        self.facts.get(&item.batch).is_some_and(BatchFacts::is_open)
+            && self.held.get(&item.token).is_some_and(|span| span.batch == item.batch && span.lines.contains(item.line))
+    }
+
+    /// The same; a line that is held leaves its span.
+    pub(super) fn take_out(&mut self, item: &RecordItem) -> bool {
+        self.holds(item) && self.held.get_mut(&item.token).is_some_and(|span| span.lines.remove(item.line))
+    }
 }
 
 async fn write(
     conn: &mut SqliteConnection,
     now: StoreTime,
     record: &Record,
-    facts: Facts,
-    held: Held,
+    fences: Fences,
     holds: Vec<bool>,
 ) -> Result<Vec<Verdict>, Trouble> {
+    let Fences { facts, held } = fences;
     let before = recorded_before(conn, &record.items, &holds).await?;
     let used = used_by_tried(conn, &record.items, &holds, &held, &facts).await?;
 
@@ -98,12 +113,6 @@ async fn held_spans(
     let tokens: HashSet<u64> = tokens.map(|token| token.0).collect();
     let tokens: Vec<u64> = tokens.into_iter().collect();
     spans::held_by_tokens(conn, &tokens, lease).await
-}
-
-/// O1: whether the line is still held under the token; if so, it leaves its span.
-fn take_out(held: &mut HashMap<Token, Span>, facts: &BTreeMap<BatchId, BatchFacts>, item: &RecordItem) -> bool {
-    facts.get(&item.batch).is_some_and(BatchFacts::is_open)
-        && held.get_mut(&item.token).is_some_and(|span| span.batch == item.batch && span.lines.remove(item.line))
 }
 
 const RECORDED_BEFORE: &str = "\

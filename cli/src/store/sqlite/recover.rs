@@ -1,10 +1,11 @@
 //! R3: declaring a lease dead, and what becomes of its spans (P2).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use fencepost_core::rules::lease::LeaseState;
 use fencepost_core::rules::poison::{AfterEnd, p1_crashes, p2_after_crash, p2_after_end};
-use fencepost_core::rules::recovery::r3_may_act;
+use fencepost_core::rules::recovery::{r3_may_act, r3_still_fresh};
 use fencepost_core::store::{EndCause, Recover, RecoverReply};
 use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, Token};
 use sqlx::SqliteConnection;
@@ -16,7 +17,7 @@ use super::lease;
 use super::spans::{self, Span, SpanChanges, Tokens};
 use super::trouble::Trouble;
 
-const LEASE_AS_SEEN: &str = "select state, renewals from leases where lease = ?1";
+const LEASE_AS_SEEN: &str = "select state, renewals, renew_ms from leases where lease = ?1";
 
 const END_LEASE: &str = "\
 update leases set state = ?3, ended_at = ?4, ended_by = ?5
@@ -29,9 +30,12 @@ pub(super) async fn recover(
     recover: &Recover,
 ) -> Result<RecoverReply, Trouble> {
     let number = int(recover.lease.number());
-    let seen: Option<(String, i64)> = sqlx::query_as(LEASE_AS_SEEN).bind(number).fetch_optional(&mut *conn).await?;
-    let Some((state, renewals)) = seen else { return Ok(RecoverReply::Spared) };
-    if !r3_may_act(lease_state(&state)?, natural(renewals)?, recover.renewals) {
+    let seen: Option<(String, i64, i64)> =
+        sqlx::query_as(LEASE_AS_SEEN).bind(number).fetch_optional(&mut *conn).await?;
+    let Some((state, renewals, renew_ms)) = seen else { return Ok(RecoverReply::Spared) };
+    let may_act = r3_may_act(lease_state(&state)?, natural(renewals)?, recover.renewals);
+    let renew = Duration::from_millis(natural(renew_ms)?);
+    if !may_act || !r3_still_fresh(recover.cause, recover.seen_at, now, renew) {
         return Ok(RecoverReply::Spared);
     }
     sqlx::query(END_LEASE)

@@ -174,10 +174,11 @@ impl SpanChanges {
     }
 }
 
-#[allow(clippy::type_complexity, reason = "a record of spans, column by column")]
-fn span_record(
-    span: &Span,
-) -> (u64, u64, Vec<(u64, u64)>, u64, Option<u64>, Option<u64>, Option<u64>, Option<i64>, u32, u8, u8, Option<u64>) {
+/// A record of spans, column by column as [`INSERT_SPANS`] has them.
+type NewRecord =
+    (u64, u64, Vec<(u64, u64)>, u64, Option<u64>, Option<u64>, Option<u64>, Option<i64>, u32, u8, u8, Option<u64>);
+
+fn span_record(span: &Span) -> NewRecord {
     (
         span.token.0,
         span.batch.number(),

@@ -35,12 +35,12 @@ impl Trouble {
 
     /// As the end of a request that was rolled back.
     pub(super) fn not_done(self, path: &Path) -> StoreError {
-        StoreError::not_done(self.describe(path), self.boxed())
+        StoreError::not_done(self.describe(path), self.cause())
     }
 
     /// As the end of a request whose commit failed.
     pub(super) fn unknown(self, path: &Path) -> StoreError {
-        StoreError::unknown(self.describe(path), self.boxed())
+        StoreError::unknown(self.describe(path), self.cause())
     }
 
     fn describe(&self, path: &Path) -> String {
@@ -51,8 +51,11 @@ impl Trouble {
         }
     }
 
-    fn boxed(self) -> Box<dyn std::error::Error + Send + Sync> {
-        Box::new(self)
+    fn cause(&self) -> Option<Cause> {
+        match self {
+            Self::Sql(error) => cause(error),
+            Self::Json(_) | Self::Damaged(_) | Self::Refused(_) => None,
+        }
     }
 }
 
@@ -84,7 +87,8 @@ pub(super) fn code(error: &sqlx::Error) -> Code {
         _ => None,
     };
     match number.map(|number| number & 0xff) {
-        Some(5 | 6) => Code::Locked,
+        // 15: so many others open and close the file at once that a reader finds no place.
+        Some(5 | 6 | 15) => Code::Locked,
         Some(8) => Code::ReadOnly,
         Some(10) => Code::Io,
         Some(11) => Code::Corrupt,
@@ -92,6 +96,25 @@ pub(super) fn code(error: &sqlx::Error) -> Code {
         Some(14) => Code::CannotOpen,
         Some(26) => Code::NotADatabase,
         _ => Code::Other,
+    }
+}
+
+/// What SQLite says itself, once, where [`describe`] uses words of its own.
+pub(super) fn cause(error: &sqlx::Error) -> Option<Cause> {
+    match code(error) {
+        Code::Io | Code::CannotOpen | Code::Other => None,
+        _ => Some(said(error).into()),
+    }
+}
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+fn said(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => {
+            format!("SQLite: {} (code {})", error.message(), error.code().unwrap_or_default())
+        }
+        other => other.to_string(),
     }
 }
 
@@ -104,13 +127,16 @@ pub(super) fn describe(error: &sqlx::Error, path: &Path) -> String {
              inside a write?"
         ),
         Code::ReadOnly => format!("{path}: the file or its directory is read-only"),
-        Code::CannotOpen => format!("{path}: cannot be opened: {error}"),
+        Code::CannotOpen => format!(
+            "{path}: cannot be opened (SQLite keeps files beside it: may this user write in its directory?): {}",
+            said(error)
+        ),
         Code::Full => format!("{path}: no space is left on its file system"),
         Code::Corrupt => {
             format!("{path}: the file is damaged; restore it from a copy (`sqlite3 FILE .recover` saves what is left)")
         }
         Code::NotADatabase => format!("{path}: the file is not an SQLite database"),
-        Code::Io => format!("{path}: reading or writing the file failed: {error}"),
-        Code::Other => format!("{path}: {error}"),
+        Code::Io => format!("{path}: reading or writing the file failed: {}", said(error)),
+        Code::Other => format!("{path}: {}", said(error)),
     }
 }

@@ -1,0 +1,45 @@
+//! What the values of options may be.
+
+use std::time::Duration;
+
+/// Keys and operations that begin so are those of `run`.
+pub const RUN_PREFIX: &str = "run:";
+
+/// A name has at most so many bytes.
+const NAME_BYTES_MAX: usize = 200;
+
+/// A duration as people write it: 30s, 1m30s, 250ms.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    const HELP: &str = "write it like 30s, 1m30s, 250ms or 48h (the units are h, m, s, ms, us and ns)";
+    // The parser's own words are about the types of its library.
+    let span: jiff::SignedDuration = text.parse().map_err(|_| format!("this is no duration; {HELP}"))?;
+    Duration::try_from(span).map_err(|_| format!("it must not be negative; {HELP}"))
+}
+
+/// A duration of a millisecond or more: what is shorter is nothing to the store, or a loop without a pause.
+pub fn duration_from_1ms(text: &str) -> Result<Duration, String> {
+    let duration = duration(text)?;
+    if duration < Duration::from_millis(1) { Err("it must be 1ms or more".to_owned()) } else { Ok(duration) }
+}
+
+/// A name that people give, read in reports and type again.
+pub fn name(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("a name must not be empty".to_owned());
+    }
+    if text.len() > NAME_BYTES_MAX {
+        return Err(format!("a name has at most {NAME_BYTES_MAX} bytes, and this one has {}", text.len()));
+    }
+    if text.chars().any(char::is_control) {
+        return Err("a name must not have control characters, such as line ends".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// The same for a submit: what `run` makes stays apart from it.
+pub fn submitted_name(text: &str) -> Result<String, String> {
+    if text.starts_with(RUN_PREFIX) {
+        return Err(format!("names that begin with {RUN_PREFIX} are those of `fencepost run`; choose another"));
+    }
+    name(text)
+}

@@ -1,0 +1,16 @@
+//! Lines for people, on stderr. One that cannot be written (a full disk, a reader that went away) is lost: words must
+//! stop no work.
+
+use std::fmt::Arguments;
+use std::io::Write;
+
+/// Writes a line to stderr, in one piece, if that can be done.
+pub(crate) fn line(text: Arguments<'_>) {
+    let _ = std::io::stderr().lock().write_all(format!("{text}\n").as_bytes());
+}
+
+/// As `eprintln!`, without its panic.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::say::line(format_args!($($text)*)) };
+}
+pub(crate) use say;
