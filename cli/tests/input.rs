@@ -217,7 +217,7 @@ fn the_first_line_tells_the_format_of_a_pipe() {
     assert_eq!(sniff(&gzip(b"{}\n")), Ok((InputFormat::Jsonl, 1)));
     // A row whose start alone is longer than what is looked at.
     assert_eq!(sniff(format!("[{}1]\n2", " ".repeat(50_000)).as_bytes()), Ok((InputFormat::Jsonl, 2)));
-    assert_snapshot!(sniff(b"\"a\"\n\"b\"\n").unwrap_err(), @"pipe: the format is not clear; give it with --format (csv, tsv, jsonl), or name the file .csv, .tsv, .jsonl or .ndjson, each also with .gz");
+    assert_snapshot!(sniff(b"\"a\"\n\"b\"\n").unwrap_err(), @"pipe: the format is not clear; give it with --input-format (csv, tsv, jsonl), or name the file .csv, .tsv, .jsonl or .ndjson, each also with .gz");
     assert_snapshot!(sniff(b" \n\n").unwrap_err(), @"pipe: is empty; it needs at least one row");
     assert_snapshot!(sniff(b"").unwrap_err(), @"pipe: is empty; it needs at least one row");
     assert_snapshot!(sniff(b"{\"a\":}\n").unwrap_err(), @"pipe: line 1 (byte offset 5), column 6: is not valid JSON: expected value; every line must hold one whole JSON value (`jq -c .` writes values so, `jq -c '.[]'` the items of a list)");
@@ -239,8 +239,8 @@ fn errors_of_opening() {
     fs::create_dir(files.0.path().join("folder.csv")).unwrap();
     assert_snapshot!(files.error(&files.0.path().join("folder.csv")), @"folder.csv: is a directory; name one file, and submit several one by one");
     assert_snapshot!(files.error(&files.put("file", "").join("below.csv")), @"file/below.csv: cannot be opened: Not a directory (os error 20); check its permissions and its path");
-    assert_snapshot!(files.error(&files.put("rows.txt", "a\n1\n")), @"rows.txt: the format is not clear; give it with --format (csv, tsv, jsonl), or name the file .csv, .tsv, .jsonl or .ndjson, each also with .gz");
-    assert_snapshot!(files.error(&files.put("rows.gz", gzip(b"a\n1\n"))), @"rows.gz: the format is not clear; give it with --format (csv, tsv, jsonl), or name the file .csv, .tsv, .jsonl or .ndjson, each also with .gz");
+    assert_snapshot!(files.error(&files.put("rows.txt", "a\n1\n")), @"rows.txt: the format is not clear; give it with --input-format (csv, tsv, jsonl), or name the file .csv, .tsv, .jsonl or .ndjson, each also with .gz");
+    assert_snapshot!(files.error(&files.put("rows.gz", gzip(b"a\n1\n"))), @"rows.gz: the format is not clear; give it with --input-format (csv, tsv, jsonl), or name the file .csv, .tsv, .jsonl or .ndjson, each also with .gz");
     for delimiter in [b'"', b'\n', b'\r', 0, 0xe9] {
         let format = InputFormat::Csv { delimiter };
         assert!(matches!(read("a\n1\n", format), Err(InputError::Delimiter { .. })), "{delimiter}");
