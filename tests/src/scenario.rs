@@ -18,6 +18,7 @@ pub mod million;
 pub mod poison;
 pub mod sigterm;
 pub mod stopped;
+pub mod stream;
 
 /// A scenario's folder, and the store in it.
 pub struct Place {

@@ -4,7 +4,20 @@
 
 use std::time::Duration;
 
-use fencepost_tests::scenario::effects;
+use fencepost_tests::scenario::{effects, stream};
+
+#[test]
+fn a_stream_handler_s_killed_workers_lose_and_repeat_no_outcome() {
+    let sizes = stream::StreamKills {
+        rows: 4_000,
+        kills: 4,
+        lines_held_min: 100,
+        kill_every: Duration::from_millis(200),
+        row: Duration::from_millis(1),
+        seed: 5,
+    };
+    assert_eq!(stream::run(sizes).kills, 4);
+}
 
 #[test]
 fn transactional_effects_happen_once_per_row_under_kills_and_pauses() {

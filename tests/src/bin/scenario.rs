@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use fencepost_tests::scenario::{command, effects, kills, last_spans, million, poison, sigterm, stopped};
+use fencepost_tests::scenario::{command, effects, kills, last_spans, million, poison, sigterm, stopped, stream};
 
 #[derive(Debug, Parser)]
 struct Args {
@@ -33,6 +33,17 @@ enum Scenario {
         rows: usize,
         #[arg(long, default_value_t = 30)]
         kills: usize,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Flights through `run` with a stream handler in Python, its workers killed at random
+    Stream {
+        #[arg(long, default_value_t = 50_000)]
+        rows: usize,
+        #[arg(long, default_value_t = 30)]
+        kills: usize,
+        #[arg(long, default_value_t = 1_000)]
+        row_us: u64,
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
@@ -94,6 +105,17 @@ fn main() {
         Scenario::Command { rows, kills, seed } => {
             let sizes = command::CommandKills { rows, kills, seed };
             println!("{sizes:#?}\n{:#?}", command::run(sizes));
+        }
+        Scenario::Stream { rows, kills, row_us, seed } => {
+            let sizes = stream::StreamKills {
+                rows,
+                kills,
+                lines_held_min: 100,
+                kill_every: Duration::from_millis(300),
+                row: Duration::from_micros(row_us),
+                seed,
+            };
+            println!("{sizes:#?}\n{:#?}", stream::run(sizes));
         }
         Scenario::Stopped { ttl_ms } => {
             let outcome = stopped::run(Duration::from_millis(ttl_ms));

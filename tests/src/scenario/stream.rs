@@ -1,0 +1,112 @@
+//! Point 1 of the embedded product: the flights through `run` with a stream handler in Python, its workers killed at random.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{Looker, Place, STUCK, assert_all_succeeded, flights};
+use crate::ledger;
+use crate::process::{Process, fencepost, fencepost_json};
+
+/// Notes each run in the ledger, takes its time, echoes the line as the result.
+const HANDLER: &str = r#"
+import json, os, sys, time
+ledger = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+seconds = float(sys.argv[2])
+for text in sys.stdin:
+    row = json.loads(text)
+    os.write(ledger, f"{row['line']} {row['token']} {os.getpid()}\n".encode())
+    time.sleep(seconds)
+    print(json.dumps({"line": row["line"], "token": row["token"], "status": "success", "result": row["line"]}), flush=True)
+"#;
+
+/// Sizes.
+#[derive(Debug, Clone, Copy)]
+pub struct StreamKills {
+    /// Rows of the flights.
+    pub rows: usize,
+    /// How many workers are killed.
+    pub kills: usize,
+    /// A worker is killed only while it holds so many lines.
+    pub lines_held_min: u64,
+    /// Kills are at least so far apart.
+    pub kill_every: Duration,
+    /// How long the handler takes for a row.
+    pub row: Duration,
+    /// Chooses whom to kill.
+    pub seed: u64,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Outcome {
+    /// Without kills.
+    pub undisturbed: Duration,
+    /// With kills.
+    pub disturbed: Duration,
+    /// How many workers were killed.
+    pub kills: usize,
+    /// Lines that ran more than once, by the handler's ledger.
+    pub lines_repeated: usize,
+}
+
+/// Runs it without and with kills, checks rows, results, counts and ledger.
+pub fn run(sizes: StreamKills) -> Outcome {
+    let (undisturbed, _) = once(StreamKills { kills: 0, ..sizes });
+    let (disturbed, lines_repeated) = once(sizes);
+    Outcome { undisturbed, disturbed, kills: sizes.kills, lines_repeated }
+}
+
+fn once(sizes: StreamKills) -> (Duration, usize) {
+    let place = Place::new();
+    let input = place.file("flights.csv");
+    flights(sizes.rows, &input);
+    let store = place.store();
+    let store = store.to_str().expect("UTF-8");
+    let mut command = fencepost();
+    command.args(["run", input.to_str().expect("UTF-8"), "--store", store, "--workers", "4", "--quiet", "-o"]);
+    command.arg(place.file("out.jsonl")).args(["--stream", "--", "python3", "-c", HANDLER]);
+    command.arg(place.ledger()).arg(sizes.row.as_secs_f64().to_string());
+    let mut run = Process::start(command);
+    crate::process::until("rows run", STUCK, || place.ledger().exists().then_some(()));
+    let look = place.look();
+    let mut random = fencepost_core::random::Stream::new(sizes.seed);
+    let (began, mut killed, mut last_kill) = (Instant::now(), 0, Instant::now());
+    let status = loop {
+        assert!(began.elapsed() < STUCK, "the run does not end");
+        if let Some(status) = run.ended() {
+            break status;
+        }
+        let due = killed < sizes.kills && last_kill.elapsed() >= sizes.kill_every;
+        if due && kill_one(&look, sizes.lines_held_min, &mut random) {
+            (killed, last_kill) = (killed + 1, Instant::now());
+        }
+        std::thread::park_timeout(Duration::from_millis(20));
+    };
+    let took = began.elapsed();
+    assert!(status.success(), "{status}");
+    assert_eq!(killed, sizes.kills, "the run was over before all kills were done");
+    let batch = fencepost_json(["list", "--json", "--store", store])["batches"][0]["id"].clone();
+    assert_all_succeeded(&place, batch.as_str().expect("id"), sizes.rows);
+    let runs = ledger::read(&place.ledger());
+    assert_eq!(runs.len(), sizes.rows, "every row ran");
+    ledger::assert_no_token_ran_twice(&runs);
+    (took, ledger::repeats(&runs).0)
+}
+
+/// Kills one of the live workers that hold enough lines.
+fn kill_one(look: &Looker<'_>, lines_held_min: u64, random: &mut fencepost_core::random::Stream) -> bool {
+    let holding: Vec<u32> = look
+        .workers()
+        .workers
+        .iter()
+        .filter(|worker| worker.holds.iter().map(|(_, lines)| lines.count()).sum::<u64>() >= lines_held_min)
+        .filter_map(|worker| worker.process.as_ref().map(|process| process.pid))
+        .collect();
+    let Some(at) = usize::try_from(random.next_u64()).ok().and_then(|n| n.checked_rem(holding.len())) else {
+        return false;
+    };
+    let pid = Pid::from_raw(i32::try_from(holding[at]).expect("a pid"));
+    kill(pid, Signal::SIGKILL).is_ok()
+}
