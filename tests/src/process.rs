@@ -9,8 +9,15 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// A program of this workspace, built if need be. It lies beside the program that runs now.
+/// Where programs are taken from as they are, instead of being built.
+const PROGRAMS: &str = "FENCEPOST_TESTS_PROGRAMS";
+
+/// A program of this workspace, built if need be. It lies beside the program that runs now, unless `FENCEPOST_TESTS_PROGRAMS`
+/// names a folder with all of them.
 pub fn program(package: &str, name: &str) -> PathBuf {
+    if let Some(dir) = std::env::var_os(PROGRAMS) {
+        return Path::new(&dir).join(name);
+    }
     static BUILT: OnceLock<std::sync::Mutex<Vec<String>>> = OnceLock::new();
     let mut built = BUILT.get_or_init(Default::default).lock().expect("no build panicked");
     let own = std::env::current_exe().expect("a program knows its own file");
