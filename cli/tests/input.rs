@@ -316,8 +316,8 @@ fn errors_of_reading() {
 
 #[test]
 fn errors_of_encoding() {
-    assert_snapshot!(csv_error(b"a,b\n1,\"x\ny\xe9\"\n"), @"rows: line 3 (byte offset 10): is not valid UTF-8 here; save the file as UTF-8, for example with `iconv -t UTF-8`");
-    assert_snapshot!(jsonl_error(b"{}\n  [\"caf\xe9\"]\n"), @"rows: line 2 (byte offset 10): is not valid UTF-8 here; save the file as UTF-8, for example with `iconv -t UTF-8`");
+    assert_snapshot!(csv_error(b"a,b\n1,\"x\ny\xe9\"\n"), @"rows: line 3 (byte offset 10): is not valid UTF-8 here; save the file as UTF-8, for example with `iconv -f WINDOWS-1252 -t UTF-8`");
+    assert_snapshot!(jsonl_error(b"{}\n  [\"caf\xe9\"]\n"), @"rows: line 2 (byte offset 10): is not valid UTF-8 here; save the file as UTF-8, for example with `iconv -f WINDOWS-1252 -t UTF-8`");
     assert_snapshot!(csv_error(b"\xff\xfea\0\n\0"), @"rows: is UTF-16; save it as UTF-8, for example with `iconv -f UTF-16 -t UTF-8`");
     // A character that is cut off: by the end of its value, its row, the file.
     for bytes in [&b"a,b\n\xe2\x82,1\n"[..], b"a\n\xe2\x82\n", b"a\n\xe2\x82", b"a\n1\xf0\x9f\x98", b"\xe2\n1\n"] {
@@ -366,8 +366,8 @@ fn errors_of_unequal_rows() {
 fn errors_of_rows_too_large() {
     let limit = 20;
     let error = |text: &str, format| read_limited(text, format, limit).unwrap_err().to_string();
-    assert_snapshot!(error(&format!("a\n1\n{}\n", "x".repeat(21)), InputFormat::CSV), @"rows: line 3 (byte offset 4): the row is larger than 20 bytes; check for a missing line end or quote, raise the limit, or keep large content in files of its own and put their paths in the rows");
-    assert_snapshot!(error(&format!("{{}}\n{}\n", "9".repeat(21)), InputFormat::Jsonl), @"rows: line 2 (byte offset 3): the row is larger than 20 bytes; check for a missing line end or quote, raise the limit, or keep large content in files of its own and put their paths in the rows");
+    assert_snapshot!(error(&format!("a\n1\n{}\n", "x".repeat(21)), InputFormat::CSV), @"rows: line 3 (byte offset 4): the row is larger than 20 bytes; check for a missing line end or quote, raise the limit (--max-row-bytes), or keep large content in files of its own and put their paths in the rows");
+    assert_snapshot!(error(&format!("{{}}\n{}\n", "9".repeat(21)), InputFormat::Jsonl), @"rows: line 2 (byte offset 3): the row is larger than 20 bytes; check for a missing line end or quote, raise the limit (--max-row-bytes), or keep large content in files of its own and put their paths in the rows");
     // At the limit, in the file and as JSON text; one more.
     for end in ["", "\n", "\r\n"] {
         assert!(read_limited(format!("{}{end}", "9".repeat(20)), InputFormat::Jsonl, limit).is_ok());
@@ -375,7 +375,7 @@ fn errors_of_rows_too_large() {
         assert!(read_limited(format!("a\n{}{end}", "9".repeat(12)), InputFormat::CSV, limit).is_ok());
         assert!(read_limited(format!("a\n{}{end}", "9".repeat(13)), InputFormat::CSV, limit).is_err());
     }
-    assert_snapshot!(error(&format!("{}\n1\n", "x".repeat(21)), InputFormat::CSV), @"rows: line 1 (byte offset 0): the row is larger than 20 bytes; check for a missing line end or quote, raise the limit, or keep large content in files of its own and put their paths in the rows");
+    assert_snapshot!(error(&format!("{}\n1\n", "x".repeat(21)), InputFormat::CSV), @"rows: line 1 (byte offset 0): the row is larger than 20 bytes; check for a missing line end or quote, raise the limit (--max-row-bytes), or keep large content in files of its own and put their paths in the rows");
     // Blank lines are no part of a row.
     let blank = "\n".repeat(50);
     assert_eq!(read_limited(format!("{blank}a{blank}1{blank}"), InputFormat::CSV, limit).unwrap().len(), 1);

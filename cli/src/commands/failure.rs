@@ -50,7 +50,9 @@ impl Failure {
 
     /// A failure that an error explains: its message, and its causes below.
     pub fn from_error(exit: Exit, error: impl Error + Send + Sync + 'static) -> Self {
-        Self { exit, message: error.to_string(), help: None, cause: source_of(Box::new(error)) }
+        let message = error.to_string();
+        let cause = source_of(Box::new(error), &message);
+        Self { exit, message, help: None, cause }
     }
 
     /// Says what to do.
@@ -66,14 +68,15 @@ impl Failure {
     }
 }
 
-/// The error below this one, as a text of its own: the message of the top one is told already.
-fn source_of(error: Box<dyn Error + Send + Sync>) -> Option<Box<dyn Error + Send + Sync>> {
+/// The errors below this one, as a text of its own: what the message tells already is left out.
+fn source_of(error: Box<dyn Error + Send + Sync>, message: &str) -> Option<Box<dyn Error + Send + Sync>> {
     let mut causes = Vec::new();
     let mut below = error.source();
     while let Some(cause) = below {
         causes.push(cause.to_string());
         below = cause.source();
     }
+    causes.retain(|cause| !message.contains(cause.as_str()));
     (!causes.is_empty()).then(|| causes.join(": ").into())
 }
 

@@ -1,5 +1,7 @@
 //! What the options say of an input and a batch, and loading the one as the other.
 
+use fencepost_core::store::StoreFailure;
+
 use super::args::{BatchArgs, FileFormat, InputArgs};
 use super::failure::{Exit, Failure};
 use crate::input::{Input, InputError, InputFormat, InputOptions};
@@ -18,7 +20,8 @@ pub fn input_options(args: &InputArgs) -> Result<InputOptions, Failure> {
     };
     let format = match (args.input_format, delimiter) {
         (Some(FileFormat::Jsonl), Some(_)) => {
-            return Err(Failure::new(Exit::Usage, "--delimiter is for CSV, and --input-format says jsonl"));
+            return Err(Failure::new(Exit::Usage, "--delimiter is for CSV, and --input-format says jsonl")
+                .help("leave one of them out"));
         }
         (Some(FileFormat::Tsv), Some(delimiter)) if delimiter != b'\t' => {
             return Err(Failure::new(Exit::Usage, "--delimiter contradicts --input-format tsv; use csv with it"));
@@ -78,7 +81,16 @@ pub async fn numbered(
 fn failure(error: LoadError) -> Failure {
     match error {
         LoadError::Input(error) => error.into(),
-        LoadError::Store(error) => error.into(),
+        LoadError::Store(error) => {
+            let help = match error.failure {
+                StoreFailure::NotDone => "nothing was submitted; put that right and try again",
+                StoreFailure::Unknown => {
+                    "whether the rows were submitted is not known: `fencepost list` tells (a batch that is loading there is \
+                     not submitted); under the same --key it is safe to try again"
+                }
+            };
+            Failure::from(error).help(help)
+        }
         LoadError::KeyBound { .. } => {
             Failure::from_error(Exit::Input, error).help("submit under another --key, or without one")
         }

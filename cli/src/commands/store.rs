@@ -1,14 +1,16 @@
 //! Which store a command works on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use fencepost_core::BatchId;
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
 
 use super::args::Global;
 use super::config::default_store_path;
 use super::failure::{Exit, Failure};
 use crate::store::sqlite::read::{BatchView, Resolved};
-use crate::store::sqlite::{OpenMode, SqliteStore, path_of};
+use crate::store::sqlite::{OpenError, OpenMode, SqliteStore, path_of};
 
 /// Where the store is.
 pub fn path(global: &Global) -> Result<PathBuf, Failure> {
@@ -17,7 +19,7 @@ pub fn path(global: &Global) -> Result<PathBuf, Failure> {
             Err(Failure::new(Exit::Usage, "this build keeps rows in SQLite only: Postgres is not there yet")
                 .help("name a file with --store PATH"))
         }
-        Some(name) => path_of(name).map_err(|error| Failure::from_error(Exit::Usage, error)),
+        Some(name) => path_of(name).map_err(|error| cannot_open(Exit::Usage, error)),
         None => default_store_path().ok_or_else(|| {
             Failure::new(Exit::Usage, "no place for the store: neither HOME nor XDG_STATE_HOME is set")
                 .help("name a file with --store PATH")
@@ -37,12 +39,44 @@ pub async fn open_or_create(global: &Global) -> Result<SqliteStore, Failure> {
                 .help("name a file elsewhere with --store PATH")
         })?;
     }
-    SqliteStore::open(&path, OpenMode::Create).await.map_err(|error| Failure::from_error(Exit::Store, error))
+    check_writable(&path)?;
+    SqliteStore::open(&path, OpenMode::Create).await.map_err(|error| cannot_open(Exit::Store, error))
+}
+
+/// SQLite opens a file that may not be written, begins to write, and fails with the first change: a worker would ask for
+/// ever.
+fn check_writable(path: &Path) -> Result<(), Failure> {
+    match access(path, AccessFlags::W_OK) {
+        Err(error @ (Errno::EACCES | Errno::EPERM | Errno::EROFS)) => {
+            Err(Failure::new(Exit::Store, format!("the store {} may not be written", path.display()))
+                .because(std::io::Error::from(error))
+                .help("mend the permissions of the file and its directory, or name another file with --store PATH"))
+        }
+        // Whatever else is wrong is told by whoever opens it.
+        _ => Ok(()),
+    }
 }
 
 /// Opens a store that is there.
 pub async fn open(global: &Global) -> Result<SqliteStore, Failure> {
-    SqliteStore::open(&path(global)?, OpenMode::Existing).await.map_err(|error| Failure::from_error(Exit::Store, error))
+    SqliteStore::open(&path(global)?, OpenMode::Existing).await.map_err(|error| cannot_open(Exit::Store, error))
+}
+
+fn cannot_open(exit: Exit, error: OpenError) -> Failure {
+    let help = match &error {
+        OpenError::InMemory { .. } | OpenError::NameTooLong { .. } => "name a file with --store PATH",
+        OpenError::Missing { .. } | OpenError::Empty { .. } => {
+            "is this the right --store? `fencepost submit FILE` makes one that is not there"
+        }
+        OpenError::NoDirectory { .. } => "make the directory, or name another file with --store PATH",
+        OpenError::NotADatabase { .. } => "name another file with --store PATH",
+        OpenError::Sql { .. } => "put that right and repeat the command, or name another file with --store PATH",
+        // They say it themselves.
+        OpenError::NoName | OpenError::IsDirectory { .. } | OpenError::Foreign { .. } | OpenError::Newer { .. } => {
+            return Failure::from_error(exit, error);
+        }
+    };
+    Failure::from_error(exit, error).help(help)
 }
 
 /// The batch that a person named.

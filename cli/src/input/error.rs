@@ -113,7 +113,9 @@ pub enum InputError {
         source: io::Error,
     },
     /// Bytes that are not UTF-8.
-    #[error("{place}: is not valid UTF-8 here; save the file as UTF-8, for example with `iconv -t UTF-8`")]
+    #[error(
+        "{place}: is not valid UTF-8 here; save the file as UTF-8, for example with `iconv -f WINDOWS-1252 -t UTF-8`"
+    )]
     InvalidUtf8 {
         /// The first bad byte.
         place: Place,
@@ -186,7 +188,7 @@ pub enum InputError {
     },
     /// A row beyond the limit.
     #[error(
-        "{place}: the row is larger than {row_bytes_max} bytes; check for a missing line end or quote, raise the limit, or \
+        "{place}: the row is larger than {row_bytes_max} bytes; check for a missing line end or quote, raise the limit (--max-row-bytes), or \
          keep large content in files of its own and put their paths in the rows"
     )]
     RowTooLarge {
