@@ -7,6 +7,8 @@ use std::time::Duration;
 use fencepost::store::sqlite::read::{BatchCounts, WorkersView};
 use fencepost::store::sqlite::{OpenMode, SqliteStore};
 use fencepost_core::{BatchId, StoreTime};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::process::{Process, program, run_fencepost};
 
@@ -140,3 +142,20 @@ pub fn assert_all_succeeded(place: &Place, batch: &str, rows: usize) {
 
 /// How long something takes at most in a scenario before it counts as stuck.
 pub const STUCK: Duration = Duration::from_secs(300);
+
+/// Kills one of the live workers that hold so many lines. With two or more it is never one that runs a suspect alone: three
+/// unrelated deaths of such a row would fail it, as P2 states.
+pub fn kill_one(look: &Looker<'_>, lines_held_min: u64, random: &mut fencepost_core::random::Stream) -> bool {
+    let holding: Vec<u32> = look
+        .workers()
+        .workers
+        .iter()
+        .filter(|worker| worker.holds.iter().map(|(_, lines)| lines.count()).sum::<u64>() >= lines_held_min)
+        .filter_map(|worker| worker.process.as_ref().map(|process| process.pid))
+        .collect();
+    let Some(at) = usize::try_from(random.next_u64()).ok().and_then(|n| n.checked_rem(holding.len())) else {
+        return false;
+    };
+    let pid = Pid::from_raw(i32::try_from(holding[at]).expect("a pid"));
+    kill(pid, Signal::SIGKILL).is_ok()
+}

@@ -24,7 +24,8 @@ fn killed_workers_lose_and_repeat_no_outcome() {
 
 #[test]
 fn a_run_replaces_its_killed_workers() {
-    let outcome = command::run(command::CommandKills { rows: 300, kills: 4, seed: 7 });
+    let kill_every = Duration::from_millis(100);
+    let outcome = command::run(command::CommandKills { rows: 300, kills: 4, lines_held_min: 8, kill_every, seed: 7 });
     assert_eq!(outcome.kills, 4);
 }
 

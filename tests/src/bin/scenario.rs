@@ -103,7 +103,8 @@ fn main() {
             println!("{sizes:#?}\n{:#?}", kills::run(sizes));
         }
         Scenario::Command { rows, kills, seed } => {
-            let sizes = command::CommandKills { rows, kills, seed };
+            let kill_every = Duration::from_millis(100);
+            let sizes = command::CommandKills { rows, kills, lines_held_min: 100, kill_every, seed };
             println!("{sizes:#?}\n{:#?}", command::run(sizes));
         }
         Scenario::Stream { rows, kills, row_us, seed } => {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Place, STUCK, assert_all_succeeded, flights};
+use super::{Place, STUCK, assert_all_succeeded, flights, kill_one};
 use crate::ledger;
 use crate::process::{Process, fencepost, fencepost_json};
 
@@ -13,6 +13,10 @@ pub struct CommandKills {
     pub rows: usize,
     /// How many workers are killed.
     pub kills: usize,
+    /// A worker is killed only while it holds so many lines; at least 2.
+    pub lines_held_min: u64,
+    /// Kills are at least so far apart.
+    pub kill_every: Duration,
     /// Chooses whom to kill.
     pub seed: u64,
 }
@@ -36,25 +40,30 @@ pub fn run(sizes: CommandKills) -> Outcome {
     let store = place.store();
     let store = store.to_str().expect("UTF-8");
     let script = format!(
-        "cat >/dev/null; echo \"$FENCEPOST_LINE $FENCEPOST_TOKEN $$\" >>{}; sleep 0.01; echo $FENCEPOST_LINE",
+        "cat >/dev/null; echo \"$FENCEPOST_LINE $FENCEPOST_TOKEN $$\" >>{}; sleep 0.05; echo $FENCEPOST_LINE",
         place.ledger().display()
     );
     let mut command = fencepost();
     command.args(["run", input.to_str().expect("UTF-8"), "--store", store, "--workers", "4", "--concurrency", "4"]);
+    // So that spans are long although rows are slow.
+    command.args(["--horizon", "3s"]);
     command.args(["--quiet", "-o"]).arg(place.file("out.jsonl")).args(["--", "sh", "-c", &script]);
     let began = Instant::now();
     let mut run = Process::start(command);
     let mut random = fencepost_core::random::Stream::new(sizes.seed);
-    let mut killed = 0;
+    crate::process::until("rows run", STUCK, || place.ledger().exists().then_some(()));
+    let look = place.look();
+    let (mut killed, mut last_kill) = (0, Instant::now());
     let status = loop {
         assert!(began.elapsed() < STUCK, "the run does not end");
         if let Some(status) = run.ended() {
             break status;
         }
-        if killed < sizes.kills && place.ledger().exists() && kill_one(store, &mut random) {
-            killed += 1;
+        let due = killed < sizes.kills && last_kill.elapsed() >= sizes.kill_every;
+        if due && kill_one(&look, sizes.lines_held_min, &mut random) {
+            (killed, last_kill) = (killed + 1, Instant::now());
         }
-        std::thread::park_timeout(Duration::from_millis(50));
+        std::thread::park_timeout(Duration::from_millis(20));
     };
     let took = began.elapsed();
     assert!(status.success(), "{status}");
@@ -66,20 +75,4 @@ pub fn run(sizes: CommandKills) -> Outcome {
     ledger::assert_no_token_ran_twice(&runs);
     let (lines_repeated, _) = ledger::repeats(&runs);
     Outcome { took, kills: killed, lines_repeated }
-}
-
-/// Kills one of the live workers that hold lines.
-fn kill_one(store: &str, random: &mut fencepost_core::random::Stream) -> bool {
-    let said = fencepost_json(["workers", "--json", "--store", store]);
-    let workers = said["workers"].as_array().expect("a list");
-    let holding: Vec<i32> = workers
-        .iter()
-        .filter(|worker| worker["alive"] == true && !worker["lines"].as_array().expect("a list").is_empty())
-        .filter_map(|worker| i32::try_from(worker["pid"].as_i64()?).ok())
-        .collect();
-    if holding.is_empty() {
-        return false;
-    }
-    let victim = holding[usize::try_from(random.next_u64() % holding.len() as u64).expect("a place")];
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(victim), nix::sys::signal::Signal::SIGKILL).is_ok()
 }

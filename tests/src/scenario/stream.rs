@@ -2,10 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
-use super::{Looker, Place, STUCK, assert_all_succeeded, flights};
+use super::{Place, STUCK, assert_all_succeeded, flights, kill_one};
 use crate::ledger;
 use crate::process::{Process, fencepost, fencepost_json};
 
@@ -93,20 +90,4 @@ fn once(sizes: StreamKills) -> (Duration, usize) {
     assert_eq!(runs.len(), sizes.rows, "every row ran");
     ledger::assert_no_token_ran_twice(&runs);
     (took, ledger::repeats(&runs).0)
-}
-
-/// Kills one of the live workers that hold enough lines.
-fn kill_one(look: &Looker<'_>, lines_held_min: u64, random: &mut fencepost_core::random::Stream) -> bool {
-    let holding: Vec<u32> = look
-        .workers()
-        .workers
-        .iter()
-        .filter(|worker| worker.holds.iter().map(|(_, lines)| lines.count()).sum::<u64>() >= lines_held_min)
-        .filter_map(|worker| worker.process.as_ref().map(|process| process.pid))
-        .collect();
-    let Some(at) = usize::try_from(random.next_u64()).ok().and_then(|n| n.checked_rem(holding.len())) else {
-        return false;
-    };
-    let pid = Pid::from_raw(i32::try_from(holding[at]).expect("a pid"));
-    kill(pid, Signal::SIGKILL).is_ok()
 }
