@@ -39,7 +39,9 @@ impl RowHandler for ToMetres {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let file = std::env::temp_dir().join(format!("fencepost-library-{}.db", std::process::id()));
+    let place = std::env::temp_dir().join(format!("fencepost-library-{}", std::process::id()));
+    std::fs::create_dir(&place)?;
+    let file = place.join("rows.db");
     let store = SqliteStore::open(&file, OpenMode::Create).await?;
 
     let airports = [("Lansdowne Airport", 1044.0), ("Jekyll Island Airport", 11.0)]
@@ -54,6 +56,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for row in store.rows(batch, None, 0, 100).await?.rows {
         println!("{} {:?}", row.line, row.outcome.and_then(|outcome| outcome.result));
     }
-    std::fs::remove_file(file)?;
+    std::fs::remove_dir_all(place)?;
     Ok(())
 }

@@ -43,7 +43,9 @@ impl TransactionalHandler for Booking {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let file = std::env::temp_dir().join(format!("fencepost-transactional-{}.db", std::process::id()));
+    let place = std::env::temp_dir().join(format!("fencepost-transactional-{}", std::process::id()));
+    std::fs::create_dir(&place)?;
+    let file = place.join("rows.db");
     let store = SqliteStore::open(&file, OpenMode::Create).await?;
     let mut conn = SqliteConnection::connect(&format!("sqlite:{}", file.display())).await?;
     sqlx::raw_sql(
@@ -64,6 +66,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let cents: i64 = sqlx::query_scalar("select cents from accounts").fetch_one(&mut conn).await?;
     println!("the account has {cents} cents");
     assert_eq!(cents, 5050, "each payment is booked once");
-    std::fs::remove_file(file)?;
+    std::fs::remove_dir_all(place)?;
     Ok(())
 }

@@ -182,7 +182,7 @@ pub struct HandlerArgs {
     /// With --stream: a command that writes a line of more bytes is killed
     #[arg(long, env = "FENCEPOST_MAX_LINE_BYTES", default_value_t = 16 << 20, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_line_bytes: u32,
-    /// The command for each row: its JSON on stdin, {column} replaced by that column's value; stdout is the result. Exit
+    /// The command for each row: its JSON on stdin, {column} replaced by that column's value (inside sh -c text that would be code: use sh -c 'echo "$1"' sh '{column}'); stdout is the result. Exit
     /// code 0 is success, 75 try again, 65 failed for good, any other try again up to --max-attempts
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<String>,
@@ -280,7 +280,7 @@ pub enum LogForm {
 
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// A batch's id, or an unambiguous beginning of it [default: all open batches]
+    /// A batch's id, or an unambiguous beginning of it [default: all open batches, else the newest]
     pub batch: Option<String>,
     /// Show it again and again until the batch has ended
     #[arg(long, short)]

@@ -310,7 +310,10 @@ async fn prove(place: &Place, store: &SqliteStore, batch: BatchId) -> Result<Exi
     let all_runs: usize = runs.values().map(Vec::len).sum();
     let fenced = overview::batch(store, batch).await?.map_or(0, |summary| summary.fenced);
     show!("\nThe handlers' own ledger has {all_runs} runs of {} rows.", runs.len());
-    show!("Run more than once, since a worker died or was silent: {}", repeated.join(", "));
+    show!(
+        "Run more than once, since a worker died or was silent (a run killed at its very start may not be in the ledger): {}",
+        repeated.join(", ")
+    );
     show!("Late answers dropped by the fence: {fenced}");
     if wrong.is_empty() && recorded == ROWS && runs.len() as u64 == ROWS {
         let green = AnsiColor::Green.on_default().bold();

@@ -8,6 +8,7 @@ use super::args::{FileFormat, Global, ResultsArgs};
 use super::failure::{Exit, Failure};
 use super::{outlet, overview, store};
 use crate::results::{InputColumns, Output, ResultError, ResultLayout, ResultWriter};
+use crate::say::say;
 use crate::store::sqlite::SqliteStore;
 use crate::store::sqlite::read::{BatchView, RowPage};
 
@@ -19,6 +20,9 @@ pub async fn results(global: &Global, args: ResultsArgs) -> Result<Exit, Failure
     let batch = store::batch(&store, &args.batch).await?;
     outlet::check(&args.output, store.path(), batch.source.as_deref().map(Path::new))?;
     write(&store, &batch, &args.output, args.format, args.failed).await?;
+    if batch.ended_at.is_none() && !global.quiet {
+        say!("Batch {} has not ended: rows without an outcome yet are among these.", batch.batch);
+    }
     Ok(Exit::Done)
 }
 

@@ -45,8 +45,9 @@ async fn read(store: &SqliteStore, name: Option<&str>) -> Result<StatusReport, F
         }
         None => {
             let mut batches = overview::batches(store).await?;
+            let newest = batches.iter().find(|batch| batch.has_ended()).cloned();
             batches.retain(|batch| matches!(batch.status, "open" | "held"));
-            batches
+            if batches.is_empty() { newest.into_iter().collect() } else { batches }
         }
     };
     Ok(StatusReport { batches, workers })
