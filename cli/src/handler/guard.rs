@@ -16,6 +16,13 @@
 //! So the guard cannot see the pipe closed while a child is on its way: a command is in its group before the guard
 //! kills the groups.
 //!
+//! # The worker's end is waited for
+//!
+//! A dying process first closes its files, and only then leaves its children to others. That makes orphans of their groups,
+//! and the kernel sends SIGHUP and SIGCONT to a newly orphaned group in which somebody is stopped. The guard stops a
+//! command before it looks at what is below it. Were it to do so in between, the command would die under its eyes, and its
+//! children would be nobody's. So it waits until its own parent is another.
+//!
 //! # Messages
 //!
 //! One per line. From the worker:
@@ -35,10 +42,11 @@ use std::io::{self, BufRead, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpgrp, getppid};
 
 use super::command::processes;
 
@@ -67,7 +75,7 @@ pub fn run_if_guard() -> Option<ExitCode> {
     if mode != GUARD_MODE {
         return None;
     }
-    Some(match Guard::default().run() {
+    Some(match Guard::new().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     })
@@ -90,9 +98,12 @@ struct Running {
     since: Instant,
 }
 
+/// How long a worker may take from closing its files to leaving its children.
+const WORKER_ENDING: Duration = Duration::from_secs(2);
+
 /// What the guard knows.
-#[derive(Default)]
 struct Guard {
+    worker: Pid,
     /// The leaders of the groups made here, which are not reaped before the end.
     slots: Vec<Child>,
     /// By group.
@@ -100,6 +111,10 @@ struct Guard {
 }
 
 impl Guard {
+    fn new() -> Self {
+        Self { worker: getppid(), slots: Vec::new(), running: HashMap::new() }
+    }
+
     fn run(mut self) -> io::Result<()> {
         // Ctrl-C, a closed terminal, a friendly kill: none of them is for the guard. It leaves after its worker.
         SigSet::all().thread_block()?;
@@ -161,7 +176,21 @@ impl Guard {
         Ok(Pid::from_raw(group))
     }
 
+    /// Waits until the worker has left its children, the guard among them. One that closed the pipe and lives on is not
+    /// waited for long.
+    fn wait_for_worker(&self) {
+        let until = Instant::now() + WORKER_ENDING;
+        while getppid() == self.worker && Instant::now() < until {
+            thread::sleep(Duration::from_micros(100));
+        }
+        // Whoever has a new parent may not be the last one to get it. All get theirs under one lock, and this waits for it.
+        _ = killpg(getpgrp(), None);
+    }
+
     fn kill_all(mut self) {
+        if !self.running.is_empty() {
+            self.wait_for_worker();
+        }
         // The trees before the groups: who is in a tree is known only while the parents live.
         for running in self.running.values() {
             if processes::is_since(running.leader, running.since) == Some(true) {

@@ -1,6 +1,7 @@
 //! Signals to process groups and process trees, and what `/proc` knows of a process.
 
 use std::fs;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
@@ -9,8 +10,30 @@ use nix::unistd::{Pid, SysconfVar, getpgid, sysconf};
 /// Start times are kept in ticks of 10 ms: one is what two readings of the same moment can differ by, one is to spare.
 const START_TIME_SLACK: Duration = Duration::from_millis(20);
 
+/// How long a tree's processes may take to stop before it is read all the same: one that hangs in the kernel stops when it
+/// comes back, before it can start another.
+const STOPPING: Duration = Duration::from_millis(200);
+
 /// The children of a process. None where the kernel does not list them (it was built without `CONFIG_PROC_CHILDREN`).
+///
+/// The kernel passes over a child when an elder one is reaped while it makes the list, so the list counts only once it has
+/// been read twice alike.
 fn children(parent: Pid) -> Vec<Pid> {
+    let mut last = children_at_once(parent);
+    for _ in 0..READS_MAX {
+        let again = children_at_once(parent);
+        if again == last {
+            break;
+        }
+        last = again;
+    }
+    last
+}
+
+/// A process that starts and reaps children all the time is not waited for.
+const READS_MAX: u32 = 16;
+
+fn children_at_once(parent: Pid) -> Vec<Pid> {
     let mut found = Vec::new();
     let Ok(threads) = fs::read_dir(format!("/proc/{parent}/task")) else { return found };
     for thread in threads.flatten() {
@@ -19,6 +42,42 @@ fn children(parent: Pid) -> Vec<Pid> {
         found.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw));
     }
     found
+}
+
+/// `leader` and everything below it, parents before their children.
+fn tree(leader: Pid) -> Vec<Pid> {
+    let mut tree = vec![leader];
+    let mut next = 0;
+    while let Some(&pid) = tree.get(next) {
+        tree.extend(children(pid));
+        next += 1;
+    }
+    tree
+}
+
+/// Stops `leader` and everything below it: who that is, parents before their children.
+///
+/// A stopped parent starts no child and reaps none, so what is below it is known whole and keeps its pids.
+fn stop_tree(leader: Pid) -> Vec<Pid> {
+    let until = Instant::now() + STOPPING;
+    let mut tree = vec![leader];
+    let mut next = 0;
+    while let Some(&pid) = tree.get(next) {
+        _ = kill(pid, Signal::SIGSTOP);
+        while runs(pid) && Instant::now() < until {
+            thread::sleep(Duration::from_micros(100));
+        }
+        tree.extend(children(pid));
+        next += 1;
+    }
+    tree
+}
+
+/// Whether a process does anything: it is there, has not ended and is not stopped.
+fn runs(pid: Pid) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    let state = stat.rsplit_once(')').and_then(|(_, fields)| fields.trim_start().chars().next());
+    !matches!(state, Some('T' | 't' | 'Z' | 'X'))
 }
 
 /// Processes and groups outside a row's group that were asked to end.
@@ -53,13 +112,7 @@ impl Strays {
 /// Nobody is sent the signal twice: to many programs the second one means "at once".
 pub(crate) fn terminate(group: Pid, leader: Pid) -> Strays {
     let mut strays = Strays { since: Instant::now(), groups: Vec::new(), single: Vec::new() };
-    let mut tree = vec![leader];
-    let mut next = 0;
-    while let Some(&pid) = tree.get(next) {
-        tree.extend(children(pid));
-        next += 1;
-    }
-    for pid in tree {
+    for pid in tree(leader) {
         let Ok(own) = getpgid(Some(pid)) else { continue };
         if own == pid {
             strays.groups.push(own);
@@ -80,15 +133,8 @@ pub(crate) fn terminate(group: Pid, leader: Pid) -> Strays {
 
 /// Kills `leader`, everything below it, and the groups these lead. `leader` must not have been reaped yet.
 pub(crate) fn kill_tree(leader: Pid) {
-    let mut tree = vec![leader];
-    let mut next = 0;
-    while let Some(&pid) = tree.get(next) {
-        // A stopped parent starts no child and reaps none, so the pids below it stay theirs until all are killed.
-        _ = kill(pid, Signal::SIGSTOP);
-        tree.extend(children(pid));
-        next += 1;
-    }
-    for pid in tree {
+    // The youngest first: the death of a parent would leave stopped orphans, which the kernel wakes.
+    for pid in stop_tree(leader).into_iter().rev() {
         if getpgid(Some(pid)) == Ok(pid) {
             _ = killpg(pid, Signal::SIGKILL);
         }
