@@ -167,7 +167,7 @@ pub struct Claim {
     pub number: u64,
     /// The operations that the worker has a handler for.
     pub operations: Vec<String>,
-    /// At most so many lines; at least 1.
+    /// At most so many lines. 0 asks only whether a suspect still waits for an idle worker (P2).
     pub lines_max: u64,
     /// Inputs of at most so many bytes together; the first line is granted whatever its size.
     pub bytes_max: u64,

@@ -181,6 +181,8 @@ pub struct Worker {
     alone: Option<RunKey>,
     /// P2: a suspect waits for an idle worker: nothing more is claimed until this one is idle.
     draining_for_suspect: bool,
+    /// P2: when a draining worker asks whether the suspect still waits.
+    drain_look_at: Instant,
     recording: Recording,
     give_back: WaitingGiveBack,
     leaving: Leaving,
@@ -213,6 +215,7 @@ impl Worker {
             next_claim_at: now,
             alone: None,
             draining_for_suspect: false,
+            drain_look_at: now,
             recording: Recording::default(),
             give_back: WaitingGiveBack::default(),
             leaving: Leaving::No,

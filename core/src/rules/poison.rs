@@ -55,6 +55,13 @@ pub fn p2_may_take_suspect(others_on_suspects: u64, live: u64) -> bool {
     others_on_suspects < (live / 2).max(1)
 }
 
+/// P2: whether a worker may take a suspect range: within the quota, and one at a time. A death says that some line of those
+/// held is to blame, and no more: several ranges held together would all be halved for it, down to many single lines, which
+/// are slow to run.
+pub fn p2_may_take_range(may_take_suspect: bool, holds_suspect: bool) -> bool {
+    may_take_suspect && !holds_suspect
+}
+
 /// P2: how many lines of a free suspect span a worker takes at once: never a single one out of several, since a single
 /// suspect is taken alone.
 pub fn p2_lines_to_take(wanted: u64, available: u64) -> u64 {

@@ -16,6 +16,8 @@ pub(super) enum ClaimState {
         id: RequestId,
         lease: LeaseId,
         number: u64,
+        /// P2: it was asked by an idle worker.
+        idle: bool,
         sent_at: Instant,
     },
     /// C2: the claim's end is unknown; `asked` is the settling under way, or it is tried again at `next_at`.
@@ -33,20 +35,23 @@ impl Worker {
             ClaimState::Asked { sent_at, .. } => Some(*sent_at + self.request_limit()),
             ClaimState::Settling { asked: Some((_, sent_at)), .. } => Some(*sent_at + self.request_limit()),
             ClaimState::Settling { next_at, .. } => Some(*next_at),
-            ClaimState::Idle => self.wants_lines().map(|_| self.next_claim_at),
+            ClaimState::Idle => {
+                let lines = self.wants_lines()?;
+                Some(if lines == 0 { self.drain_look_at } else { self.next_claim_at })
+            }
         }
     }
 
-    /// C3: how many lines to claim now, if any.
+    /// C3: how many lines to claim now, if any. While it drains for a suspect (P2) a worker asks for none, only whether the
+    /// suspect still waits.
     fn wants_lines(&self) -> Option<u64> {
         let lease = self.licensed()?;
         let runs_of_old_leases = self.runs.values().any(|run| run.lease != lease);
         if self.leaving.is_leaving() || self.alone.is_some() || runs_of_old_leases || self.recording.is_full() {
             return None;
         }
-        // Who waits for an abandoned run to end may wait for ever: others take the suspect.
-        if self.draining_for_suspect && self.abandoned.is_empty() && !self.is_idle() {
-            return None;
+        if self.is_draining() {
+            return Some(0);
         }
         let options = &self.options;
         let (concurrency, horizon, lines_max) = (options.concurrency, options.horizon, options.claim_lines_max);
@@ -60,6 +65,12 @@ impl Worker {
         (lines > 0).then_some(lines)
     }
 
+    /// P2: waits to be idle, for a suspect that only an idle worker may take. Who would wait for an abandoned run to end
+    /// might wait for ever: others take the suspect.
+    fn is_draining(&self) -> bool {
+        self.draining_for_suspect && self.abandoned.is_empty() && !self.is_idle()
+    }
+
     pub(super) fn claim_lines(&mut self, now: Instant) {
         if let ClaimState::Settling { lease, number, asked: None, next_at } = self.claim
             && now >= next_at
@@ -67,10 +78,16 @@ impl Worker {
             let id = self.ask(StoreRequest::SettleClaim { lease, number });
             self.claim = ClaimState::Settling { lease, number, asked: Some((id, now)), next_at };
         }
-        if !matches!(self.claim, ClaimState::Idle) || now < self.next_claim_at {
+        if !matches!(self.claim, ClaimState::Idle) {
             return;
         }
         let (Some(lines_max), Some(lease)) = (self.wants_lines(), self.licensed()) else { return };
+        let idle = self.is_idle();
+        let at = if lines_max == 0 { self.drain_look_at } else { self.next_claim_at };
+        if now < at && !(idle && self.draining_for_suspect) {
+            return;
+        }
+        self.draining_for_suspect &= !idle;
         self.last_claim_number += 1;
         let number = self.last_claim_number;
         let id = self.ask(StoreRequest::Claim(Claim {
@@ -79,9 +96,9 @@ impl Worker {
             operations: self.options.operations.clone(),
             lines_max,
             bytes_max: self.options.claim_bytes_max,
-            idle: self.is_idle(),
+            idle,
         }));
-        self.claim = ClaimState::Asked { id, lease, number, sent_at: now };
+        self.claim = ClaimState::Asked { id, lease, number, idle, sent_at: now };
     }
 
     pub(super) fn time_out_claim(&mut self, now: Instant) {
@@ -106,11 +123,13 @@ impl Worker {
         reply: &Result<StoreReply, StoreFailure>,
     ) -> bool {
         match &self.claim {
-            ClaimState::Asked { id: asked, lease, number, .. } if *asked == id => {
-                let (lease, number) = (*lease, *number);
+            ClaimState::Asked { id: asked, lease, number, idle, .. } if *asked == id => {
+                let (lease, number, idle) = (*lease, *number, *idle);
                 self.claim = ClaimState::Idle;
                 match reply {
-                    Ok(StoreReply::Claim(reply)) if *reply != ClaimReply::Closed => self.claimed(now, reply.clone()),
+                    Ok(StoreReply::Claim(reply)) if *reply != ClaimReply::Closed => {
+                        self.claimed(now, idle, reply.clone())
+                    }
                     Err(StoreFailure::NotDone) => self.next_claim_at = now + self.retry_after(),
                     // C2: unknown is never guessed. A number found closed may have taken lines when the same request
                     // arrived before.
@@ -133,11 +152,17 @@ impl Worker {
         }
     }
 
-    fn claimed(&mut self, now: Instant, reply: ClaimReply) {
+    fn claimed(&mut self, now: Instant, asked_idle: bool, reply: ClaimReply) {
         match reply {
             ClaimReply::Granted { grants, suspect_waits, next_after, open_lines } => {
-                if grants.is_empty() {
-                    self.draining_for_suspect = suspect_waits && !self.is_idle();
+                let was_draining = self.is_draining();
+                // An idle worker that was given nothing, and not the suspect either, asks again like any other.
+                self.draining_for_suspect = suspect_waits && !(asked_idle && grants.is_empty());
+                self.drain_look_at = now + self.options.poll.max(CLAIM_AGAIN_MIN);
+                if was_draining && !suspect_waits {
+                    // Another took it, or it is done with: on with the rest.
+                    self.next_claim_at = now;
+                } else if grants.is_empty() {
                     let wait = next_after
                         .unwrap_or(self.options.poll)
                         .clamp(CLAIM_AGAIN_MIN, self.options.poll.max(CLAIM_AGAIN_MIN));
@@ -147,7 +172,6 @@ impl Worker {
                         self.s1_stop(now, super::ExitReason::Done);
                     }
                 } else {
-                    self.draining_for_suspect = suspect_waits;
                     self.next_claim_at = now;
                 }
                 self.accept(now, grants);

@@ -94,6 +94,7 @@ fn p2_who_may_take_suspects_and_how_many() {
     assert!(may(0, 0) && may(0, 1) && may(0, 2) && may(0, 3), "always one");
     assert!(!may(1, 1) && !may(1, 2) && !may(1, 3), "at most one in two");
     assert!(may(1, 4) && !may(2, 4) && !may(2, 5));
+    assert!(p2_may_take_range(true, false) && !p2_may_take_range(true, true) && !p2_may_take_range(false, false));
     assert_eq!([0, 1, 2, 3, 9].map(|wanted| p2_lines_to_take(wanted, 5)), [2, 2, 2, 3, 5]);
 }
 
@@ -156,14 +157,38 @@ fn p2_a_worker_drains_for_a_waiting_suspect_and_then_asks_as_idle() {
     rig.pass(ms(1));
     effects.extend(rig.tell(success(run(1, 1))));
     effects.extend(rig.tell(WorkerInput::Wake));
-    effects.extend(rig.pass(secs(10)));
-    assert!(claims(&effects).is_empty(), "one still runs");
+    effects.extend(rig.pass(ms(100)));
+    assert!(claims(&effects).is_empty(), "one still runs: {effects:?}");
     let first = records(&effects).last().unwrap().clone();
     effects.extend(recorded(&mut rig, &first));
     let last = rig.tell(success(run(2, 1)));
     assert!(claims(&effects).is_empty() && claims(&last).is_empty(), "its answer is still owed");
     let effects = recorded(&mut rig, &records(&last)[0]);
     assert!(claims(&effects)[0].1.idle);
+}
+
+#[test]
+fn p2_a_draining_worker_asks_whether_the_suspect_still_waits_and_goes_on_when_not() {
+    let (mut rig, effects) = at_work(options(2));
+    let reply = |grants: Vec<Grant>, suspect_waits| {
+        let reply = ClaimReply::Granted { grants, suspect_waits, next_after: None, open_lines: true };
+        Ok(StoreReply::Claim(reply))
+    };
+    let mut row = grant(1, 1..=2);
+    row.timeout = secs(1_000);
+    rig.tell(WorkerInput::Store(claims(&effects)[0].0, reply(vec![row], true)));
+    let group = records(&rig.tell(success(run(1, 1)))).last().cloned();
+    let group = group.unwrap_or_else(|| records(&rig.pass(ms(10))).last().unwrap().clone());
+    recorded(&mut rig, &group);
+    for _ in 0..3 {
+        let effects = rig.pass(secs(1));
+        let [(id, claim)] = &claims(&effects)[..] else { panic!("{effects:?}") };
+        assert!(claim.lines_max == 0 && !claim.idle, "one row is slow, its neighbour's slot stays free");
+        rig.tell(WorkerInput::Store(*id, reply(vec![], true)));
+    }
+    let effects = rig.pass(secs(1));
+    let effects = rig.tell(WorkerInput::Store(claims(&effects)[0].0, reply(vec![], false)));
+    assert!(claims(&effects)[0].1.lines_max > 0, "another took it");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use fencepost_core::rules::claim::{
     c3_rows_within_bytes,
 };
 use fencepost_core::rules::lease::LeaseState;
-use fencepost_core::rules::poison::{p2_lines_to_take, p2_may_take_suspect, p2_wants_idle_worker};
+use fencepost_core::rules::poison::{p2_lines_to_take, p2_may_take_range, p2_may_take_suspect, p2_wants_idle_worker};
 use fencepost_core::store::{Claim, ClaimReply, Grant, GrantedRow};
 use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, Token};
 use futures_util::TryStreamExt;
@@ -65,6 +65,7 @@ struct LeaseFacts {
     state: String,
     last_number: i64,
     holds: bool,
+    holds_suspect: bool,
     holds_alone: bool,
 }
 
@@ -72,6 +73,7 @@ const LEASE_FACTS: &str = "\
 select l.state,
        coalesce((select c.number from lease_claims c where c.lease = l.lease), 0) as last_number,
        exists (select 1 from spans s where s.lease = l.lease) as holds,
+       exists (select 1 from spans s where s.lease = l.lease and s.suspicion > 0) as holds_suspect,
        exists (select 1 from spans s where s.lease = l.lease and s.alone = 1) as holds_alone
 from leases l
 where l.lease = ?1";
@@ -97,8 +99,9 @@ pub(super) async fn plan(conn: &mut SqliteConnection, now: StoreTime, claim: &Cl
             }
         }
     }
-    for from in claimable(&batches) {
-        let spans = due_spans(conn, now, from, may_suspect).await?;
+    // A worker that asks for no lines is told only what waits.
+    for from in claimable(&batches).filter(|_| claim.lines_max > 0) {
+        let spans = due_spans(conn, now, from, p2_may_take_range(may_suspect, facts.holds_suspect)).await?;
         if !spans.is_empty() || from.cursor <= from.total {
             return Ok(Plan::take(&batches, from, spans, false, may_suspect));
         }
@@ -212,28 +215,40 @@ const DUE_SPANS: &str = "\
 select token, batch, lines, lease, claim_number, not_before, suspicion, alone, tried, from_lease
 from spans indexed by spans_free
 where batch = ?1 and lease is null and (not_before is null or not_before <= ?2)
-  and (suspicion = 0 or (?3 and line_count > 1))
+  and suspicion = 0
 order by first_line
-limit ?4";
+limit ?3";
 
-/// C3: the batch's due free spans, by first line.
+const DUE_SUSPECT_RANGE: &str = "\
+select token, batch, lines, lease, claim_number, not_before, suspicion, alone, tried, from_lease
+from spans indexed by spans_free
+where batch = ?1 and lease is null and (not_before is null or not_before <= ?2)
+  and suspicion > 0 and line_count > 1
+order by first_line
+limit 1";
+
+/// C3: the batch's due free spans, by first line; of suspect ranges one at most (P2).
 async fn due_spans(
     conn: &mut SqliteConnection,
     now: StoreTime,
     from: &OpenBatch,
-    may_suspect: bool,
+    may_take_range: bool,
 ) -> Result<Vec<Span>, Trouble> {
     if !from.has_free_spans {
         return Ok(Vec::new());
     }
-    let records: Vec<SpanRecord> = sqlx::query_as(DUE_SPANS)
-        .bind(int(from.batch.number()))
-        .bind(now.0)
-        .bind(may_suspect)
-        .bind(FREE_SPANS_MAX)
-        .fetch_all(conn)
-        .await?;
-    records.into_iter().map(Span::try_from).collect()
+    let batch = int(from.batch.number());
+    let mut records: Vec<SpanRecord> =
+        sqlx::query_as(DUE_SPANS).bind(batch).bind(now.0).bind(FREE_SPANS_MAX).fetch_all(&mut *conn).await?;
+    if may_take_range {
+        let suspect: Option<SpanRecord> =
+            sqlx::query_as(DUE_SUSPECT_RANGE).bind(batch).bind(now.0).fetch_optional(conn).await?;
+        records.extend(suspect);
+    }
+    let mut spans = records.into_iter().map(Span::try_from).collect::<Result<Vec<Span>, Trouble>>()?;
+    spans.sort_by_key(|span| span.lines.first());
+    spans.truncate(FREE_SPANS_MAX as usize);
+    Ok(spans)
 }
 
 const LONE_SUSPECT_WAITS: &str = "\
@@ -315,7 +330,7 @@ struct Wanted<'a> {
 
 impl<'a> Wanted<'a> {
     fn choose(take: &'a Takeable, lines_max: u64) -> Self {
-        let mut left = lines_max.max(1);
+        let mut left = lines_max;
         let mut spans = Vec::new();
         for span in &take.spans {
             if left == 0 {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use fencepost_core::rules::claim::{
     BatchStatus, BatchTurn, c1_lease_may_take, c2_number_is_open, c3_batch_order, c3_rows_within_bytes,
 };
-use fencepost_core::rules::poison::{p2_lines_to_take, p2_may_take_suspect};
+use fencepost_core::rules::poison::{p2_lines_to_take, p2_may_take_range, p2_may_take_suspect};
 use fencepost_core::store::{Claim, ClaimReply, Grant};
 use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, Token};
 
@@ -38,15 +38,17 @@ impl ModelStore {
         if lease.alone > 0 {
             return self.nothing_beside_alone(&claim.operations);
         }
-        let holds_nothing = lease.held.is_empty();
+        let (holds_nothing, holds_suspect) = (lease.held.is_empty(), lease.suspects > 0);
         let order = self.claimable(&claim.operations);
         let may_suspect = self.may_suspect(claim.lease);
         let alone =
             if claim.idle && holds_nothing && may_suspect { self.grant_alone(now, claim, &order) } else { None };
         let granted_alone = alone.is_some();
+        let may_take_range = p2_may_take_range(may_suspect, holds_suspect);
         let grants = match alone {
             Some(grant) => vec![grant],
-            None => self.grant_first_batch(now, claim, &order, may_suspect),
+            None if claim.lines_max == 0 => Vec::new(),
+            None => self.grant_first_batch(now, claim, &order, may_take_range),
         };
         ClaimReply::Granted {
             suspect_waits: !granted_alone && may_suspect && self.suspect_waits(now, &order),
@@ -95,9 +97,15 @@ impl ModelStore {
     }
 
     /// The first batch that yields something, and only that one.
-    fn grant_first_batch(&mut self, now: StoreTime, claim: &Claim, order: &[BatchId], may_suspect: bool) -> Vec<Grant> {
+    fn grant_first_batch(
+        &mut self,
+        now: StoreTime,
+        claim: &Claim,
+        order: &[BatchId],
+        may_take_range: bool,
+    ) -> Vec<Grant> {
         for &batch in order {
-            let plan = plan(&self.batches[&batch], now, claim, may_suspect);
+            let plan = plan(&self.batches[&batch], now, claim, may_take_range);
             let grants = self.take_planned(claim, batch, &plan);
             if !grants.is_empty() {
                 return grants;
@@ -195,18 +203,20 @@ impl ModelStore {
     }
 }
 
-/// C3: what a claim takes from one batch: due free spans by first line, then fresh lines, while lines and bytes are left.
-fn plan(batch: &Batch, now: StoreTime, claim: &Claim, may_suspect: bool) -> Plan {
-    let mut left = claim.lines_max.max(1);
+/// C3: what a claim takes from one batch: due free spans by first line, one suspect at most, then fresh lines, while lines
+/// and bytes are left.
+fn plan(batch: &Batch, now: StoreTime, claim: &Claim, mut may_take_range: bool) -> Plan {
+    let mut left = claim.lines_max;
     let mut free = Vec::new();
     for (token, span) in batch.free_spans() {
         if left == 0 || free.len() == FREE_SPANS_MAX {
             break;
         }
         let suspect = span.suspicion > 0;
-        if !span.is_due(now) || span.is_single_suspect() || (suspect && !may_suspect) {
+        if !span.is_due(now) || span.is_single_suspect() || (suspect && !may_take_range) {
             continue;
         }
+        may_take_range &= !suspect;
         let available = span.lines.count();
         let lines = if suspect { p2_lines_to_take(left, available) } else { left.min(available) };
         left = left.saturating_sub(lines);

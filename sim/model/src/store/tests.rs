@@ -360,6 +360,8 @@ fn suspects_are_halved_at_each_further_death() {
     rig.kill(2);
     rig.take(3);
     assert_eq!(rig.claim(3, 1), [(vec![1, 2], 6)], "never one out of several; 3 stays, a single");
+    assert!(rig.claim(3, 1).is_empty(), "one suspect range at a time");
+    assert_eq!((rig.succeed(3, 1, 6), rig.succeed(3, 2, 6)), (DONE, DONE));
     assert_eq!(rig.claim(3, 1), [(vec![4, 5], 8)]);
     let reply = rig.claim_reply(3, 1, 9, true);
     assert!(matches!(reply, ClaimReply::Granted { grants, suspect_waits: true, .. } if grants.is_empty()));
@@ -368,6 +370,38 @@ fn suspects_are_halved_at_each_further_death() {
     rig.take(5);
     rig.take(6);
     assert!(rig.grants(4, 9, true)[0].alone);
+}
+
+#[test]
+fn a_worker_holds_one_suspect_range_at_a_time() {
+    let mut rig = Rig::with(1, 8);
+    rig.claim(1, 8);
+    rig.kill(1);
+    rig.take(2);
+    rig.claim(2, 8);
+    rig.kill(2);
+    rig.take(3);
+    let first = rig.grants(3, 9, false);
+    rig.submit(2, 1);
+    assert_eq!(first.iter().map(|grant| short(grant).0).collect::<Vec<_>>(), [vec![1, 2, 3, 4]], "of two, one");
+    assert_eq!(rig.grants(3, 9, false)[0].batch, batch(2), "and no other while it has that");
+    for line in 1..=4 {
+        rig.succeed(3, line, first[0].token.0);
+    }
+    assert_eq!(short(&rig.grants(3, 9, false)[0]).0, [5, 6, 7, 8]);
+}
+
+#[test]
+fn who_asks_for_no_lines_is_told_whether_a_suspect_waits() {
+    let mut rig = Rig::with_single_suspect();
+    rig.submit(2, 2);
+    let waits =
+        |waits| ClaimReply::Granted { grants: vec![], suspect_waits: waits, next_after: None, open_lines: true };
+    assert_eq!(rig.claim_reply(2, 0, 9, false), waits(true));
+    rig.take(3);
+    rig.take(4);
+    assert!(rig.grants(3, 9, true)[0].alone);
+    assert_eq!(rig.claim_reply(2, 0, 9, false), waits(false));
 }
 
 #[test]
