@@ -119,6 +119,8 @@ impl Drop for Process {
     }
 }
 
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
 /// Looks until there is what is looked for; other processes give no event to wait for.
 pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + limit;
@@ -127,7 +129,6 @@ pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>
             return found;
         }
         assert!(Instant::now() < end, "waited {limit:?} until {what}");
-        std::thread::yield_now();
-        std::thread::park_timeout(Duration::from_millis(2));
+        std::thread::sleep(LOOK_EVERY);
     }
 }

@@ -19,8 +19,10 @@ pub mod last_spans;
 pub mod million;
 pub mod poison;
 pub mod sigterm;
+pub mod status;
 pub mod stopped;
 pub mod stream;
+pub mod stream_speed;
 
 /// A scenario's folder, and the store in it.
 pub struct Place {
