@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fencepost::handler::command::{CommandError, CommandHandler, CommandOptions};
 use fencepost::handler::sleep::SleepHandler;
