@@ -4,13 +4,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Output};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, mkfifo};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{Connection, SqliteConnection};
 
 use self::support::place::{FAILS_TWO, Place, ROWS, code};
 
@@ -154,6 +158,18 @@ impl Running {
         kill(pid, signal).expect("it was not waited for yet");
     }
 
+    /// Stops it, but not inside a write to the store: nobody else could write until it goes on.
+    fn stop_outside_writes(&self, store: &Path) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let options = SqliteConnectOptions::new().filename(store).busy_timeout(LIMIT);
+        let mut conn = runtime.block_on(SqliteConnection::connect_with(&options)).expect("the store opens");
+        runtime.block_on(sqlx::raw_sql("begin immediate").execute(&mut conn)).expect("the lock is given");
+        self.signal(Signal::SIGSTOP);
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"));
+        waitid(Id::Pid(pid), WaitPidFlag::WSTOPPED | WaitPidFlag::WNOWAIT).expect("it stands still");
+        runtime.block_on(conn.close()).expect("it closes");
+    }
+
     /// All that it has said, and its exit code, once it has ended.
     fn end(mut self) -> (String, Option<i32>) {
         while let Ok(line) = self.lines.recv_timeout(LIMIT) {
@@ -283,7 +299,7 @@ fn a_worker_s_log_of_a_late_answer() {
         let first = ["worker", "--name", "first", "--ttl", "1s", "--log", form, "--", "sh", "-c", script];
         let mut first = place.start(&first);
         runs.wait_for("up\n");
-        first.signal(Signal::SIGSTOP);
+        first.stop_outside_writes(&place.file("state/fencepost/fencepost.db"));
         // Ends once it has found the first one silent, and done its row.
         place.ok(&["worker", "--until-done", "--quiet", "--sleep", "0s"]);
         place.write("go", "\n");

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{Connection, SqliteConnection};
 
 /// Where programs are taken from as they are, instead of being built.
 const PROGRAMS: &str = "FENCEPOST_TESTS_PROGRAMS";
@@ -69,6 +71,20 @@ pub fn submit(store: &Path, arguments: &[&str]) -> String {
     fencepost_json(all)["batch"].as_str().expect("an id").to_owned()
 }
 
+/// Stops a process, but not inside a write to the store: nobody else could write until it goes on (T2).
+pub fn stop_outside_writes(store: &Path, pid: Pid) {
+    let options = SqliteConnectOptions::new().filename(store).busy_timeout(Duration::from_secs(60));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let mut conn = runtime.block_on(SqliteConnection::connect_with(&options)).expect("the store opens");
+    runtime.block_on(sqlx::raw_sql("begin immediate").execute(&mut conn)).expect("the lock is given");
+    kill(pid, Signal::SIGSTOP).expect("it runs");
+    until("it stands still", Duration::from_secs(60), || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it is there");
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T')).then_some(())
+    });
+    runtime.block_on(conn.close()).expect("it closes");
+}
+
 /// A child process that is killed when it is dropped.
 #[derive(Debug)]
 pub struct Process {
@@ -88,8 +104,12 @@ impl Process {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"));
-        kill(pid, signal).expect("it was not waited for yet");
+        kill(self.unix_pid(), signal).expect("it was not waited for yet");
+    }
+
+    /// Its process id, for signals.
+    pub fn unix_pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"))
     }
 
     /// Kills it as `kill -9` does, and waits for its end.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use fencepost_tests::process::{Process, fencepost, run_fencepost, until};
+use fencepost_tests::process::{Process, fencepost, run_fencepost, stop_outside_writes, until};
 use fencepost_tests::scenario::{Place, STUCK};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -97,7 +97,7 @@ fn a_worker_that_stands_still_does_not_hold_up_the_end() {
     let options = ["--workers", "2", "--ttl", "1s", "--grace", "0s"];
     let mut running = Process::start(run(&place, 30, &options, &["sleep", "0.1"]));
     let stopped = working(&place, 2)[0];
-    signal(stopped, Signal::SIGSTOP);
+    stop_outside_writes(&place.store(), Pid::from_raw(stopped));
     let status = running.wait(Duration::from_secs(60));
     assert!(status.success(), "{status}");
     assert_eq!(lines(&place.file("out.jsonl")), 30);
@@ -109,7 +109,7 @@ fn a_second_signal_is_heard_while_a_worker_stands_still() {
     let place = Place::new();
     let mut running = Process::start(run(&place, 30, &["--workers", "2", "--grace", "1h"], &["sleep", "0.2"]));
     let workers = working(&place, 2);
-    signal(workers[0], Signal::SIGSTOP);
+    stop_outside_writes(&place.store(), Pid::from_raw(workers[0]));
     running.signal(Signal::SIGTERM);
     until("the other leaves", STUCK, || is_gone(workers[1]).then_some(()));
     running.signal(Signal::SIGTERM);

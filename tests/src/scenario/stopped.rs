@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::{Place, STUCK, assert_all_succeeded};
-use crate::process::{fencepost_json, run_fencepost, submit, until};
+use crate::process::{fencepost_json, run_fencepost, stop_outside_writes, submit, until};
 
 /// What the reports said.
 #[derive(Debug, Clone)]
@@ -31,7 +31,7 @@ pub fn run(ttl: Duration) -> Outcome {
     let slow = place.worker(&[ttl_ms.clone(), "--concurrency=4".to_owned(), "--row-us=100000".to_owned()]);
     let look = place.look();
     until("the worker runs rows", STUCK, || (look.lines_held_by(slow.pid()) >= 4).then_some(()));
-    slow.signal(Signal::SIGSTOP);
+    stop_outside_writes(&place.store(), slow.unix_pid());
     let other = place.worker(&[ttl_ms, "--concurrency=4".to_owned(), "--row-us=1000".to_owned()]);
     until("the batch ends without the stopped worker", STUCK, || look.has_ended(&batch).then_some(()));
     slow.signal(Signal::SIGCONT);
