@@ -1,4 +1,4 @@
-//! How fast the embedded store is: `cargo run --release -p fencepost --example speed_sqlite`.
+//! How fast the embedded store is: `cargo run --release -p fencepost --example speed_sqlite [recovery]`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -18,8 +18,10 @@ use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, WorkerOptions};
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
-    if let Some(path) = std::env::args().nth(1) {
-        return busy(Path::new(&path)).await;
+    match std::env::args().nth(1).as_deref() {
+        Some("recovery") => return recovery_of_many_spans().await,
+        Some(path) => return busy(Path::new(path)).await,
+        None => {}
     }
     work().await;
     idle().await;
@@ -205,14 +207,17 @@ async fn recovery_of_many_spans() {
 /// Leaves a free span for each line.
 async fn free_each_line(store: &SqliteStore, batch: BatchId) {
     let lease = take_lease(store, 1).await;
+    let mut lines = Vec::new();
     for number in 1.. {
         let grants = claim(store, lease, number, 1000).await;
         if grants.is_empty() {
             break;
         }
         let single = |grant: &Grant, line| (batch, grant.token, LineSet::single(line));
-        let lines = grants.iter().flat_map(|grant| grant.rows.iter().map(|row| single(grant, row.line))).collect();
-        store.call(StoreRequest::GiveBack { lease, lines }).await.unwrap();
+        lines.extend(grants.iter().flat_map(|grant| grant.rows.iter().map(|row| single(grant, row.line))));
+    }
+    for lines in lines.chunks(1000) {
+        store.call(StoreRequest::GiveBack { lease, lines: lines.to_vec() }).await.unwrap();
     }
     store.call(StoreRequest::DropLease { lease }).await.unwrap();
 }
