@@ -1,5 +1,5 @@
 //! How fast a library handler that does nothing drains a batch, against the store alone with the same groups:
-//! `cargo run --release -p fencepost --example speed_library [ROWS]`.
+//! `cargo run --release -p fencepost --example speed_library [ROWS [TIMES]]`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -31,17 +31,20 @@ impl RowHandler for Nothing {
 #[tokio::main]
 async fn main() {
     let rows = std::env::args().nth(1).map_or(300_000, |rows| rows.parse().unwrap());
+    let times = std::env::args().nth(2).map_or(3, |times| times.parse().unwrap());
     let (mut products, mut stores) = (Vec::new(), Vec::new());
-    for _ in 0..3 {
+    for _ in 0..times {
         stores.push(measure(rows, false).await);
         products.push(measure(rows, true).await);
     }
     products.sort_unstable();
     stores.sort_unstable();
-    println!("store alone, groups of {GROUP}: {stores:?} rows/s");
+    let median = times / 2;
+    println!("store alone, groups of {GROUP}: {stores:?} rows/s, median {}", stores[median]);
     println!(
-        "one worker, no-op handler:  {products:?} rows/s, median {} % of the store",
-        products[1] * 100 / stores[1]
+        "one worker, no-op handler:  {products:?} rows/s, median {}: {} % of the store",
+        products[median],
+        products[median] * 100 / stores[median]
     );
 }
 

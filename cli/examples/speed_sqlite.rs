@@ -1,4 +1,4 @@
-//! How fast the embedded store is: `cargo run --release -p fencepost --example speed_sqlite`.
+//! How fast the embedded store is: `cargo run --release -p fencepost --example speed_sqlite [recovery]`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -11,18 +11,22 @@ use fencepost::store::sqlite::SqliteStore;
 use fencepost::store::{Changes, Loads, OpenMode, Reads, Store, WorkerStore};
 use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::store::{
-    Answer, Claim, ClaimReply, Grant, Record, RecordItem, StoreReply, StoreRequest, TakeLease, Verdict,
+    Answer, Claim, ClaimReply, EndCause, Grant, Record, RecordItem, Recover, RecoverReply, StoreReply, StoreRequest,
+    TakeLease, Verdict,
 };
-use fencepost_core::{BatchId, LeaseId};
+use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, WorkerOptions};
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
-    if let Some(path) = std::env::args().nth(1) {
-        return busy(Path::new(&path)).await;
+    match std::env::args().nth(1).as_deref() {
+        Some("recovery") => return recovery_of_many_spans().await,
+        Some(path) => return busy(Path::new(path)).await,
+        None => {}
     }
     work().await;
     idle().await;
     renewals_beside_busy_processes().await;
+    recovery_of_many_spans().await;
 }
 
 async fn open_in(directory: &tempfile::TempDir) -> SqliteStore {
@@ -157,6 +161,65 @@ async fn busy(path: &Path) {
         }
         record(&store, lease, items(&grants, &success())).await;
     }
+}
+
+/// R4: the worst case of a recovery, a lease that holds single lines only: as many as a worker claims ahead at most, and
+/// those with as many running as can be.
+async fn recovery_of_many_spans() {
+    let ahead = WorkerOptions::default().claim_lines_max;
+    for spans in [ahead / 10, ahead, ahead + 100_000] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open_in(&directory).await;
+        let batch = load(&store, spans).await;
+        free_each_line(&store, batch).await;
+        let lease = take_lease(&store, 2).await;
+        let begun = Instant::now();
+        let mut held = 0;
+        for number in 1.. {
+            let grants = claim(&store, lease, number, 10_000).await;
+            held += grants.len() as u64;
+            if grants.is_empty() {
+                break;
+            }
+        }
+        let claimed = begun.elapsed();
+        assert_eq!(held, spans, "a span per line");
+        let renewals = store.for_renewals().await.unwrap();
+        let judge = take_lease(&store, 3).await;
+        let begun = Instant::now();
+        let recover = Recover { lease, renewals: 0, seen_at: StoreTime(0), judge: Some(judge), cause: EndCause::Died };
+        let renewal = async {
+            // The recovery has the lock by then, unless it is over within this time.
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            let begun = Instant::now();
+            renewals.call(StoreRequest::Renew { lease: judge, batches: vec![] }).await.unwrap();
+            begun.elapsed()
+        };
+        let (reply, waited) = tokio::join!(store.call(StoreRequest::Recover(recover)), renewal);
+        assert_eq!(reply.unwrap(), StoreReply::Recover(RecoverReply::Recovered { lines: spans, failed: 0 }));
+        let took = begun.elapsed();
+        println!(
+            "recovery of {spans} spans of one line: {took:?}; a renewal beside it: {waited:?}; (claims: {claimed:?})"
+        );
+    }
+}
+
+/// Leaves a free span for each line.
+async fn free_each_line(store: &SqliteStore, batch: BatchId) {
+    let lease = take_lease(store, 1).await;
+    let mut lines = Vec::new();
+    for number in 1.. {
+        let grants = claim(store, lease, number, 1000).await;
+        if grants.is_empty() {
+            break;
+        }
+        let single = |grant: &Grant, line| (batch, grant.token, LineSet::single(line));
+        lines.extend(grants.iter().flat_map(|grant| grant.rows.iter().map(|row| single(grant, row.line))));
+    }
+    for lines in lines.chunks(1000) {
+        store.call(StoreRequest::GiveBack { lease, lines: lines.to_vec() }).await.unwrap();
+    }
+    store.call(StoreRequest::DropLease { lease }).await.unwrap();
 }
 
 async fn load(store: &SqliteStore, rows: u64) -> BatchId {

@@ -2,69 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::Output;
 
 use serde_json::{Value, json};
 
-struct Place(tempfile::TempDir);
+use self::support::place::{FAILS_TWO, Place, ROWS, code, stderr};
 
-impl Place {
-    fn new() -> Self {
-        Self(tempfile::tempdir().expect("a temporary folder"))
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) -> String {
-        std::fs::write(self.file(name), text).expect("it can be written");
-        self.file(name).to_str().expect("UTF-8").to_owned()
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.run_with(arguments, &[])
-    }
-
-    fn run_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
-        self.command(arguments, environment).output().expect("fencepost starts")
-    }
-
-    fn command(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fencepost"));
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("FENCEPOST_")) {
-            command.env_remove(name);
-        }
-        command.env("XDG_CONFIG_HOME", self.file("config")).env("XDG_STATE_HOME", self.file("state"));
-        command.envs(environment.iter().copied()).current_dir(self.0.path());
-        command.args(arguments).stdin(Stdio::null());
-        command
-    }
-
-    fn ok(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).expect("UTF-8")
-    }
-
-    fn json(&self, arguments: &[&str]) -> Value {
-        serde_json::from_str(&self.ok(arguments)).expect("JSON")
-    }
+mod support {
+    pub mod place;
 }
 
-fn code(output: &Output) -> i32 {
-    output.status.code().expect("it was not killed")
+fn run_with(place: &Place, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    place.command(arguments, environment).output().expect("fencepost starts")
 }
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-const ROWS: &str = "name,n\none,1\ntwo,2\nthree,3\n";
-/// Succeeds, except for the row `two`.
-const FAILS_TWO: [&str; 6] =
-    ["--", "sh", "-c", "test $0 != two || { echo no two >&2; exit 65; }; echo $1", "{name}", "{n}"];
 
 #[test]
 fn a_run_gives_results_in_order_and_a_repeat_gives_them_again() {
@@ -223,7 +174,7 @@ fn flag_beats_variable_beats_file_beats_default() {
     let place = Place::new();
     let rows = |environment: &[(&str, &str)], arguments: &[&str]| {
         let all = [&["worker", "--until-done", "--sleep", "0s"], arguments].concat();
-        let output = place.run_with(&all, environment);
+        let output = run_with(&place, &all, environment);
         stderr(&output)
     };
     assert!(rows(&[], &[]).contains("Worker started"), "text is the default");
@@ -374,15 +325,15 @@ fn empty_variables_are_no_variables() {
             .map(|name| (&*String::leak(format!("FENCEPOST_{name}")), ""))
             .collect();
     for _ in 0..2 {
-        let output = place.run_with(&["submit", &file, "--json"], &empty);
+        let output = run_with(&place, &["submit", &file, "--json"], &empty);
         assert_eq!(code(&output), 0, "{}", stderr(&output));
     }
     assert_eq!(place.json(&["list", "--json"])["batches"].as_array().expect("a list").len(), 2, "no key binds them");
     let homeless = [("HOME", ""), ("XDG_STATE_HOME", ""), ("XDG_CONFIG_HOME", "")];
-    let output = place.run_with(&["list"], &homeless);
+    let output = run_with(&place, &["list"], &homeless);
     assert_eq!(code(&output), 2, "{}", stderr(&output));
     for (value, hints) in [("yes", false), ("1", false), ("true", false), ("no", true), ("0", true), ("false", true)] {
-        let output = place.run_with(&["submit", &file], &[("FENCEPOST_QUIET", value)]);
+        let output = run_with(&place, &["submit", &file], &[("FENCEPOST_QUIET", value)]);
         assert_eq!((code(&output), stderr(&output).contains("Next steps")), (0, hints), "{value}: {}", stderr(&output));
     }
 }
@@ -422,7 +373,7 @@ fn the_workers_of_a_run_are_told_by_the_run_alone() {
     let script =
         "test -e once || { touch once; echo 'nonsense = 1' >fencepost.toml; kill -9 $PPID; }; echo $FENCEPOST_STORE";
     place.write("fencepost.toml", "ttl = \"5s\"\n");
-    let output = place.run_with(&["run", &file, "--", "sh", "-c", script], &environment);
+    let output = run_with(&place, &["run", &file, "--", "sh", "-c", script], &environment);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     let results = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(results.matches("\"result\":\"rows.db\"").count(), 3, "rows see the environment: {results}");

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fencepost::handler::command::{CommandError, CommandHandler, CommandOptions};
 use fencepost::handler::sleep::SleepHandler;
@@ -24,6 +24,12 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+
+use self::support::until::until;
+
+mod support {
+    pub mod until;
+}
 
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -122,15 +128,6 @@ impl Watch {
     async fn end(&mut self) {
         let end = async { while self.lines.recv().await.is_some() {} };
         tokio::time::timeout(PATIENCE, end).await.expect("processes are left");
-    }
-}
-
-/// For what no event tells of.
-async fn eventually(what: &str, mut is: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is() {
-        assert!(Instant::now() < deadline, "{what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
@@ -417,7 +414,7 @@ async fn the_guard_leaves_with_its_handler() {
     assert_eq!(answer(&handler, "{}").await, success("null"));
     assert_eq!(guard_of(&handler), Some(guard));
     drop(handler);
-    eventually("the guard stays", || kill(guard, None).is_err()).await;
+    until("the guard is gone", || kill(guard, None).is_err()).await;
 }
 
 #[tokio::test]
@@ -506,10 +503,10 @@ async fn worker_process() {
     if mode == "guard dies" {
         // The rows run once the test has seen their lines and answers by creating a file.
         let file = env::var("TEST_WORKER_GO").unwrap();
-        eventually("no go", || Path::new(&file).exists()).await;
+        until("it is told to go", || Path::new(&file).exists()).await;
         let first = guard_of(&handler).unwrap();
         kill(first, Signal::SIGKILL).unwrap();
-        eventually("no other guard", || guard_of(&handler).is_some_and(|guard| guard != first)).await;
+        until("there is another guard", || guard_of(&handler).is_some_and(|guard| guard != first)).await;
         say("another guard");
     }
     while let Some(run) = runs.join_next().await {

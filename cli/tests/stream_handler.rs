@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fencepost::handler::command::CommandError;
 use fencepost::handler::stream::{StreamHandler, StreamOptions};
@@ -20,6 +20,12 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 use serde_json::{Value, json};
 use tokio::task::{JoinHandle, JoinSet};
+
+use self::support::until::until;
+
+mod support {
+    pub mod until;
+}
 
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -96,14 +102,6 @@ fn retry(answer: &HandlerAnswer) -> &str {
     match answer {
         HandlerAnswer::Retry(error) => error,
         other => panic!("not to be retried but {other:?}"),
-    }
-}
-
-async fn eventually(what: &str, mut is: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is() {
-        assert!(Instant::now() < deadline, "{what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
@@ -218,7 +216,7 @@ async fn the_window_bounds_what_a_child_has() {
         StreamOptions { window: 2, ..options() },
     );
     let running: Vec<_> = (1..=3).map(|line| start(&two, line, "0")).collect();
-    eventually("two rows come", || words(&seen).len() == 2).await;
+    until("two rows come", || words(&seen).len() == 2).await;
     open(gate).await;
     for row in running {
         assert_eq!(answer(row).await, success("0"));
@@ -318,7 +316,7 @@ async fn suspects_run_alone_and_before_others() {
         &[&seen, &gate],
     );
     let mut running = vec![start(&shy, 1, "0"), start(&shy, 2, "0")];
-    eventually("the next child has the first suspect", || words(&seen) == ["1"]).await;
+    until("the next child has the first suspect", || words(&seen) == ["1"]).await;
     running.push(start(&shy, 3, "0"));
     open(gate).await;
     for row in running {
@@ -407,7 +405,7 @@ async fn a_cancelled_row_is_answered_at_once_and_its_late_answer_is_ignored() {
     );
     let (canceller, cancel) = Canceller::new();
     let running = start_with(&slow, 1, "1", cancel);
-    eventually("the row runs", || words(&seen) == ["1"]).await;
+    until("the row runs", || words(&seen) == ["1"]).await;
     canceller.cancel();
     assert_eq!(answer(running).await, HandlerAnswer::Cancelled);
     let next = start(&slow, 2, "2");
@@ -426,7 +424,7 @@ async fn a_child_that_hangs_over_a_cancelled_row_is_replaced_and_the_others_run_
     );
     let (canceller, cancel) = Canceller::new();
     let hanging = start_with(&hangs, 1, "1", cancel);
-    eventually("the row runs", || words(&seen) == ["1"]).await;
+    until("the row runs", || words(&seen) == ["1"]).await;
     let other = start(&hangs, 2, "2");
     canceller.cancel();
     assert_eq!(answer(hanging).await, HandlerAnswer::Cancelled);
@@ -444,7 +442,7 @@ async fn a_cancelled_row_that_waits_never_reaches_a_child() {
         StreamOptions { window: 1, ..options() },
     );
     let first = start(&one, 1, "1");
-    eventually("the first row runs", || words(&seen) == ["1"]).await;
+    until("the first row runs", || words(&seen) == ["1"]).await;
     let (canceller, cancel) = Canceller::new();
     let second = start_with(&one, 2, "2", cancel);
     canceller.cancel();
@@ -486,7 +484,7 @@ async fn children_that_do_not_leave_are_killed() {
 async fn dropping_the_handler_ends_its_children() {
     let (handler, pid) = at_work("sleep 1000", Duration::from_millis(20)).await;
     drop(handler);
-    eventually("the child is gone", || !exists(&pid)).await;
+    until("the child is gone", || !exists(&pid)).await;
 }
 
 #[tokio::test]

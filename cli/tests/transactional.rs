@@ -19,6 +19,12 @@ use fencepost_core::worker::RunKey;
 use fencepost_core::{LeaseId, LineSet};
 use sqlx::SqliteConnection;
 
+use self::support::until::until;
+
+mod support {
+    pub mod until;
+}
+
 /// What a run found out: counted while it is kept.
 struct Value {
     number: u64,
@@ -209,9 +215,7 @@ async fn others_get_the_lock_in_the_midst_of_a_group_of_slow_effects() {
     let lease = stage.lease;
     let applied = stage.effect.applied.clone();
     let others = async {
-        while applied.load(Ordering::SeqCst) == 0 {
-            tokio::task::yield_now().await;
-        }
+        until("the group has begun", || applied.load(Ordering::SeqCst) > 0).await;
         renewals.call(StoreRequest::Renew { lease, batches: vec![] }).await.unwrap();
         applied.load(Ordering::SeqCst)
     };

@@ -105,28 +105,14 @@ impl Place {
         })
     }
 
-    /// Stops a worker, but not inside a write of an SQLite store: that would hold up everybody else (T2).
+    /// Stops a worker, but not inside a write of an SQLite store, which would hold up everybody else (T2): while it is
+    /// stopped, the write lock is held here.
     pub fn stop(&self, pid: u32) {
-        until("a worker stands still outside a write", STUCK, || {
-            signal(pid, Signal::SIGSTOP);
-            until("all its threads stand still", STUCK, || stands_still(pid).then_some(()));
-            if self.may_write() {
-                return Some(());
-            }
-            signal(pid, Signal::SIGCONT);
-            None
-        });
-    }
-
-    /// Whether the write lock is to be had within a time in which healthy workers let it go many times.
-    fn may_write(&self) -> bool {
-        self.block_on(async {
-            let options = SqliteConnectOptions::new().filename(self.store_file()).busy_timeout(Duration::from_secs(2));
-            let mut conn = options.connect().await.expect("the file opens");
-            let begun = sqlx::raw_sql("begin immediate; rollback").execute(&mut conn).await;
-            conn.close().await.expect("it closes");
-            begun.is_ok()
-        })
+        let mut conn = self.block_on(self.connect());
+        self.block_on(sqlx::raw_sql("begin immediate").execute(&mut conn)).expect("the lock is given");
+        signal(pid, Signal::SIGSTOP);
+        until("all its threads stand still", STUCK, || stands_still(pid).then_some(()));
+        self.block_on(conn.close()).expect("it closes");
     }
 
     async fn connect(&self) -> SqliteConnection {

@@ -88,8 +88,12 @@ impl Process {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"));
-        kill(pid, signal).expect("it was not waited for yet");
+        kill(self.unix_pid(), signal).expect("it was not waited for yet");
+    }
+
+    /// Its process id, for signals.
+    pub fn unix_pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"))
     }
 
     /// Kills it as `kill -9` does, and waits for its end.
@@ -119,6 +123,8 @@ impl Drop for Process {
     }
 }
 
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
 /// Looks until there is what is looked for; other processes give no event to wait for.
 pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + limit;
@@ -127,7 +133,6 @@ pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>
             return found;
         }
         assert!(Instant::now() < end, "waited {limit:?} until {what}");
-        std::thread::yield_now();
-        std::thread::park_timeout(Duration::from_millis(2));
+        std::thread::sleep(LOOK_EVERY);
     }
 }

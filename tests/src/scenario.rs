@@ -17,8 +17,10 @@ pub mod last_spans;
 pub mod million;
 pub mod poison;
 pub mod sigterm;
+pub mod status;
 pub mod stopped;
 pub mod stream;
+pub mod stream_speed;
 
 /// The first rows of the flights, as a CSV file.
 pub fn flights(rows: usize, to: &Path) {

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use fencepost_tests::place::StoreKind;
-use fencepost_tests::scenario::{effects, stream};
+use fencepost_tests::scenario::{effects, stream, stream_speed};
 
 const ON: StoreKind = StoreKind::Sqlite;
 
@@ -28,4 +28,9 @@ fn transactional_effects_happen_once_per_row_under_kills_and_pauses() {
         effects::Effects { rows: 1_500, kills: 4, pauses: 1, ttl: Duration::from_millis(500), row_us: 20_000, seed: 3 };
     let outcome = effects::run(ON, sizes);
     assert!(outcome.lines_repeated > 0, "kills in mid-row repeat runs, not effects: {outcome:?}");
+}
+
+#[test]
+fn the_example_of_a_stream_handler_answers_every_row() {
+    stream_speed::run(ON, stream_speed::StreamSpeed { rows: 3_000, workers: 2, times: 1 });
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use fencepost_tests::place::StoreKind;
-use fencepost_tests::scenario::{command, kills, last_spans, million, poison, sigterm, stopped};
+use fencepost_tests::scenario::{command, kills, last_spans, million, poison, sigterm, status, stopped};
 
 const ON: StoreKind = StoreKind::Sqlite;
 
@@ -66,4 +66,10 @@ fn a_large_submit_takes_constant_memory_and_delays_no_renewal() {
     assert!(outcome.peak_bytes < 100 << 20, "{outcome:?}");
     // An eighth of the ttl is the margin within which nobody even looks closer (R2).
     assert!(outcome.renewal_gap_max < outcome.renew + Duration::from_millis(250), "{outcome:?}");
+}
+
+#[test]
+fn counts_add_up_while_workers_write() {
+    let outcome = status::run(ON, status::Looks { rows: 20_000, workers: 2, looks: 10 });
+    assert!(outcome.looks_beside_writers > 0, "{outcome:?}");
 }

@@ -202,7 +202,7 @@ pub struct RunArgs {
     /// The results' format [default: by the name of the output, else jsonl]
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<FileFormat>,
-    /// What makes a repeat the same run [default: hash of the content, the command and the options above that change results]
+    /// What makes a repeat the same run [default: hash of the content, the command and the options that change results]
     #[arg(long, value_name = "KEY", value_parser = name)]
     pub key: Option<String>,
     /// Start over although this was run before

@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 use anstyle::{AnsiColor, Style};
 use fencepost_core::BatchId;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use serde_json::Value;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{Connection, SqliteConnection};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
@@ -124,10 +127,10 @@ impl Stage {
     async fn act(&mut self) -> Result<(), Failure> {
         self.until(|stage, _| stage.actors[0].running.len() == 2).await?;
         self.kill_first();
-        self.until(|_, heard| is_recovery(heard)).await?;
+        self.until(|_, heard| is_recovery_of("worker-A", heard)).await?;
         self.until(|stage, _| stage.actors[1].running.len() == 2).await?;
-        self.stop_second();
-        self.until(|_, heard| is_recovery(heard)).await?;
+        self.stop_second().await?;
+        self.until(|_, heard| is_recovery_of("worker-B", heard)).await?;
         self.wake_second();
         self.until(|_, (at, event)| *at == 1 && event["event"] == "fenced").await?;
         while !self.summary().await?.has_ended() {
@@ -143,10 +146,19 @@ impl Stage {
         self.signal(0, Signal::SIGKILL);
     }
 
-    fn stop_second(&mut self) {
+    /// Stops B while nobody writes: stopped inside a write, it would keep all others from writing (T2).
+    async fn stop_second(&mut self) -> Result<(), Failure> {
         let rows = rows_text(&self.actors[1].running);
         self.say(&format!("pause worker B (SIGSTOP), in the middle of rows {rows}, for longer than its ttl"));
+        let failed = |error| Failure::new(Exit::Store, "cannot wait for the end of a write").because(error);
+        let options = SqliteConnectOptions::new().filename(self.store.path()).busy_timeout(LIMIT);
+        let mut lock = SqliteConnection::connect_with(&options).await.map_err(failed)?;
+        sqlx::raw_sql("begin immediate").execute(&mut lock).await.map_err(failed)?;
         self.signal(1, Signal::SIGSTOP);
+        // It stands still before the lock is free again.
+        let stopped = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        let _ = waitid(Id::Pid(Pid::from_raw(self.actors[1].pid)), stopped);
+        lock.close().await.map_err(failed)
     }
 
     fn wake_second(&mut self) {
@@ -255,8 +267,10 @@ async fn listen(at: usize, stderr: tokio::process::ChildStderr, tell: mpsc::Unbo
     }
 }
 
-fn is_recovery((_, event): &Heard) -> bool {
-    event["event"] == "recovered"
+/// Where the reply to a recovery was lost nobody tells of it; the rows that come back do.
+fn is_recovery_of(worker: &str, (_, event): &Heard) -> bool {
+    let recovered = event["event"] == "recovered" && event["from"] == worker;
+    recovered || event["recovered_from"] == worker
 }
 
 fn told(event: &Value) -> Option<String> {

@@ -173,7 +173,57 @@ fn json(report: &Report<'_>, untold: u64, worker: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use fencepost_core::{BatchId, LeaseId, Token};
+
     use super::*;
+
+    /// Every report there is, in each form.
+    #[test]
+    fn all_reports() {
+        let key = RunKey { batch: BatchId::from_random(0x0012_3456_789a), line: 5, token: Token(31) };
+        let lease = LeaseId::from_random(7);
+        let recorded = |recorded, error: Option<&str>| WorkerEvent::Recorded {
+            key,
+            recorded,
+            run_time: Duration::from_micros(2_001_000),
+            error: error.map(Into::into),
+        };
+        let of_worker = [
+            WorkerEvent::LeaseTaken(lease),
+            recorded(Recorded::Success, None),
+            recorded(Recorded::Failed, Some("exit code 65\nno such thing")),
+            recorded(Recorded::GivenBack, Some("exit code 75")),
+            WorkerEvent::Fenced(key),
+            WorkerEvent::Lapsed(lease),
+            WorkerEvent::LeaseEnded(lease),
+        ];
+        let recovered =
+            |cause, failed| JudgeEvent::Recovered { lease, worker: "first".into(), cause, lines: 3, failed };
+        let of_judge =
+            [recovered(EndCause::Died, 0), recovered(EndCause::Lapsed, 1), recovered(EndCause::TakenOver, 0)];
+        let trouble = crate::store::StoreError::not_done("cannot record", Some("the disk is full".into()));
+        let mut reports = vec![
+            Report::Started { key, attempt: 1, recovered_from: None },
+            Report::Started { key, attempt: 2, recovered_from: Some("first") },
+        ];
+        reports.extend(of_worker.iter().map(Report::Worker));
+        reports.extend(of_judge.iter().map(Report::Judge));
+        reports.push(Report::StoreTrouble(&trouble));
+        let said = |form: &dyn Fn(&Report<'_>) -> Option<String>| -> String {
+            reports.iter().filter_map(form).map(|line| format!("{line}\n")).collect()
+        };
+        let mut settings = insta::Settings::clone_current();
+        settings.set_snapshot_path("../../tests/snapshots");
+        settings.set_prepend_module_to_snapshot(false);
+        settings.set_omit_expression(true);
+        settings.add_filter(r"\[\d\d:\d\d:\d\d\]", "[hh:mm:ss]");
+        settings.add_filter(r#""time":"[^"]+""#, r#""time":"[TIME]""#);
+        settings.bind(|| {
+            insta::assert_snapshot!("row_log_text", said(&|report| Some(text(report, 0, "second"))));
+            insta::assert_snapshot!("row_log_json", said(&|report| Some(json(report, 0, "second"))));
+            insta::assert_snapshot!("row_log_quiet", said(&|report| super::trouble(report, 2)));
+        });
+    }
 
     #[test]
     fn a_store_in_trouble_is_told_once_per_second_with_a_count() {

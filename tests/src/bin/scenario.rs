@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use fencepost_tests::place::StoreKind;
-use fencepost_tests::scenario::{command, effects, kills, last_spans, million, poison, sigterm, stopped, stream};
+use fencepost_tests::scenario::{
+    command, effects, kills, last_spans, million, poison, sigterm, status, stopped, stream, stream_speed,
+};
 
 #[derive(Debug, Parser)]
 struct Args {
@@ -85,6 +87,33 @@ enum Scenario {
         #[arg(long, default_value_t = 2_000)]
         ttl_ms: u64,
     },
+    /// `status BATCH --json` while workers write
+    Status {
+        #[arg(long, default_value_t = 1_000_000)]
+        rows: u64,
+        #[arg(long, default_value_t = 4)]
+        workers: usize,
+        #[arg(long, default_value_t = 200)]
+        looks: u64,
+    },
+    /// The rate of a stream handler in Python through `run`
+    StreamSpeed {
+        #[arg(long, default_value_t = 50_000)]
+        rows: usize,
+        #[arg(long, default_value_t = 2)]
+        workers: usize,
+        #[arg(long, default_value_t = 5)]
+        times: usize,
+    },
+    /// The rate of a command through `run`, with its workers killed at random, against its rate without kills
+    CommandRate {
+        #[arg(long, required = true)]
+        rows: Vec<usize>,
+        #[arg(long, default_value_t = 30)]
+        kills: usize,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// (a process of last-spans)
     #[command(hide = true)]
     Duel { store: String, rounds: u64, who: u64 },
@@ -107,8 +136,7 @@ fn main() {
             println!("{sizes:#?}\n{:#?}", kills::run(on, sizes));
         }
         Scenario::Command { rows, kills, seed } => {
-            let kill_every = Duration::from_millis(100);
-            let sizes = command::CommandKills { rows, kills, lines_held_min: 100, kill_every, seed };
+            let sizes = command_kills(rows, kills, seed);
             println!("{sizes:#?}\n{:#?}", command::run(on, sizes));
         }
         Scenario::Stream { rows, kills, row_us, seed } => {
@@ -146,8 +174,32 @@ fn main() {
         Scenario::Million { rows, ttl_ms } => {
             println!("{rows} rows: {:#?}", million::run(on, rows, Duration::from_millis(ttl_ms)));
         }
+        Scenario::Status { rows, workers, looks } => {
+            let sizes = status::Looks { rows, workers, looks };
+            println!("{sizes:#?}\n{:#?}", status::run(on, sizes));
+        }
+        Scenario::StreamSpeed { rows, workers, times } => {
+            let took = stream_speed::run(on, stream_speed::StreamSpeed { rows, workers, times });
+            println!("{rows} rows, {workers} workers: {took:?}");
+            println!("median {:.0} rows/s", rows as f64 / took[took.len() / 2].as_secs_f64());
+        }
+        Scenario::CommandRate { rows, kills, seed } => {
+            for rows in rows {
+                let sizes = command_kills(rows, kills, seed);
+                let (undisturbed, disturbed) =
+                    (command::run(on, command::CommandKills { kills: 0, ..sizes }).took, command::run(on, sizes).took);
+                let percent = undisturbed.as_secs_f64() / disturbed.as_secs_f64() * 100.0;
+                println!(
+                    "{rows} rows: {undisturbed:.1?} undisturbed, {disturbed:.1?} with {kills} kills: {percent:.0} % of the rate"
+                );
+            }
+        }
         Scenario::Duel { store, rounds, who } => {
             tokio::runtime::Runtime::new().expect("a runtime").block_on(last_spans::duel(&store, rounds, who));
         }
     }
+}
+
+fn command_kills(rows: usize, kills: usize, seed: u64) -> command::CommandKills {
+    command::CommandKills { rows, kills, lines_held_min: 100, kill_every: Duration::from_millis(100), seed }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{STUCK, assert_all_succeeded, flights, kill_one};
 use crate::ledger;
 use crate::place::{Place, StoreKind};
-use crate::process::{Process, fencepost, fencepost_json};
+use crate::process::{Process, fencepost, fencepost_json, until};
 
 /// Sizes.
 #[derive(Debug, Clone, Copy)]
@@ -51,20 +51,16 @@ pub fn run(on: StoreKind, sizes: CommandKills) -> Outcome {
     let began = Instant::now();
     let mut run = Process::start(command);
     let mut random = fencepost_core::random::Stream::new(sizes.seed);
-    crate::process::until("rows run", STUCK, || place.ledger().exists().then_some(()));
+    until("rows run", STUCK, || place.ledger().exists().then_some(()));
     let look = place.look();
     let (mut killed, mut last_kill) = (0, Instant::now());
-    let status = loop {
-        assert!(began.elapsed() < STUCK, "the run does not end");
-        if let Some(status) = run.ended() {
-            break status;
-        }
+    let status = until("the run ends", STUCK, || {
         let due = killed < sizes.kills && last_kill.elapsed() >= sizes.kill_every;
         if due && kill_one(&look, sizes.lines_held_min, &mut random) {
             (killed, last_kill) = (killed + 1, Instant::now());
         }
-        std::thread::park_timeout(Duration::from_millis(20));
-    };
+        run.ended()
+    });
     let took = began.elapsed();
     assert!(status.success(), "{status}");
     assert_eq!(killed, sizes.kills, "the run was over before all kills were done");

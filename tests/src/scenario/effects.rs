@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use super::{STUCK, assert_all_succeeded};
 use crate::ledger;
 use crate::place::{Place, StoreKind};
-use crate::process::{Process, submit};
+use crate::process::{Process, submit, until};
 
 /// Sizes.
 #[derive(Debug, Clone, Copy)]
@@ -54,8 +54,7 @@ pub fn run(on: StoreKind, sizes: Effects) -> Outcome {
     let (began, mut acted) = (Instant::now(), Instant::now());
     let (mut kills, mut pauses) = (0, 0);
     let mut asleep: Option<(usize, Instant)> = None;
-    while !look.has_ended(&batch) {
-        assert!(began.elapsed() < STUCK, "the batch does not end: {:?}", look.counts(&batch));
+    until("the batch ends", STUCK, || {
         if let Some((who, since)) = asleep
             && since.elapsed() > sizes.ttl * 3
         {
@@ -67,7 +66,7 @@ pub fn run(on: StoreKind, sizes: Effects) -> Outcome {
         if busy && acted.elapsed() > Duration::from_millis(150) {
             acted = Instant::now();
             if pauses < sizes.pauses && asleep.is_none() {
-                workers[who].signal(Signal::SIGSTOP);
+                place.stop(workers[who].pid());
                 asleep = Some((who, Instant::now()));
                 pauses += 1;
             } else if kills < sizes.kills {
@@ -76,8 +75,8 @@ pub fn run(on: StoreKind, sizes: Effects) -> Outcome {
                 kills += 1;
             }
         }
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
+        look.has_ended(&batch).then_some(())
+    });
     let took = began.elapsed();
     assert_eq!((kills, pauses), (sizes.kills, sizes.pauses), "the job was over before all was done");
     if let Some((who, _)) = asleep {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{STUCK, assert_all_succeeded, flights};
 use crate::ledger;
 use crate::place::{Place, StoreKind};
-use crate::process::{Process, submit};
+use crate::process::{Process, submit, until};
 
 /// Sizes.
 #[derive(Debug, Clone, Copy)]
@@ -68,8 +68,7 @@ fn once(on: StoreKind, kills: Kills) -> (Duration, Outcome, usize) {
     let mut workers: Vec<Process> = (0..kills.workers).map(|_| start()).collect();
     let mut random = fencepost_core::random::Stream::new(kills.seed);
     let (mut killed, mut last_kill) = (0, Instant::now());
-    while !look.has_ended(&batch) {
-        assert!(began.elapsed() < STUCK, "the batch does not end: {:?}", look.counts(&batch));
+    until("the batch ends", STUCK, || {
         let victim = usize::try_from(random.next_u64() % kills.workers as u64).expect("a place");
         if killed < kills.kills
             && last_kill.elapsed() >= kills.kill_every
@@ -80,8 +79,8 @@ fn once(on: StoreKind, kills: Kills) -> (Duration, Outcome, usize) {
             killed += 1;
             last_kill = Instant::now();
         }
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
+        look.has_ended(&batch).then_some(())
+    });
     let took = began.elapsed();
     drop(workers);
     assert_all_succeeded(&place, &batch, kills.rows);

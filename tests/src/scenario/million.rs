@@ -35,19 +35,15 @@ pub fn run(on: StoreKind, rows: u64, ttl: Duration) -> Outcome {
     let began = Instant::now();
     let mut submit = Process::start(command);
     let (mut peak_bytes, mut renewal_gap_max) = (0, Duration::ZERO);
-    let status = loop {
+    let status = until("the submit ends", STUCK, || {
         peak_bytes = peak_bytes.max(peak_resident_bytes(submit.pid()));
         let view = look.workers();
         let lease = view.workers.iter().find(|lease| lease.process.as_ref().is_some_and(|p| p.pid == worker.pid()));
         let lease = lease.expect("the worker has a lease");
         let left = lease.expires_at.since(view.now);
         renewal_gap_max = renewal_gap_max.max(ttl.saturating_sub(left));
-        if let Some(status) = submit.ended() {
-            break status;
-        }
-        assert!(began.elapsed() < STUCK, "the submit does not end");
-        std::thread::park_timeout(Duration::from_millis(5));
-    };
+        submit.ended()
+    });
     assert!(status.success(), "{status}");
     let took = began.elapsed();
     let renew = ttl / 2;

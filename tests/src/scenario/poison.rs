@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{STUCK, results};
 use crate::place::{Place, StoreKind};
-use crate::process::{Process, submit};
+use crate::process::{Process, submit, until};
 
 /// Sizes.
 #[derive(Debug, Clone, Copy)]
@@ -46,16 +46,15 @@ pub fn run(on: StoreKind, sizes: Poison) -> Outcome {
     let mut workers: Vec<Process> = (0..sizes.workers).map(|_| place.worker(&arguments)).collect();
     let look = place.look();
     let mut deaths = 0;
-    while !look.has_ended(&batch) {
-        assert!(began.elapsed() < STUCK, "the batch does not end: {:?}", look.counts(&batch));
+    until("the batch ends", STUCK, || {
         for worker in &mut workers {
             if worker.ended().is_some_and(|status| !status.success()) {
                 deaths += 1;
                 *worker = place.worker(&arguments);
             }
         }
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
+        look.has_ended(&batch).then_some(())
+    });
     let took = began.elapsed();
     drop(workers);
     let mut error = String::new();

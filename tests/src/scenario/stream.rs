@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{STUCK, assert_all_succeeded, flights, kill_one};
 use crate::ledger;
 use crate::place::{Place, StoreKind};
-use crate::process::{Process, fencepost, fencepost_json};
+use crate::process::{Process, fencepost, fencepost_json, until};
 
 /// Notes each run in the ledger, takes its time, echoes the line as the result.
 const HANDLER: &str = r#"
@@ -66,21 +66,17 @@ fn once(on: StoreKind, sizes: StreamKills) -> (Duration, usize) {
     command.arg(place.file("out.jsonl")).args(["--stream", "--window", "150", "--", "python3", "-c", HANDLER]);
     command.arg(place.ledger()).arg(sizes.row.as_secs_f64().to_string());
     let mut run = Process::start(command);
-    crate::process::until("rows run", STUCK, || place.ledger().exists().then_some(()));
+    until("rows run", STUCK, || place.ledger().exists().then_some(()));
     let look = place.look();
     let mut random = fencepost_core::random::Stream::new(sizes.seed);
     let (began, mut killed, mut last_kill) = (Instant::now(), 0, Instant::now());
-    let status = loop {
-        assert!(began.elapsed() < STUCK, "the run does not end");
-        if let Some(status) = run.ended() {
-            break status;
-        }
+    let status = until("the run ends", STUCK, || {
         let due = killed < sizes.kills && last_kill.elapsed() >= sizes.kill_every;
         if due && kill_one(&look, sizes.lines_held_min, &mut random) {
             (killed, last_kill) = (killed + 1, Instant::now());
         }
-        std::thread::park_timeout(Duration::from_millis(20));
-    };
+        run.ended()
+    });
     let took = began.elapsed();
     assert!(status.success(), "{status}");
     assert_eq!(killed, sizes.kills, "the run was over before all kills were done");
