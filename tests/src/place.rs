@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::ValueEnum;
 use fencepost::store::view::{BatchCounts, WorkersView};
