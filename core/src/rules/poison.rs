@@ -49,13 +49,19 @@ pub fn p2_wants_idle_worker(suspicion: u32, lines: u64) -> bool {
     suspicion > 0 && lines == 1
 }
 
-/// P2: at most one worker in two works on suspects, and always one may. `others` are the other live leases that hold a
+/// P2: the quota: at most one worker in two works on suspects, and always one may. `others` are the other live leases that hold a
 /// suspect span, `live` all live leases.
 pub fn p2_may_take_suspect(others_on_suspects: u64, live: u64) -> bool {
     others_on_suspects < (live / 2).max(1)
 }
 
-/// P2: whether a worker may take a suspect range: within the quota, and one at a time. A death says that some line of those
+/// P2: whether a worker may take suspects: within the quota, or where it finds nothing else to claim. Then the quota would keep
+/// no work going, only a worker idle.
+pub fn p2_may_work_on_suspects(within_quota: bool, something_else: bool) -> bool {
+    within_quota || !something_else
+}
+
+/// P2: whether a worker that may take suspects may take a range of them: one at a time. A death says that some line of those
 /// held is to blame, and no more: several ranges held together would all be halved for it, down to many single lines, which
 /// are slow to run.
 pub fn p2_may_take_range(may_take_suspect: bool, holds_suspect: bool) -> bool {

@@ -94,6 +94,8 @@ fn p2_who_may_take_suspects_and_how_many() {
     assert!(may(0, 0) && may(0, 1) && may(0, 2) && may(0, 3), "always one");
     assert!(!may(1, 1) && !may(1, 2) && !may(1, 3), "at most one in two");
     assert!(may(1, 4) && !may(2, 4) && !may(2, 5));
+    assert!(p2_may_work_on_suspects(true, true) && p2_may_work_on_suspects(false, false));
+    assert!(!p2_may_work_on_suspects(false, true), "beyond the quota, only who would stand idle");
     assert!(p2_may_take_range(true, false) && !p2_may_take_range(true, true) && !p2_may_take_range(false, false));
     assert_eq!([0, 1, 2, 3, 9].map(|wanted| p2_lines_to_take(wanted, 5)), [2, 2, 2, 3, 5]);
 }

@@ -40,13 +40,13 @@ pub fn run(on: StoreKind, sizes: CommandKills) -> Outcome {
     flights(sizes.rows, &input);
     let store = place.store();
     let script = format!(
-        "cat >/dev/null; echo \"$FENCEPOST_LINE $FENCEPOST_TOKEN $$\" >>{}; sleep 0.1; echo $FENCEPOST_LINE",
+        "cat >/dev/null; echo \"$FENCEPOST_LINE $FENCEPOST_TOKEN $$\" >>{}; sleep 0.25; echo $FENCEPOST_LINE",
         place.ledger().display()
     );
     let mut command = fencepost();
-    command.args(["run", input.to_str().expect("UTF-8"), "--store", store, "--workers", "4", "--concurrency", "4"]);
+    command.args(["run", input.to_str().expect("UTF-8"), "--store", store, "--workers", "4", "--concurrency", "8"]);
     // So that spans are long although rows are slow.
-    command.args(["--horizon", "20s"]);
+    command.args(["--horizon", "16s"]);
     command.args(["--quiet", "-o"]).arg(place.file("out.jsonl")).args(["--", "sh", "-c", &script]);
     let began = Instant::now();
     let mut run = Process::start(command);

@@ -63,7 +63,7 @@ fn once(on: StoreKind, sizes: StreamKills) -> (Duration, usize) {
     let store = place.store();
     let mut command = fencepost();
     command.args(["run", input.to_str().expect("UTF-8"), "--store", store, "--workers", "4", "--quiet", "-o"]);
-    command.arg(place.file("out.jsonl")).args(["--stream", "--window", "150", "--", "python3", "-c", HANDLER]);
+    command.arg(place.file("out.jsonl")).args(["--stream", "--", "python3", "-c", HANDLER]);
     command.arg(place.ledger()).arg(sizes.row.as_secs_f64().to_string());
     let mut run = Process::start(command);
     until("rows run", STUCK, || place.ledger().exists().then_some(()));

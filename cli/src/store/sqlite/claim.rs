@@ -8,7 +8,9 @@ use fencepost_core::rules::claim::{
     c3_rows_within_bytes,
 };
 use fencepost_core::rules::lease::LeaseState;
-use fencepost_core::rules::poison::{p2_lines_to_take, p2_may_take_range, p2_may_take_suspect, p2_wants_idle_worker};
+use fencepost_core::rules::poison::{
+    p2_lines_to_take, p2_may_take_range, p2_may_take_suspect, p2_may_work_on_suspects, p2_wants_idle_worker,
+};
 use fencepost_core::store::{Claim, ClaimReply, Grant, GrantedRow};
 use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, Token};
 use futures_util::TryStreamExt;
@@ -91,7 +93,7 @@ pub(super) async fn plan(conn: &mut SqliteConnection, now: StoreTime, claim: &Cl
     if facts.holds_alone {
         return Ok(Plan::Nothing(nothing_beside_alone(&batches)));
     }
-    let may_suspect = may_suspect(conn, claim.lease).await?;
+    let may_suspect = may_suspect(conn, now, claim.lease, &batches).await?;
     if claim.idle && !facts.holds && may_suspect {
         for from in claimable(&batches) {
             if let Some(span) = due_lone_suspect(conn, now, from).await? {
@@ -179,15 +181,32 @@ const WORKERS_ON_SUSPECTS: &str = "\
 select (select count(distinct lease) from spans where suspicion > 0 and lease is not null and lease <> ?1),
        (select count(*) from leases where state = 'live')";
 
+/// P2: whether there is anything to claim but suspects.
+async fn something_else(conn: &mut SqliteConnection, now: StoreTime, batches: &[OpenBatch]) -> Result<bool, Trouble> {
+    for from in claimable(batches) {
+        if from.cursor <= from.total || !due_spans(conn, now, from, false).await?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// P2: whether this lease may take suspects; where there are none, it does not matter.
-async fn may_suspect(conn: &mut SqliteConnection, lease: LeaseId) -> Result<bool, Trouble> {
+async fn may_suspect(
+    conn: &mut SqliteConnection,
+    now: StoreTime,
+    lease: LeaseId,
+    batches: &[OpenBatch],
+) -> Result<bool, Trouble> {
     let suspects: bool = sqlx::query_scalar(SUSPECTS).fetch_one(&mut *conn).await?;
     if !suspects {
         return Ok(false);
     }
     let (others, live): (i64, i64) =
-        sqlx::query_as(WORKERS_ON_SUSPECTS).bind(int(lease.number())).fetch_one(conn).await?;
-    Ok(p2_may_take_suspect(natural(others)?, natural(live)?))
+        sqlx::query_as(WORKERS_ON_SUSPECTS).bind(int(lease.number())).fetch_one(&mut *conn).await?;
+    let within_quota = p2_may_take_suspect(natural(others)?, natural(live)?);
+    let something_else = within_quota || something_else(conn, now, batches).await?;
+    Ok(p2_may_work_on_suspects(within_quota, something_else))
 }
 
 const DUE_LONE_SUSPECT: &str = "\

@@ -16,7 +16,8 @@ const NAME: &str = "9 poison";
 /// - suspicion survives splits, give-backs, drops and retries, and grows by one at a death; a suspect span that dies comes back in
 ///   parts of at most half its lines;
 /// - a suspect of one line is claimed alone, by a lease that holds nothing else and claims nothing until it is gone; nothing else is
-///   claimed alone; suspects are claimed only while fewer than half the live leases (but always one) hold any;
+///   claimed alone; suspects are claimed only while fewer than half the live leases (but always one) hold any, or where the
+///   batch has no fresh line; a lease holds one suspect span at a time;
 /// - only a line that was held alone crashes, and not by its lease's being dropped;
 /// - a row that kills its worker never succeeds; no other row fails by crashes of which one was the doing of another row.
 #[derive(Debug, Default)]
@@ -25,6 +26,7 @@ pub struct Poison {
     kills: BTreeSet<(BatchId, u64)>,
     limits: BTreeMap<BatchId, (u32, u32)>,
     spans: BTreeMap<Token, Span>,
+    fresh: BTreeMap<BatchId, u64>,
     live: BTreeMap<LeaseId, BTreeSet<Token>>,
     /// The last lease that ended, and its spans that are yet to be freed.
     ended: Option<(LeaseId, LeaseEnd)>,
@@ -93,16 +95,22 @@ impl Poison {
         ensure(!beside, NAME, at, || format!("{lease} claims beside a suspect that it runs alone"))?;
         let idle = held.is_none_or(BTreeSet::is_empty);
         ensure(idle || !alone, NAME, at, || format!("{lease} takes a suspect alone and holds more"))?;
-        ensure(suspicion == 0 || self.may_suspect(lease), NAME, at, || {
+        let fresh = self.fresh.entry(batch).or_default();
+        *fresh -= if from.is_none() { count.min(*fresh) } else { 0 };
+        let nothing_else = *fresh == 0;
+        ensure(suspicion == 0 || nothing_else || self.within_quota(lease), NAME, at, || {
             format!("{lease} takes suspects, as too many others do")
         })?;
+        let held = self.live.get(&lease);
+        let second = held.is_some_and(|held| held.iter().any(|token| self.spans[token].suspicion > 0));
+        ensure(suspicion == 0 || !second, NAME, at, || format!("{lease} holds suspects and takes more"))?;
         let span = Span { batch, lease: Some(lease), suspicion, alone, lines: count, whole: count };
         self.spans.insert(token, span);
         self.live.entry(lease).or_default().insert(token);
         Ok(())
     }
 
-    fn may_suspect(&self, lease: LeaseId) -> bool {
+    fn within_quota(&self, lease: LeaseId) -> bool {
         let on_suspects = |held: &BTreeSet<Token>| held.iter().any(|token| self.spans[token].suspicion > 0);
         let others = self.live.iter().filter(|(other, held)| **other != lease && on_suspects(held)).count();
         others < (self.live.len() / 2).max(1)
@@ -257,7 +265,8 @@ impl Checker for Poison {
                 self.live.insert(*lease, BTreeSet::new());
             }
             Event::LeaseEnded { lease, how, .. } => self.end_lease(*lease, *how),
-            Event::BatchLoaded { batch, attempts_max, crashes_max, .. } => {
+            Event::BatchLoaded { batch, total, attempts_max, crashes_max, .. } => {
+                self.fresh.insert(*batch, *total);
                 self.limits.insert(*batch, (*attempts_max, *crashes_max));
             }
             &Event::Claimed { batch, ref lines, token, from, lease, suspicion, alone, .. } => {
@@ -359,7 +368,7 @@ mod tests {
     #[test]
     fn broken_suspicion_is_seen() {
         let suspect = || {
-            let mut events = loaded(4);
+            let mut events = loaded(5);
             events.extend([claimed(1..=4, 1, None, 1), lease_ended(1, LeaseEnd::Died)]);
             events.extend([freed(1..=4, 2, 1, FreedWhy::Recovered, 1), lease_taken(2)]);
             events
@@ -379,12 +388,18 @@ mod tests {
                 lease_ended(2, LeaseEnd::Died),
                 freed(1..=2, 4, 3, FreedWhy::Recovered, 1),
             ],
-            // Two of two on suspects.
+            // Two of two on suspects, and there is a fresh line.
             vec![
                 lease_taken(3),
                 claimed_by(2, 1..=2, 3, Some(2), 1, 1, false),
                 freed(3..=4, 4, 2, FreedWhy::Split, 1),
                 claimed_by(3, 3..=4, 5, Some(4), 1, 1, false),
+            ],
+            // A second suspect span.
+            vec![
+                claimed_by(2, 1..=2, 3, Some(2), 1, 1, false),
+                freed(3..=4, 4, 2, FreedWhy::Split, 1),
+                claimed_by(2, 3..=4, 5, Some(4), 2, 1, false),
             ],
             // A single suspect, not alone.
             vec![

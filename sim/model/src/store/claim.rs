@@ -5,7 +5,9 @@ use std::time::Duration;
 use fencepost_core::rules::claim::{
     BatchStatus, BatchTurn, c1_lease_may_take, c2_number_is_open, c3_batch_order, c3_rows_within_bytes,
 };
-use fencepost_core::rules::poison::{p2_lines_to_take, p2_may_take_range, p2_may_take_suspect};
+use fencepost_core::rules::poison::{
+    p2_lines_to_take, p2_may_take_range, p2_may_take_suspect, p2_may_work_on_suspects,
+};
 use fencepost_core::store::{Claim, ClaimReply, Grant};
 use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, Token};
 
@@ -20,6 +22,12 @@ struct Plan {
     /// Free spans, with how many lines of each.
     free: Vec<(Token, u64)>,
     fresh: u64,
+}
+
+impl Plan {
+    fn is_empty(&self) -> bool {
+        self.free.is_empty() && self.fresh == 0
+    }
 }
 
 impl ModelStore {
@@ -40,7 +48,8 @@ impl ModelStore {
         }
         let (holds_nothing, holds_suspect) = (lease.held.is_empty(), lease.suspects > 0);
         let order = self.claimable(&claim.operations);
-        let may_suspect = self.may_suspect(claim.lease);
+        let something_else = self.something_else(now, claim, &order);
+        let may_suspect = p2_may_work_on_suspects(self.within_quota(claim.lease), something_else);
         let alone =
             if claim.idle && holds_nothing && may_suspect { self.grant_alone(now, claim, &order) } else { None };
         let granted_alone = alone.is_some();
@@ -82,10 +91,16 @@ impl ModelStore {
     }
 
     /// P2: at most one worker in two works on suspects.
-    fn may_suspect(&self, lease: LeaseId) -> bool {
+    fn within_quota(&self, lease: LeaseId) -> bool {
         let on_suspects = |other: &&LeaseId| **other != lease && self.leases[*other].suspects > 0;
         let others = self.live.iter().filter(on_suspects).count();
         p2_may_take_suspect(others as u64, self.live.len() as u64)
+    }
+
+    /// P2: whether there is anything to claim but suspects.
+    fn something_else(&self, now: StoreTime, claim: &Claim, order: &[BatchId]) -> bool {
+        let one = Claim { lines_max: 1, ..claim.clone() };
+        order.iter().map(|batch| plan(&self.batches[batch], now, &one, false)).any(|plan| !plan.is_empty())
     }
 
     fn grant_alone(&mut self, now: StoreTime, claim: &Claim, order: &[BatchId]) -> Option<Grant> {
