@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use fencepost::driver::Report;
@@ -60,9 +60,11 @@ impl Handler for LedgerHandler {
             nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).expect("a process can end itself");
         }
         if !self.row.is_zero() {
+            let began = Instant::now();
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => return HandlerAnswer::Cancelled,
+                // After a standstill both may be due: a row that has had its time has an answer.
+                () = cancel.cancelled() => if began.elapsed() < self.row { return HandlerAnswer::Cancelled },
                 () = tokio::time::sleep(self.row) => {}
             }
         }
