@@ -4,7 +4,9 @@
 
 use fencepost::handler::typed::{Context, RowError, RowHandler, Typed};
 use fencepost::load;
-use fencepost::store::sqlite::{BatchSpec, OpenMode, SqliteStore};
+use fencepost::store::loading::BatchSpec;
+use fencepost::store::sqlite::SqliteStore;
+use fencepost::store::{OpenMode, Reads};
 use fencepost::worker::{RunningWorker, WorkerConfig};
 use serde::{Deserialize, Serialize};
 
@@ -51,7 +53,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut config = WorkerConfig::new(["to-metres"]);
     config.options.concurrency = 4;
     config.options.until_done = true;
-    RunningWorker::on_embedded(store.clone(), Typed::new(ToMetres), config)?.left().await?;
+    RunningWorker::on_store(store.clone(), Typed::new(ToMetres), config)?.left().await?;
 
     for row in store.rows(batch, None, 0, 100).await?.rows {
         println!("{} {:?}", row.line, row.outcome.and_then(|outcome| outcome.result));

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use fencepost::handler::typed::{Context, RowError, RowHandler, Typed};
 use fencepost::load;
-use fencepost::store::Store;
-use fencepost::store::sqlite::{BatchSpec, OpenMode, SqliteStore};
+use fencepost::store::loading::BatchSpec;
+use fencepost::store::sqlite::SqliteStore;
+use fencepost::store::{OpenMode, Reads, Store};
 use fencepost::worker::{RunningWorker, WorkerConfig};
 use fencepost_core::LeaseId;
 use fencepost_core::store::{Answer, Claim, ClaimReply, Record, RecordItem, StoreReply, StoreRequest, TakeLease};
@@ -69,7 +70,7 @@ async fn drain(store: SqliteStore) {
     let mut config = WorkerConfig::new(["nothing"]);
     config.options.concurrency = 2_000;
     config.options.until_done = true;
-    RunningWorker::on_embedded(store, Typed::new(Nothing), config).unwrap().left().await.unwrap();
+    RunningWorker::on_store(store, Typed::new(Nothing), config).unwrap().left().await.unwrap();
 }
 
 /// Claims and records, and nothing around it.

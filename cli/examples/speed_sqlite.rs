@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use fencepost::store::Store;
-use fencepost::store::sqlite::load::SLICE_ROWS;
-use fencepost::store::sqlite::{BatchSpec, LoadEnd, Loaded, OpenMode, SqliteStore};
+use fencepost::store::loading::{BatchSpec, LoadEnd, Loaded, SLICE_ROWS};
+use fencepost::store::sqlite::SqliteStore;
+use fencepost::store::{Changes, Loads, OpenMode, Reads, Store, WorkerStore};
 use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::store::{
     Answer, Claim, ClaimReply, Grant, Record, RecordItem, StoreReply, StoreRequest, TakeLease, Verdict,

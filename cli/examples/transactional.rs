@@ -6,7 +6,9 @@ use fencepost::handler::transactional::{TransactionalHandler, transactional};
 use fencepost::handler::typed::{Context, RowError};
 use fencepost::load;
 use fencepost::sqlx::{self, Connection, SqliteConnection};
-use fencepost::store::sqlite::{BatchSpec, OpenMode, SqliteStore};
+use fencepost::store::OpenMode;
+use fencepost::store::loading::BatchSpec;
+use fencepost::store::sqlite::SqliteStore;
 use fencepost::worker::{RunningWorker, WorkerConfig};
 use fencepost_core::worker::RunKey;
 use serde::{Deserialize, Serialize};
@@ -61,7 +63,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.options.concurrency = 8;
     config.options.until_done = true;
     let (handler, store) = transactional(Booking, store);
-    RunningWorker::on_embedded(store, handler, config)?.left().await?;
+    RunningWorker::on_store(store, handler, config)?.left().await?;
 
     let cents: i64 = sqlx::query_scalar("select cents from accounts").fetch_one(&mut conn).await?;
     println!("the account has {cents} cents");

@@ -3,9 +3,8 @@
 use fencepost_core::BatchId;
 
 use crate::input::{Digest, InputError};
-use crate::store::StoreError;
-use crate::store::sqlite::load::{SLICE_BYTES, SLICE_ROWS};
-use crate::store::sqlite::{BatchSpec, LoadEnd, Loaded, SqliteStore};
+use crate::store::loading::{BatchSpec, LoadEnd, Loaded, SLICE_BYTES, SLICE_ROWS};
+use crate::store::{Loads, StoreError};
 
 /// What a load came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +51,7 @@ pub enum LoadError {
 ///
 /// Where the rows cannot be read or stored, or the key is bound to other rows: then nothing was submitted.
 pub async fn rows<E: Into<LoadError>>(
-    store: &SqliteStore,
+    store: &impl Loads,
     spec: BatchSpec,
     key: Option<&str>,
     next: &mut (impl FnMut() -> Result<Option<Box<str>>, E> + Send),
@@ -73,7 +72,7 @@ pub async fn rows<E: Into<LoadError>>(
 ///
 /// As [`rows`].
 pub async fn values<T: serde::Serialize + Send>(
-    store: &SqliteStore,
+    store: &impl Loads,
     spec: BatchSpec,
     key: Option<&str>,
     values: impl IntoIterator<Item = T, IntoIter: Send>,
@@ -93,7 +92,7 @@ fn text_of<T: serde::Serialize>(value: &T, line: u64) -> Result<Box<str>, LoadEr
 }
 
 async fn load<E: Into<LoadError>>(
-    store: &SqliteStore,
+    store: &impl Loads,
     batch: BatchId,
     key: Option<&str>,
     next: &mut (impl FnMut() -> Result<Option<Box<str>>, E> + Send),

@@ -1,22 +1,151 @@
-//! The row store as the driver sees it: one call per request, and stores that answer it.
+//! The row store as the rest of the program sees it: what can be asked of any of them, and those that answer.
 //!
 //! | looking for | it is in |
 //! |---|---|
-//! | what is asked and answered | [`fencepost_core::store`] |
+//! | what workers ask and are answered | [`fencepost_core::store`], through [`Store`] |
 //! | what each request does, exactly | `docs/store.md` |
+//! | what people see: batches, counts, rows | [`Reads`], [`view`] |
+//! | submitting rows | [`Loads`], [`loading`] |
+//! | what a running worker needs besides | [`WorkerStore`] |
+//! | which store a name means, and opening it | [`url`] |
+//! | one type for whichever store it is | [`any`] |
 //! | the embedded store | [`sqlite`] |
 
 use std::error::Error;
 use std::future::Future;
+use std::time::Duration;
 
 use fencepost_core::store::{StoreFailure, StoreReply, StoreRequest};
+use fencepost_core::{BatchId, StoreTime};
 
+use self::loading::{BatchSpec, LoadEnd, Loaded};
+use self::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, WorkersView};
+
+pub mod any;
+pub mod loading;
 pub mod sqlite;
+pub mod url;
+pub mod view;
+
+pub use any::AnyStore;
+pub use url::StoreUrl;
 
 /// A row store. Clones are handles to the same store, over the same connections.
 pub trait Store: Clone + Send + Sync + 'static {
     /// Performs one request. A future that is dropped leaves the request's end unknown: it may happen yet.
     fn call(&self, request: StoreRequest) -> impl Future<Output = Result<StoreReply, StoreError>> + Send;
+}
+
+/// What people are shown of a store. Each call reads one snapshot, writes nothing and never scans the rows.
+pub trait Reads: Send + Sync {
+    /// The store's own id: prefixes every Redis key.
+    fn store_id(&self) -> &str;
+
+    /// The batch that this prefix of an id names, in small or capital letters.
+    fn resolve_batch(&self, prefix: &str) -> impl Future<Output = Result<Resolved, StoreError>> + Send;
+
+    /// One batch.
+    fn batch(&self, batch: BatchId) -> impl Future<Output = Result<Option<BatchView>, StoreError>> + Send;
+
+    /// The batch under this key.
+    fn batch_of_key(&self, key: &str) -> impl Future<Output = Result<Option<BatchView>, StoreError>> + Send;
+
+    /// All batches, the newest first; loads under way too.
+    fn batches(&self) -> impl Future<Output = Result<Vec<BatchView>, StoreError>> + Send;
+
+    /// A batch's counts.
+    fn status(&self, batch: BatchId) -> impl Future<Output = Result<Option<BatchCounts>, StoreError>> + Send;
+
+    /// Workers: the live ones, and those whose leases ended at this time or later.
+    fn workers(&self, ended_since: StoreTime) -> impl Future<Output = Result<WorkersView, StoreError>> + Send;
+
+    /// Everything known of one row.
+    fn row_story(&self, batch: BatchId, line: u64)
+    -> impl Future<Output = Result<Option<RowStory>, StoreError>> + Send;
+
+    /// Rows in order, a page at a time: those after this line, all or of one status. Empty for a batch that is not there or
+    /// still loads.
+    fn rows(
+        &self,
+        batch: BatchId,
+        status: Option<RowStatus>,
+        after_line: u64,
+        limit: u32,
+    ) -> impl Future<Output = Result<RowPage, StoreError>> + Send;
+
+    /// Results in input order, a page at a time; only rows that have an outcome.
+    fn results(
+        &self,
+        batch: BatchId,
+        after_line: u64,
+        limit: u32,
+        failed_only: bool,
+    ) -> impl Future<Output = Result<RowPage, StoreError>> + Send;
+
+    /// Inputs in order, a page at a time.
+    fn inputs(
+        &self,
+        batch: BatchId,
+        after_line: u64,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<(u64, Box<str>)>, StoreError>> + Send;
+}
+
+/// S4: loading a batch in slices. [`crate::load`] does it whole.
+pub trait Loads: Send + Sync {
+    /// Makes a batch to load rows into; nobody claims of it. Also clears away loads that were cut off
+    /// ([`loading::CUT_OFF_AFTER`]).
+    fn begin_load(&self, spec: BatchSpec) -> impl Future<Output = Result<BatchId, StoreError>> + Send;
+
+    /// Appends rows from this line on, in one transaction; [`loading::SLICE_ROWS`] and [`loading::SLICE_BYTES`] say how many
+    /// are good. A slice may be repeated; one that would leave a gap is refused.
+    fn load_rows(
+        &self,
+        batch: BatchId,
+        first_line: u64,
+        inputs: &[Box<str>],
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Binds the key and opens the batch, or finds out that it is there already. May be repeated.
+    fn finish_load(&self, batch: BatchId, end: LoadEnd) -> impl Future<Output = Result<Loaded, StoreError>> + Send;
+
+    /// Removes a batch that was never opened; on any other it does nothing. A load that is given up is cleaned up at once
+    /// by this, otherwise by a later load.
+    fn remove_load(&self, batch: BatchId) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// What a running worker needs of its store besides [`Store::call`]. A layer over a store is one too.
+pub trait WorkerStore: Store {
+    /// Tells of what others wrote.
+    type Changes: Changes;
+
+    /// The same handle with this bound on how long a write waits for others; a worker's is `t2_limit` of its ttl.
+    #[must_use]
+    fn with_lock_wait(self, lock_wait: Duration) -> Self;
+
+    /// L5: a handle to the same store, with the same bound, whose writes have connections of their own. It is opened and used
+    /// in the keeper's own runtime.
+    fn for_renewals(&self) -> impl Future<Output = Result<Self, StoreError>> + Send;
+
+    /// Watches from now on for what others commit: a submit, a recovery, a line given back. It only spares waiting: whoever
+    /// hears nothing still looks now and then.
+    fn changes(&self) -> impl Future<Output = Result<Self::Changes, StoreError>> + Send;
+}
+
+/// News that others committed something.
+pub trait Changes: Send + 'static {
+    /// Ends when something was committed since the last call ended. May be dropped while it waits. After an error it may be
+    /// called again, and then watches again if it can.
+    fn next(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// Whether a store that is not there is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenMode {
+    /// It is. A store that cannot be written is refused.
+    Create,
+    /// It is an error. A store that cannot be written can be read.
+    Existing,
 }
 
 /// Why a request has no reply.

@@ -16,8 +16,7 @@ use tokio::task::JoinHandle;
 use crate::driver::{self, Liveness, NoLiveness, Observer, Ports};
 use crate::handler::Handler;
 use crate::runtime::{LocalProcesses, TokioClock, TokioSpawn};
-use crate::store::sqlite::SqliteStore;
-use crate::store::{Store, StoreError};
+use crate::store::{Changes, Store, StoreError, WorkerStore};
 
 /// How a worker is called and what it does.
 #[derive(Clone)]
@@ -125,24 +124,18 @@ impl RunningWorker {
         Ok(Self { name, inputs, judge, work, keeper })
     }
 
-    /// Starts a worker on an embedded store: renewals get a connection of their own, and what other processes commit wakes
-    /// the worker.
+    /// Starts a worker on a store: its waits are bounded by the ttl (T2), renewals get connections of their own (L5), and
+    /// what others commit wakes the worker.
     ///
     /// # Errors
     ///
     /// Where the keeper's thread cannot be started.
-    pub fn on_embedded<S: EmbeddedStore, H: Handler>(store: S, handler: H, config: WorkerConfig) -> io::Result<Self> {
-        let limit = t2_limit(config.options.timing.ttl);
-        let store = store.over(store.sqlite().clone().with_lock_wait(limit));
+    pub fn on_store<S: WorkerStore, H: Handler>(store: S, handler: H, config: WorkerConfig) -> io::Result<Self> {
+        let store = store.with_lock_wait(t2_limit(config.options.timing.ttl));
         let renewals = store.clone();
-        let renewal_store = move || async move {
-            match renewals.sqlite().for_renewals().await {
-                Ok(own) => Ok(renewals.over(own)),
-                Err(error) => Err(StoreError::not_done(error.to_string(), None)),
-            }
-        };
+        let renewal_store = move || async move { renewals.for_renewals().await };
         let running = Self::start(store.clone(), NoLiveness, handler, config, renewal_store)?;
-        tokio::spawn(wake_on_changes(store.sqlite().clone(), running.waker()));
+        tokio::spawn(wake_on_changes(store, running.waker()));
         Ok(running)
     }
 
@@ -185,27 +178,11 @@ impl RunningWorker {
     }
 }
 
-/// A store that is, or lies over, the embedded one.
-pub trait EmbeddedStore: Store {
-    /// The embedded store.
-    fn sqlite(&self) -> &SqliteStore;
-    /// The same over another handle.
-    fn over(&self, store: SqliteStore) -> Self;
-}
-
-impl EmbeddedStore for SqliteStore {
-    fn sqlite(&self) -> &SqliteStore {
-        self
-    }
-
-    fn over(&self, store: SqliteStore) -> Self {
-        store
-    }
-}
-
 /// Wakes a worker when others commit: a submit, a recovery, a line given back.
-async fn wake_on_changes(store: SqliteStore, wake: impl Fn() -> bool) {
+async fn wake_on_changes(store: impl WorkerStore, wake: impl Fn() -> bool) {
     let Ok(mut changes) = store.changes().await else { return };
+    // A worker that has left is not kept by its watch.
+    drop(store);
     loop {
         if changes.next().await.is_err() {
             // Polling stays; a store in trouble is reported by whoever asks it something.

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use fencepost::store::Store;
-use fencepost::store::sqlite::load::{BatchSpec, LoadEnd, Loaded, SLICE_ROWS};
-use fencepost::store::sqlite::read::{Resolved, RowStatus};
-use fencepost::store::sqlite::{Clock, OpenMode, SqliteStore, path_of};
+use fencepost::store::loading::{BatchSpec, LoadEnd, Loaded, SLICE_ROWS};
+use fencepost::store::sqlite::{Clock, SqliteStore, path_of};
+use fencepost::store::view::{Resolved, RowStatus};
+use fencepost::store::{Changes, Loads, OpenMode, Reads, Store, WorkerStore};
 use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::store::{
     Answer, Claim, ClaimReply, EndCause, Grant, LookReply, ProcessIdentity, Record, RecordItem, Recorded, Recover,

@@ -9,9 +9,9 @@ use fencepost::handler::transactional::{ApplyingStore, TransactionalHandler, tra
 use fencepost::handler::typed::{Context, RowError};
 use fencepost::handler::{Canceller, Handler, HandlerAnswer, Row};
 use fencepost::load;
-use fencepost::store::Store;
-use fencepost::store::sqlite::{BatchSpec, OpenMode, SqliteStore};
-use fencepost::worker::EmbeddedStore;
+use fencepost::store::loading::BatchSpec;
+use fencepost::store::sqlite::SqliteStore;
+use fencepost::store::{OpenMode, Store, WorkerStore};
 use fencepost_core::store::{
     Answer, Claim, ClaimReply, Grant, Record, RecordItem, Recorded, StoreReply, StoreRequest, TakeLease, Verdict,
 };
@@ -38,6 +38,7 @@ struct Effect {
     applied: Arc<AtomicUsize>,
 }
 
+const STORE: &str = "store.db";
 const PANICS: u64 = 2;
 const SLOW: u64 = 100;
 const ENDLESS: u64 = 200;
@@ -71,7 +72,7 @@ impl TransactionalHandler for Effect {
 
 /// A worker's part, played by the test.
 struct Stage<H> {
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
     raw: SqliteConnection,
     handler: H,
     store: ApplyingStore,
@@ -82,7 +83,7 @@ struct Stage<H> {
 
 async fn stage(numbers: impl IntoIterator<Item = u64, IntoIter: Send>, lock_wait: Duration) -> Stage<impl Handler> {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("store.db");
+    let path = directory.path().join(STORE);
     let store = SqliteStore::open(&path, OpenMode::Create).await.unwrap();
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
     let mut raw = sqlx::ConnectOptions::connect(&options).await.unwrap();
@@ -90,15 +91,8 @@ async fn stage(numbers: impl IntoIterator<Item = u64, IntoIter: Send>, lock_wait
     load::values(&store, BatchSpec::new("op"), None, numbers).await.unwrap();
     let effect = Effect::default();
     let (handler, store) = transactional(effect.clone(), store.with_lock_wait(lock_wait));
-    let mut stage = Stage {
-        _directory: directory,
-        raw,
-        handler,
-        store,
-        effect,
-        lease: LeaseId::from_random(1),
-        grants: Vec::new(),
-    };
+    let mut stage =
+        Stage { directory, raw, handler, store, effect, lease: LeaseId::from_random(1), grants: Vec::new() };
     stage.take_lease(1).await;
     stage
 }
@@ -179,7 +173,7 @@ impl<H: Handler> Stage<H> {
     }
 
     fn store_path(&self) -> std::path::PathBuf {
-        self.store.sqlite().path().to_owned()
+        self.directory.path().join(STORE)
     }
 
     /// A claim for another lease.

@@ -7,5 +7,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod ledger;
+pub mod place;
 pub mod process;
 pub mod scenario;

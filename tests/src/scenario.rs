@@ -1,16 +1,14 @@
-//! Scenarios of the main job, on the embedded store: real processes, real signals.
+//! Scenarios of the main job: real processes, real signals, on any kind of store.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use fencepost::store::sqlite::read::{BatchCounts, WorkersView};
-use fencepost::store::sqlite::{OpenMode, SqliteStore};
-use fencepost_core::{BatchId, StoreTime};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::process::{Process, program, run_fencepost};
+use crate::place::{Looker, Place};
+use crate::process::run_fencepost;
 
 pub mod command;
 pub mod effects;
@@ -21,91 +19,6 @@ pub mod poison;
 pub mod sigterm;
 pub mod stopped;
 pub mod stream;
-
-/// A scenario's folder, and the store in it.
-pub struct Place {
-    dir: tempfile::TempDir,
-    runtime: tokio::runtime::Runtime,
-}
-
-impl Place {
-    /// An empty place.
-    pub fn new() -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        Self { dir: tempfile::tempdir().expect("a temporary folder"), runtime: runtime.expect("a runtime") }
-    }
-
-    /// A file in it.
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// The store's file.
-    pub fn store(&self) -> PathBuf {
-        self.file("store.db")
-    }
-
-    /// The handlers' ledger.
-    pub fn ledger(&self) -> PathBuf {
-        self.file("ledger")
-    }
-
-    /// Opens the store for looking.
-    pub fn look(&self) -> Looker<'_> {
-        let store =
-            self.runtime.block_on(SqliteStore::open(self.store(), OpenMode::Existing)).expect("the store opens");
-        Looker { store, runtime: &self.runtime }
-    }
-
-    /// Starts a worker with the ledger handler.
-    pub fn worker(&self, arguments: &[String]) -> Process {
-        let mut command = std::process::Command::new(program("fencepost-tests", "ledger-worker"));
-        command.arg("--store").arg(self.store()).arg("--ledger").arg(self.ledger()).args(arguments);
-        Process::start(command)
-    }
-}
-
-impl Default for Place {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// Looks at a store.
-pub struct Looker<'p> {
-    store: SqliteStore,
-    runtime: &'p tokio::runtime::Runtime,
-}
-
-impl Looker<'_> {
-    /// A batch's counts.
-    pub fn counts(&self, batch: &str) -> BatchCounts {
-        let batch: BatchId = batch.parse().expect("an id");
-        self.runtime.block_on(self.store.status(batch)).expect("the store answers").expect("the batch is there")
-    }
-
-    /// All workers that ever were.
-    pub fn workers(&self) -> WorkersView {
-        self.runtime.block_on(self.store.workers(StoreTime(0))).expect("the store answers")
-    }
-
-    /// How many lines the live lease of a process holds.
-    pub fn lines_held_by(&self, pid: u32) -> u64 {
-        let workers = self.workers().workers;
-        let of_pid = workers.iter().filter(|worker| worker.process.as_ref().is_some_and(|process| process.pid == pid));
-        of_pid.flat_map(|worker| &worker.holds).map(|(_, lines)| lines.count()).sum()
-    }
-
-    /// The longest span that the live lease of a process holds lines of.
-    pub fn holds_at_least(&self, pid: u32, lines: u64) -> bool {
-        self.lines_held_by(pid) >= lines
-    }
-
-    /// Whether the batch has ended.
-    pub fn has_ended(&self, batch: &str) -> bool {
-        self.counts(batch).batch.ended_at.is_some()
-    }
-}
 
 /// The first rows of the flights, as a CSV file.
 pub fn flights(rows: usize, to: &Path) {
@@ -120,8 +33,8 @@ pub fn flights(rows: usize, to: &Path) {
 /// Writes a batch's results and reads them back: one JSON value per row, in order.
 pub fn results(place: &Place, batch: &str) -> Vec<serde_json::Value> {
     let file = place.file("results.jsonl");
-    let (store, out) = (place.store(), file.to_str().expect("UTF-8").to_owned());
-    let output = run_fencepost(["results", batch, "--store", store.to_str().expect("UTF-8"), "-o", &out]);
+    let out = file.to_str().expect("UTF-8");
+    let output = run_fencepost(["results", batch, "--store", place.store(), "-o", out]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = std::fs::read_to_string(file).expect("results");
     text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()

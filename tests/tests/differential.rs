@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use fencepost::store::Store;
-use fencepost::store::sqlite::{BatchSpec, Clock, LoadEnd, OpenMode, SqliteStore};
+use fencepost::store::loading::{BatchSpec, LoadEnd};
+use fencepost::store::sqlite::{Clock, SqliteStore};
+use fencepost::store::{Loads, OpenMode, Reads, Store};
 use fencepost_core::random::Stream;
 use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::rules::lease::LeaseState;

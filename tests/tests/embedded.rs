@@ -4,7 +4,10 @@
 
 use std::time::Duration;
 
+use fencepost_tests::place::StoreKind;
 use fencepost_tests::scenario::{effects, stream};
+
+const ON: StoreKind = StoreKind::Sqlite;
 
 #[test]
 fn a_stream_handler_s_killed_workers_lose_and_repeat_no_outcome() {
@@ -16,13 +19,13 @@ fn a_stream_handler_s_killed_workers_lose_and_repeat_no_outcome() {
         row: Duration::from_millis(1),
         seed: 5,
     };
-    assert_eq!(stream::run(sizes).kills, 4);
+    assert_eq!(stream::run(ON, sizes).kills, 4);
 }
 
 #[test]
 fn transactional_effects_happen_once_per_row_under_kills_and_pauses() {
     let sizes =
         effects::Effects { rows: 1_500, kills: 4, pauses: 1, ttl: Duration::from_millis(500), row_us: 20_000, seed: 3 };
-    let outcome = effects::run(sizes);
+    let outcome = effects::run(ON, sizes);
     assert!(outcome.lines_repeated > 0, "kills in mid-row repeat runs, not effects: {outcome:?}");
 }

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use fencepost_tests::place::{Place, StoreKind};
 use fencepost_tests::process::{Process, fencepost, run_fencepost, until};
-use fencepost_tests::scenario::{Place, STUCK};
+use fencepost_tests::scenario::STUCK;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use sqlx::Connection;
 
 const INTERRUPTED: i32 = 130;
 
@@ -30,8 +30,8 @@ fn run_to(place: &Place, output: &Path, rows: u32, options: &[&str], command: &[
     run
 }
 
-fn workers(store: &Path) -> Vec<i32> {
-    let output = run_fencepost(["workers", "--json", "--store", store.to_str().expect("UTF-8")]);
+fn workers(store: &str) -> Vec<i32> {
+    let output = run_fencepost(["workers", "--json", "--store", store]);
     // The run is just making the store.
     let Ok(said) = serde_json::from_slice::<serde_json::Value>(&output.stdout) else { return Vec::new() };
     let live = said["workers"].as_array().expect("a list").iter().filter(|worker| worker["alive"] == true);
@@ -40,7 +40,7 @@ fn workers(store: &Path) -> Vec<i32> {
 
 /// Waits until so many workers are at work.
 fn working(place: &Place, count: usize) -> Vec<i32> {
-    until("workers work", STUCK, || Some(workers(&place.store())).filter(|workers| workers.len() == count))
+    until("workers work", STUCK, || Some(workers(place.store())).filter(|workers| workers.len() == count))
 }
 
 fn lines(file: &Path) -> usize {
@@ -56,21 +56,9 @@ fn signal(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).expect("it runs");
 }
 
-/// Changes the tables behind everybody's back.
-fn sql(store: &Path, statement: &'static str) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(store).busy_timeout(STUCK);
-    runtime.block_on(async {
-        let mut conn = sqlx::SqliteConnection::connect_with(&options).await.expect("it opens");
-        sqlx::raw_sql("pragma legacy_alter_table = on").execute(&mut conn).await.expect("a pragma");
-        sqlx::raw_sql(statement).execute(&mut conn).await.expect("it can be done");
-        conn.close().await.expect("it closes");
-    });
-}
-
 #[test]
 fn workers_that_were_asked_to_leave_by_others_are_replaced() {
-    let place = Place::new();
+    let place = Place::new(StoreKind::Sqlite);
     let mut running = Process::start(run(&place, 40, &["--workers", "3"], &["sleep", "0.1"]));
     for pid in working(&place, 3) {
         signal(pid, Signal::SIGTERM);
@@ -81,19 +69,19 @@ fn workers_that_were_asked_to_leave_by_others_are_replaced() {
 
 #[test]
 fn workers_that_never_stay_end_the_run_and_leave_nobody_behind() {
-    let place = Place::new();
+    let place = Place::new(StoreKind::Sqlite);
     // The store is gone, so no worker can start any more; the rows that run now would run for long.
-    let script = format!("rm -f {}*; kill -9 $PPID", place.store().display());
+    let script = format!("rm -f {}*; kill -9 $PPID", place.store_file().display());
     let options = ["--workers", "1", "--quiet"];
     let mut running = Process::start(run(&place, 3, &options, &["sh", "-c", &script]));
     let status = running.wait(STUCK);
     assert_eq!(status.code(), Some(1), "{status}");
-    assert!(!place.store().exists(), "no worker made an empty store in its place");
+    assert!(!place.store_file().exists(), "no worker made an empty store in its place");
 }
 
 #[test]
 fn a_worker_that_stands_still_does_not_hold_up_the_end() {
-    let place = Place::new();
+    let place = Place::new(StoreKind::Sqlite);
     let options = ["--workers", "2", "--ttl", "1s", "--grace", "0s"];
     let mut running = Process::start(run(&place, 30, &options, &["sleep", "0.1"]));
     let stopped = working(&place, 2)[0];
@@ -106,7 +94,7 @@ fn a_worker_that_stands_still_does_not_hold_up_the_end() {
 
 #[test]
 fn a_second_signal_is_heard_while_a_worker_stands_still() {
-    let place = Place::new();
+    let place = Place::new(StoreKind::Sqlite);
     let mut running = Process::start(run(&place, 30, &["--workers", "2", "--grace", "1h"], &["sleep", "0.2"]));
     let workers = working(&place, 2);
     signal(workers[0], Signal::SIGSTOP);
@@ -119,25 +107,25 @@ fn a_second_signal_is_heard_while_a_worker_stands_still() {
 
 #[test]
 fn a_store_that_does_not_answer_for_a_while_ends_no_run() {
-    let place = Place::new();
+    let place = Place::new(StoreKind::Sqlite);
     let mut running = Process::start(run(&place, 20, &["--quiet"], &["sleep", "0.1"]));
     working(&place, 2);
-    sql(&place.store(), "alter table batches rename to away");
+    place.execute("pragma legacy_alter_table = on; alter table batches rename to away");
     let silent = Instant::now();
     until("the run has looked in vain", STUCK, || (silent.elapsed() > Duration::from_secs(1)).then_some(()));
     assert_eq!(running.ended(), None, "it is borne");
-    sql(&place.store(), "alter table away rename to batches");
+    place.execute("pragma legacy_alter_table = on; alter table away rename to batches");
     assert!(running.wait(STUCK).success());
     assert_eq!(lines(&place.file("out.jsonl")), 20);
 }
 
 #[test]
 fn a_store_that_does_not_answer_any_more_ends_the_run_and_its_workers() {
-    let place = Place::new();
+    let place = Place::new(StoreKind::Sqlite);
     let options = ["--quiet", "--patience", "1s", "--grace", "0s"];
     let mut running = Process::start(run(&place, 1000, &options, &["sleep", "0.1"]));
     let workers = working(&place, 2);
-    sql(&place.store(), "alter table batches rename to away");
+    place.execute("pragma legacy_alter_table = on; alter table batches rename to away");
     let status = running.wait(Duration::from_secs(60));
     assert_eq!(status.code(), Some(7), "{status}");
     assert!(workers.into_iter().all(is_gone), "no worker is left");
@@ -145,30 +133,30 @@ fn a_store_that_does_not_answer_any_more_ends_the_run_and_its_workers() {
 
 #[test]
 fn a_leaving_worker_does_not_wait_for_ever_for_its_store() {
-    let place = Place::new();
-    fencepost_tests::process::submit(&place.store(), &["--rows", "1000"]);
+    let place = Place::new(StoreKind::Sqlite);
+    fencepost_tests::process::submit(place.store(), &["--rows", "1000"]);
     let mut command = fencepost();
     command.args(["worker", "--quiet", "--grace", "0s", "--patience", "1s", "--store"]).arg(place.store());
     command.args(["--", "sleep", "0.1"]).stdin(Stdio::null());
     let mut worker = Process::start(command);
     working(&place, 1);
-    sql(&place.store(), "alter table leases rename to away");
+    place.execute("pragma legacy_alter_table = on; alter table leases rename to away");
     worker.signal(Signal::SIGTERM);
     assert_eq!(worker.wait(Duration::from_secs(30)).code(), Some(7));
 }
 
 #[test]
 fn a_signal_is_heard_while_results_are_written() {
-    let place = Place::new();
+    let place = Place::new(StoreKind::Sqlite);
     let pipe = place.file("pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
     // Nobody ever reads it.
     let running = run_to(&place, &pipe, 3, &["--quiet", "--workers", "1"], &["true"]);
     let mut running = Process::start(running);
     until("the batch has ended and its workers are gone", STUCK, || {
-        let output = run_fencepost(["list", "--json", "--store", place.store().to_str().expect("UTF-8")]);
+        let output = run_fencepost(["list", "--json", "--store", place.store()]);
         let said = serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap_or_default();
-        (said["batches"][0]["status"] == "success" && workers(&place.store()).is_empty()).then_some(())
+        (said["batches"][0]["status"] == "success" && workers(place.store()).is_empty()).then_some(())
     });
     running.signal(Signal::SIGTERM);
     assert_eq!(running.wait(Duration::from_secs(20)).code(), Some(INTERRUPTED));

@@ -28,7 +28,7 @@ fn a_killed_worker_s_row_is_recovered_first_and_all_rows_end_once() {
     let path = dir.path().join("walk.db");
     let store = path.to_str().expect("UTF-8");
     // Step 1: submit 20 rows.
-    let batch = submit(&path, &["--rows", "20"]);
+    let batch = submit(store, &["--rows", "20"]);
     // Steps 2 and 3: worker A, killed in mid-row after four or five rows.
     let log_a = dir.path().join("a.log");
     let mut a = worker(store, &log_a, &[]);

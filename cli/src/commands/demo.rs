@@ -19,7 +19,8 @@ use super::failure::{Exit, Failure};
 use super::{load, overview};
 use crate::handler::guard;
 use crate::report::BatchSummary;
-use crate::store::sqlite::{OpenMode, SqliteStore};
+use crate::store::sqlite::SqliteStore;
+use crate::store::{OpenMode, Reads};
 
 /// Rows of the demo.
 const ROWS: u64 = 24;

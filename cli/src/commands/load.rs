@@ -6,7 +6,8 @@ use super::args::{BatchArgs, FileFormat, InputArgs};
 use super::failure::{Exit, Failure};
 use crate::input::{Input, InputError, InputFormat, InputOptions};
 use crate::load::{self, Load, LoadError};
-use crate::store::sqlite::{BatchSpec, SqliteStore};
+use crate::store::Loads;
+use crate::store::loading::BatchSpec;
 
 /// How the options say an input is read.
 pub fn input_options(args: &InputArgs) -> Result<InputOptions, Failure> {
@@ -51,7 +52,7 @@ pub fn spec(operation: &str, args: &BatchArgs, header: Option<&[String]>, source
 
 /// Loads a file's rows as a batch.
 pub async fn file(
-    store: &SqliteStore,
+    store: &impl Loads,
     mut input: Input,
     operation: &str,
     args: &BatchArgs,
@@ -65,7 +66,7 @@ pub async fn file(
 
 /// Loads numbered rows as a batch.
 pub async fn numbered(
-    store: &SqliteStore,
+    store: &impl Loads,
     count: u64,
     operation: &str,
     args: &BatchArgs,

@@ -1,6 +1,5 @@
 //! Where results may go, found out before the first row and without making anything.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -10,11 +9,8 @@ use nix::unistd::{AccessFlags, access};
 
 use super::failure::{Exit, Failure};
 
-/// What SQLite and the store keep beside the store's file.
-const STORE_FILES: [&str; 5] = ["", "-wal", "-shm", "-journal", "-turn"];
-
 /// Refuses an output that is a file of the store or the input, or that cannot be written.
-pub fn check(output: &Path, store: &Path, input: Option<&Path>) -> Result<(), Failure> {
+pub fn check(output: &Path, store_files: &[PathBuf], input: Option<&Path>) -> Result<(), Failure> {
     let stdout = output == Path::new("-");
     let target = if stdout { Path::new("/dev/stdout") } else { output };
     let refuse = |what: &str| {
@@ -22,7 +18,7 @@ pub fn check(output: &Path, store: &Path, input: Option<&Path>) -> Result<(), Fa
         Err(Failure::new(Exit::Usage, format!("{output} is {what}: results would overwrite it"))
             .help("name another file with -o"))
     };
-    if store_files(store).iter().any(|file| is_same(target, file)) {
+    if store_files.iter().any(|file| is_same(target, file)) {
         return refuse("a file of the store");
     }
     if input.is_some_and(|input| is_same(target, input)) {
@@ -36,14 +32,6 @@ pub fn check(output: &Path, store: &Path, input: Option<&Path>) -> Result<(), Fa
             .because(error)
             .help("name another file with -o")
     })
-}
-
-fn store_files(store: &Path) -> Vec<PathBuf> {
-    // SQLite names its files after the file itself, not after a link to it.
-    let real = fs::canonicalize(store).unwrap_or_else(|_| store.to_owned());
-    let beside = |end: &&str| [store, &real].map(|path| [path.as_os_str().to_owned(), (*end).into()]);
-    let join = |parts: [OsString; 2]| PathBuf::from(parts.into_iter().collect::<OsString>());
-    STORE_FILES.iter().flat_map(beside).map(join).collect()
 }
 
 /// Whether both paths lead to one file, be it there or not.

@@ -13,19 +13,19 @@ use crate::report::status::{Alive, WorkerSummary};
 use crate::report::{BatchSummary, Counts};
 use crate::results::ResultRow;
 use crate::runtime::LocalProcesses;
-use crate::store::sqlite::SqliteStore;
-use crate::store::sqlite::read::{BatchCounts, RowView, WorkerView};
+use crate::store::Reads;
+use crate::store::view::{BatchCounts, RowView, WorkerView};
 
 /// How long an ended worker is still shown.
 const ENDED_SHOWN: Duration = Duration::from_secs(60);
 
 /// One batch with its counts; `None` where it is gone.
-pub async fn batch(store: &SqliteStore, batch: BatchId) -> Result<Option<BatchSummary>, Failure> {
+pub async fn batch(store: &impl Reads, batch: BatchId) -> Result<Option<BatchSummary>, Failure> {
     Ok(store.status(batch).await?.map(|counts| summary(&counts)))
 }
 
 /// All batches, the newest first.
-pub async fn batches(store: &SqliteStore) -> Result<Vec<BatchSummary>, Failure> {
+pub async fn batches(store: &impl Reads) -> Result<Vec<BatchSummary>, Failure> {
     let mut summaries = Vec::new();
     for view in store.batches().await? {
         summaries.extend(batch(store, view.batch).await?);
@@ -56,7 +56,7 @@ fn summary(counts: &BatchCounts) -> BatchSummary {
 }
 
 /// The workers that matter: live ones, those that are dead but not recovered, those recovered a moment ago.
-pub async fn workers(store: &SqliteStore) -> Result<Vec<WorkerSummary>, Failure> {
+pub async fn workers(store: &impl Reads) -> Result<Vec<WorkerSummary>, Failure> {
     let now_us = jiff::Timestamp::now().as_microsecond();
     let ended_since = StoreTime(now_us - i64::try_from(ENDED_SHOWN.as_micros()).unwrap_or(0));
     let view = store.workers(ended_since).await?;

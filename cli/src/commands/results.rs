@@ -9,8 +9,8 @@ use super::failure::{Exit, Failure};
 use super::{outlet, overview, store};
 use crate::results::{InputColumns, Output, ResultError, ResultLayout, ResultWriter};
 use crate::say::say;
-use crate::store::sqlite::SqliteStore;
-use crate::store::sqlite::read::{BatchView, RowPage};
+use crate::store::view::{BatchView, RowPage};
+use crate::store::{Reads, StoreError};
 
 /// Rows are read so many at a time.
 const PAGE_ROWS: u32 = 1_000;
@@ -18,7 +18,7 @@ const PAGE_ROWS: u32 = 1_000;
 pub async fn results(global: &Global, args: ResultsArgs) -> Result<Exit, Failure> {
     let store = store::open(global).await?;
     let batch = store::batch(&store, &args.batch).await?;
-    outlet::check(&args.output, store.path(), batch.source.as_deref().map(Path::new))?;
+    outlet::check(&args.output, &store::url(global)?.files(), batch.source.as_deref().map(Path::new))?;
     write(&store, &batch, &args.output, args.format, args.failed).await?;
     if batch.ended_at.is_none() && !global.quiet {
         say!("Batch {} has not ended: rows without an outcome yet are among these.", batch.batch);
@@ -28,7 +28,7 @@ pub async fn results(global: &Global, args: ResultsArgs) -> Result<Exit, Failure
 
 /// Writes every row in input order, or only the failed ones.
 pub async fn write(
-    store: &SqliteStore,
+    store: &impl Reads,
     batch: &BatchView,
     output: &Path,
     format: Option<FileFormat>,
@@ -53,14 +53,14 @@ impl From<ResultError> for WriteError {
     }
 }
 
-impl From<crate::store::StoreError> for WriteError {
-    fn from(error: crate::store::StoreError) -> Self {
+impl From<StoreError> for WriteError {
+    fn from(error: StoreError) -> Self {
         Self::Failure(error.into())
     }
 }
 
 async fn write_all(
-    store: &SqliteStore,
+    store: &impl Reads,
     batch: &BatchView,
     output: &Path,
     format: Option<FileFormat>,
@@ -89,12 +89,7 @@ async fn write_all(
     Ok(())
 }
 
-async fn page(
-    store: &SqliteStore,
-    batch: BatchId,
-    after: u64,
-    failed_only: bool,
-) -> Result<RowPage, crate::store::StoreError> {
+async fn page(store: &impl Reads, batch: BatchId, after: u64, failed_only: bool) -> Result<RowPage, StoreError> {
     if failed_only {
         store.results(batch, after, PAGE_ROWS, true).await
     } else {
@@ -120,7 +115,7 @@ fn layout(output: &Path, format: Option<FileFormat>, failed_only: bool) -> Resul
 }
 
 /// The input's columns: those of its header, else all keys of all rows.
-async fn columns(store: &SqliteStore, batch: &BatchView, failed_only: bool) -> Result<InputColumns, WriteError> {
+async fn columns(store: &impl Reads, batch: &BatchView, failed_only: bool) -> Result<InputColumns, WriteError> {
     if let Some(header) = &batch.header {
         return Ok(header.iter().cloned().collect());
     }

@@ -8,8 +8,8 @@ use super::status::json;
 use super::{overview, print, store};
 use crate::report::rows::{Story, StoryEntry, row_json, rows_text, story_json, story_text};
 use crate::say::say;
-use crate::store::sqlite::SqliteStore;
-use crate::store::sqlite::read::{RowStatus, RowStory};
+use crate::store::Reads;
+use crate::store::view::{RowStatus, RowStory};
 
 pub async fn rows(global: &Global, args: RowsArgs) -> Result<Exit, Failure> {
     let store = store::open(global).await?;
@@ -20,7 +20,7 @@ pub async fn rows(global: &Global, args: RowsArgs) -> Result<Exit, Failure> {
     }
 }
 
-async fn one(store: &SqliteStore, batch: BatchId, line: u64, as_json: bool) -> Result<Exit, Failure> {
+async fn one(store: &impl Reads, batch: BatchId, line: u64, as_json: bool) -> Result<Exit, Failure> {
     let Some(story) = store.row_story(batch, line).await? else {
         return Err(Failure::new(Exit::NotFound, format!("batch {batch} has no row {line}"))
             .help(format!("`fencepost status {batch}` tells how many rows it has")));
@@ -68,7 +68,7 @@ fn told(batch: BatchId, story: RowStory) -> Story {
     Story { batch, row: overview::result_row(story.row), entries }
 }
 
-async fn page(store: &SqliteStore, batch: BatchId, args: &RowsArgs) -> Result<Exit, Failure> {
+async fn page(store: &impl Reads, batch: BatchId, args: &RowsArgs) -> Result<Exit, Failure> {
     let status = args.status.map(|status| match status {
         RowStatusArg::Queued => RowStatus::Queued,
         RowStatusArg::Inprog => RowStatus::InProg,

@@ -1,6 +1,6 @@
 //! `fencepost run`: submit, work, wait, results in one; run again, it goes on where it stopped.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use fencepost_core::{BatchId, WorkerOptions};
@@ -18,8 +18,8 @@ use super::{load, outlet, overview, results, store, worker};
 use crate::input::{ContentDigest, Input, InputOptions, content_digest};
 use crate::report::BatchSummary;
 use crate::say::say;
-use crate::store::sqlite::SqliteStore;
-use crate::store::sqlite::read::BatchView;
+use crate::store::view::BatchView;
+use crate::store::{AnyStore, Reads, StoreUrl};
 
 mod identity;
 mod patience;
@@ -39,7 +39,7 @@ pub async fn run(global: &Global, args: RunArgs) -> Result<Exit, Failure> {
     let store = store::open_or_create(global).await?;
     let batch = find_or_submit(global, &args, &checked, &store).await?;
     let mut signals = Signals::listen()?;
-    let run = Run { global, args: &args, store: &store, path: &checked.path, batch };
+    let run = Run { global, args: &args, store: &store, url: &checked.url, batch };
     if !run.summary().await?.has_ended()
         && let Some(interrupted) = run.work(&mut signals).await?
     {
@@ -50,7 +50,7 @@ pub async fn run(global: &Global, args: RunArgs) -> Result<Exit, Failure> {
 
 /// What was found out before the first row.
 struct Checked {
-    path: PathBuf,
+    url: StoreUrl,
     input_options: InputOptions,
     content: ContentDigest,
 }
@@ -59,14 +59,14 @@ struct Checked {
 async fn check(global: &Global, args: &RunArgs) -> Result<Checked, Failure> {
     let input_options = load::input_options(&args.input)?;
     worker::options(Vec::new(), args.work.concurrency(&args.handler), &args.work, &args.timing, true)?;
-    let path = store::path(global)?;
+    let url = store::url(global)?;
     check_rereadable(&args.file)?;
-    outlet::check(&args.output, &path, Some(&args.file))?;
+    outlet::check(&args.output, &url.files(), Some(&args.file))?;
     let handler = worker::prepare(&args.handler, &args.work).await?;
     check_columns(&handler, &args.file, &input_options)?;
     drop(handler);
     let content = content_digest(&args.file, &input_options)?;
-    Ok(Checked { path, input_options, content })
+    Ok(Checked { url, input_options, content })
 }
 
 /// A run reads its input again when it is run again.
@@ -101,7 +101,7 @@ async fn find_or_submit(
     global: &Global,
     args: &RunArgs,
     checked: &Checked,
-    store: &SqliteStore,
+    store: &AnyStore,
 ) -> Result<BatchId, Failure> {
     let key = identity::base_key(args, &checked.content);
     let (bound, known) = identity::latest(store, &key, args.again).await?;
@@ -132,8 +132,8 @@ fn found_again(global: &Global, view: &BatchView) -> BatchId {
 struct Run<'a> {
     global: &'a Global,
     args: &'a RunArgs,
-    store: &'a SqliteStore,
-    path: &'a Path,
+    store: &'a AnyStore,
+    url: &'a StoreUrl,
     batch: BatchId,
 }
 
@@ -154,7 +154,7 @@ impl Run<'_> {
     /// error.
     async fn work(&self, signals: &mut Signals) -> Result<Option<Exit>, Failure> {
         let operation = self.view().await?.operation;
-        let command = WorkerCommand::new(self.path, self.args, &operation)?;
+        let command = WorkerCommand::new(self.url, self.args, &operation)?;
         let mut supervisor = Supervisor::start(self.store, command, self.args.workers, self.args.timing.timing());
         let mut progress = Progress::start(self.global.quiet);
         let ended = tokio::select! {

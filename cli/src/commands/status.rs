@@ -6,7 +6,7 @@ use super::args::{Global, StatusArgs};
 use super::failure::{Exit, Failure};
 use super::{overview, print, store};
 use crate::report::status::{self, StatusReport};
-use crate::store::sqlite::SqliteStore;
+use crate::store::Reads;
 
 /// How often `--watch` looks.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ pub fn json(value: &serde_json::Value, one_line: bool) -> String {
     if one_line { format!("{value}\n") } else { format!("{value:#}\n") }
 }
 
-async fn read(store: &SqliteStore, name: Option<&str>) -> Result<StatusReport, Failure> {
+async fn read(store: &impl Reads, name: Option<&str>) -> Result<StatusReport, Failure> {
     let workers = overview::workers(store).await?;
     let batches = match name {
         Some(name) => {

@@ -1,6 +1,6 @@
 //! Which store a command works on.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use fencepost_core::BatchId;
 use nix::errno::Errno;
@@ -9,38 +9,49 @@ use nix::unistd::{AccessFlags, access};
 use super::args::Global;
 use super::config::default_store_path;
 use super::failure::{Exit, Failure};
-use crate::store::sqlite::read::{BatchView, Resolved};
-use crate::store::sqlite::{OpenError, OpenMode, SqliteStore, path_of};
+use crate::store::url::OpenError;
+use crate::store::view::{BatchView, Resolved};
+use crate::store::{AnyStore, OpenMode, Reads, StoreUrl, sqlite};
 
-/// Where the store is.
-pub fn path(global: &Global) -> Result<PathBuf, Failure> {
+/// Which store.
+pub fn url(global: &Global) -> Result<StoreUrl, Failure> {
     match &global.store {
-        Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
-            Err(Failure::new(Exit::Usage, "this build keeps rows in SQLite only: Postgres is not there yet")
-                .help("name a file with --store PATH"))
-        }
-        Some(name) => path_of(name).map_err(|error| cannot_open(Exit::Usage, error)),
-        None => default_store_path().ok_or_else(|| {
+        Some(name) => match name.parse().map_err(|error| cannot_open(Exit::Usage, error))? {
+            StoreUrl::Postgres(_) => Err(cannot_open(Exit::Usage, OpenError::NoPostgres)),
+            url @ StoreUrl::Sqlite(_) => Ok(url),
+        },
+        None => default_store_path().map(StoreUrl::Sqlite).ok_or_else(|| {
             Failure::new(Exit::Usage, "no place for the store: neither HOME nor XDG_STATE_HOME is set")
                 .help("name a file with --store PATH")
         }),
     }
 }
 
-/// Opens the store, and makes it where it is not there.
-pub async fn open_or_create(global: &Global) -> Result<SqliteStore, Failure> {
-    let path = path(global)?;
-    if global.store.is_none()
-        && let Some(dir) = path.parent()
-    {
-        std::fs::create_dir_all(dir).map_err(|error| {
-            Failure::new(Exit::Store, format!("cannot make the store's folder {}", dir.display()))
-                .because(error)
-                .help("name a file elsewhere with --store PATH")
-        })?;
+/// The store's name as it was given, to be shown: without a password.
+pub fn shown(global: &Global) -> Option<String> {
+    let name = global.store.as_deref()?;
+    match name.parse() {
+        Ok(StoreUrl::Postgres(url)) => Some(url.to_string()),
+        _ => Some(name.to_owned()),
     }
-    check_writable(&path)?;
-    SqliteStore::open(&path, OpenMode::Create).await.map_err(|error| cannot_open(Exit::Store, error))
+}
+
+/// Opens the store, and makes it where it is not there.
+pub async fn open_or_create(global: &Global) -> Result<AnyStore, Failure> {
+    let url = url(global)?;
+    if let StoreUrl::Sqlite(path) = &url {
+        if global.store.is_none()
+            && let Some(dir) = path.parent()
+        {
+            std::fs::create_dir_all(dir).map_err(|error| {
+                Failure::new(Exit::Store, format!("cannot make the store's folder {}", dir.display()))
+                    .because(error)
+                    .help("name a file elsewhere with --store PATH")
+            })?;
+        }
+        check_writable(path)?;
+    }
+    url.open(OpenMode::Create).await.map_err(|error| cannot_open(Exit::Store, error))
 }
 
 /// SQLite opens a file that may not be written, begins to write, and fails with the first change: a worker would ask for
@@ -58,29 +69,39 @@ fn check_writable(path: &Path) -> Result<(), Failure> {
 }
 
 /// Opens a store that is there.
-pub async fn open(global: &Global) -> Result<SqliteStore, Failure> {
-    SqliteStore::open(&path(global)?, OpenMode::Existing).await.map_err(|error| cannot_open(Exit::Store, error))
+pub async fn open(global: &Global) -> Result<AnyStore, Failure> {
+    url(global)?.open(OpenMode::Existing).await.map_err(|error| cannot_open(Exit::Store, error))
 }
 
 fn cannot_open(exit: Exit, error: OpenError) -> Failure {
     let help = match &error {
-        OpenError::InMemory { .. } | OpenError::NameTooLong { .. } => "name a file with --store PATH",
-        OpenError::Missing { .. } | OpenError::Empty { .. } => {
-            "is this the right --store? `fencepost submit FILE` makes one that is not there"
-        }
-        OpenError::NoDirectory { .. } => "make the directory, or name another file with --store PATH",
-        OpenError::NotADatabase { .. } => "name another file with --store PATH",
-        OpenError::Sql { .. } => "put that right and repeat the command, or name another file with --store PATH",
-        // They say it themselves.
-        OpenError::NoName | OpenError::IsDirectory { .. } | OpenError::Foreign { .. } | OpenError::Newer { .. } => {
-            return Failure::from_error(exit, error);
-        }
+        OpenError::Sqlite(error) => file_help(error),
+        OpenError::NoPostgres => Some("name a file with --store PATH"),
     };
-    Failure::from_error(exit, error).help(help)
+    let failure = Failure::from_error(exit, error);
+    match help {
+        Some(help) => failure.help(help),
+        None => failure,
+    }
+}
+
+fn file_help(error: &sqlite::OpenError) -> Option<&'static str> {
+    use sqlite::OpenError;
+    match error {
+        OpenError::InMemory { .. } | OpenError::NameTooLong { .. } => Some("name a file with --store PATH"),
+        OpenError::Missing { .. } | OpenError::Empty { .. } => {
+            Some("is this the right --store? `fencepost submit FILE` makes one that is not there")
+        }
+        OpenError::NoDirectory { .. } => Some("make the directory, or name another file with --store PATH"),
+        OpenError::NotADatabase { .. } => Some("name another file with --store PATH"),
+        OpenError::Sql { .. } => Some("put that right and repeat the command, or name another file with --store PATH"),
+        // They say it themselves.
+        OpenError::NoName | OpenError::IsDirectory { .. } | OpenError::Foreign { .. } | OpenError::Newer { .. } => None,
+    }
 }
 
 /// The batch that a person named.
-pub async fn batch(store: &SqliteStore, name: &str) -> Result<BatchView, Failure> {
+pub async fn batch(store: &impl Reads, name: &str) -> Result<BatchView, Failure> {
     let id = match store.resolve_batch(name).await? {
         Resolved::Found(id) => id,
         Resolved::None => return Err(no_batch(name)),

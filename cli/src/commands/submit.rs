@@ -34,7 +34,7 @@ pub async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, Failure> 
     print(&format!("{}Batch ID: {batch}\nRows:     {rows}\n", headline(title))).map_err(submitted)?;
     if !global.quiet {
         let op = if args.op == "default" { String::new() } else { format!(" --op {}", args.op) };
-        let at = global.store.as_ref().map_or(String::new(), |store| format!(" --store {store}"));
+        let at = store::shown(global).map_or(String::new(), |store| format!(" --store {store}"));
         say!(
             "\nNext steps:\n  1. Start a worker: fencepost worker{op}{at} -- CMD\n  \
              2. Check status:   fencepost status {batch}{at}\n  \

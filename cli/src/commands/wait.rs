@@ -8,7 +8,7 @@ use fencepost_core::rules::claim::BatchStatus;
 use super::args::{Global, WaitArgs};
 use super::failure::{Exit, Failure};
 use super::store;
-use crate::store::sqlite::SqliteStore;
+use crate::store::{Changes, Reads, WorkerStore};
 
 pub async fn wait(global: &Global, args: WaitArgs) -> Result<Exit, Failure> {
     let store = store::open(global).await?;
@@ -29,8 +29,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOK_EVERY_MIN: Duration = Duration::from_millis(50);
 
 /// Waits until the batch has ended, and tells how as an exit code.
-async fn until_ended(store: &SqliteStore, batch: BatchId) -> Result<Exit, Failure> {
-    let mut changes = store.changes().await.map_err(|error| Failure::from_error(Exit::Store, error))?;
+async fn until_ended(store: &(impl Reads + WorkerStore), batch: BatchId) -> Result<Exit, Failure> {
+    let mut changes = store.changes().await?;
     loop {
         let Some(view) = store.batch(batch).await? else {
             return Err(Failure::new(Exit::NotFound, format!("batch {batch} was purged meanwhile")));

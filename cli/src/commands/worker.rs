@@ -20,7 +20,7 @@ use crate::handler::sleep::SleepHandler;
 use crate::handler::stream::{StreamHandler, StreamOptions};
 use crate::report::headline;
 use crate::say::say;
-use crate::store::sqlite::SqliteStore;
+use crate::store::WorkerStore;
 use crate::worker::{RunningWorker, WorkerConfig};
 
 pub async fn worker(global: &Global, args: WorkerArgs) -> Result<Exit, Failure> {
@@ -106,11 +106,11 @@ pub fn options(
     })
 }
 
-async fn work<H: Handler>(
+async fn work(
     global: &Global,
     args: &WorkerArgs,
-    store: SqliteStore,
-    handler: H,
+    store: impl WorkerStore,
+    handler: impl Handler,
     options: WorkerOptions,
 ) -> Result<Exit, Failure> {
     let mut signals = Signals::listen()?;
@@ -121,7 +121,7 @@ async fn work<H: Handler>(
     config.name.clone_from(&args.name);
     config.options = options;
     config.observer = observer;
-    let running = RunningWorker::on_embedded(store, handler, config)
+    let running = RunningWorker::on_store(store, handler, config)
         .map_err(|error| Failure::new(Exit::Unexpected, "cannot start the worker").because(error))?;
     // Set once: nothing reads it before the first row.
     let _ = name.set(running.name().to_owned());

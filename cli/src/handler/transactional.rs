@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use fencepost_core::LeaseId;
 use fencepost_core::store::{Record, StoreReply, StoreRequest};
@@ -15,9 +16,8 @@ use sqlx::SqliteConnection;
 
 use super::typed::{Context, RowError, answer_of, read_row, write_result};
 use super::{CancelToken, Handler, HandlerAnswer, Row};
-use crate::store::sqlite::SqliteStore;
-use crate::store::{Store, StoreError};
-use crate::worker::EmbeddedStore;
+use crate::store::sqlite::{Changes, SqliteStore};
+use crate::store::{Store, StoreError, WorkerStore};
 
 /// A handler whose effects are rows of the same database.
 ///
@@ -154,13 +154,19 @@ impl ApplyingStore {
     }
 }
 
-impl EmbeddedStore for ApplyingStore {
-    fn sqlite(&self) -> &SqliteStore {
-        &self.store
+impl WorkerStore for ApplyingStore {
+    type Changes = Changes;
+
+    fn with_lock_wait(self, lock_wait: Duration) -> Self {
+        Self { store: self.store.with_lock_wait(lock_wait), ..self }
     }
 
-    fn over(&self, store: SqliteStore) -> Self {
-        Self { store, ..self.clone() }
+    async fn for_renewals(&self) -> Result<Self, StoreError> {
+        Ok(Self { store: self.store.for_renewals().await?, ..self.clone() })
+    }
+
+    async fn changes(&self) -> Result<Changes, StoreError> {
+        self.store.changes().await
     }
 }
 

@@ -7,8 +7,8 @@
 //! | outcomes, retries, give-back | `record.rs` |
 //! | leases and what judges see | `lease.rs`, `recover.rs` |
 //! | a batch's end | `batch.rs` |
-//! | loading rows in slices | [`load`] |
-//! | what status, rows and results show | [`read`] |
+//! | loading rows in slices | `load.rs` |
+//! | what status, rows and results show | `read.rs` |
 //! | waking of idle workers | [`changes`] |
 //! | renewals before row work | `turn.rs` |
 //!
@@ -19,7 +19,7 @@
 //! so: SQLite's own waiting sleeps up to 100 ms and starves whoever came first. A wait is bounded; at its end the request
 //! is `NotDone`, with a text that says why.
 //!
-//! Rows (`claim`, `record`, ...) and renewals use separate connections ([`SqliteStore::for_renewals`]), so that within
+//! Rows (`claim`, `record`, ...) and renewals use separate connections ([`WorkerStore::for_renewals`]), so that within
 //! a process a renewal never queues behind row work; across processes row work lets waiting renewals go first (`turn.rs`),
 //! so that a renewal waits for a transaction or two of others (milliseconds, a load's slice included) and not for a queue.
 //!
@@ -49,7 +49,7 @@ use tokio::time::Instant;
 use self::claim::Plan;
 use self::trouble::{Code, Trouble};
 use self::turn::Turn;
-use super::{Store, StoreError};
+use super::{Store, StoreError, WorkerStore};
 use crate::driver::worker::panic_message;
 
 mod append;
@@ -59,9 +59,9 @@ mod claim;
 mod codec;
 mod effects;
 mod lease;
-pub mod load;
+mod load;
 pub mod open;
-pub mod read;
+mod read;
 mod record;
 mod recover;
 mod spans;
@@ -69,8 +69,7 @@ mod trouble;
 mod turn;
 
 pub use changes::Changes;
-pub use load::{BatchSpec, LoadEnd, Loaded};
-pub use open::{OpenError, OpenMode, path_of};
+pub use open::{OpenError, files_of, path_of};
 
 /// How long a write waits for the lock unless told otherwise; T2's limit for the default ttl.
 pub const LOCK_WAIT: Duration = Duration::from_secs(5);
@@ -139,29 +138,29 @@ impl Store for SqliteStore {
     }
 }
 
-impl SqliteStore {
-    /// The store's own id: prefixes every Redis key.
-    pub fn store_id(&self) -> &str {
-        &self.inner.store_id
-    }
+impl WorkerStore for SqliteStore {
+    type Changes = Changes;
 
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.inner.path
-    }
-
-    /// The same handle with another bound on how long a write waits for the lock; a worker's is `t2_limit` of its ttl.
-    #[must_use]
-    pub fn with_lock_wait(mut self, lock_wait: Duration) -> Self {
+    fn with_lock_wait(mut self, lock_wait: Duration) -> Self {
         self.lock_wait = lock_wait;
         self
     }
 
-    /// A handle whose writes have a connection of their own (L5).
-    pub async fn for_renewals(&self) -> Result<Self, OpenError> {
+    async fn for_renewals(&self) -> Result<Self, StoreError> {
         let conn = open::connect_writer(&self.inner.path).await?;
         let turn = Turn::open(&self.inner.path, true);
         Ok(Self::assemble(conn, turn, self.inner.clone_parts(), self.lock_wait))
+    }
+
+    async fn changes(&self) -> Result<Changes, StoreError> {
+        Ok(Changes::watch(self.path()).await?)
+    }
+}
+
+impl SqliteStore {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
     }
 
     fn assemble(conn: SqliteConnection, turn: Turn, parts: Parts, lock_wait: Duration) -> Self {
@@ -260,8 +259,7 @@ impl SqliteStore {
         };
         if writer.broken {
             let conn = open::connect_writer(&self.inner.path).await;
-            let conn = conn.map_err(|error| StoreError::not_done(error.to_string(), None))?;
-            writer.replace(conn);
+            writer.replace(conn?);
         }
         writer.begin(until).await.map_err(|error| self.not_done(error))?;
         Ok(Write { writer, now: self.inner.clock.now(), path: &self.inner.path })
@@ -435,6 +433,7 @@ async fn dispatch(conn: &mut SqliteConnection, now: StoreTime, request: &StoreRe
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::OpenMode;
 
     async fn store() -> (tempfile::TempDir, SqliteStore) {
         let directory = tempfile::tempdir().unwrap();

@@ -11,7 +11,7 @@ use fencepost::driver::Report;
 use fencepost::handler::transactional::{TransactionalHandler, transactional};
 use fencepost::handler::typed::{Context, RowError};
 use fencepost::handler::{CancelToken, Handler, HandlerAnswer, Row};
-use fencepost::store::sqlite::{OpenMode, SqliteStore};
+use fencepost::store::{AnyStore, OpenMode, StoreUrl};
 use fencepost::worker::{RunningWorker, WorkerConfig};
 use fencepost_core::worker::RunKey;
 use fencepost_core::{Timing, Token, WorkerOptions};
@@ -21,7 +21,7 @@ use sqlx::SqliteConnection;
 #[derive(Debug, Parser)]
 struct Args {
     #[arg(long)]
-    store: PathBuf,
+    store: StoreUrl,
     #[arg(long)]
     ledger: PathBuf,
     #[arg(long, default_value_t = 8)]
@@ -100,7 +100,7 @@ async fn main() {
     let args = Args::parse();
     let timing = Timing::from_ttl(Duration::from_millis(args.ttl_ms));
     timing.validate().expect("the ttl is sound");
-    let store = SqliteStore::open(&args.store, OpenMode::Create).await.expect("the store opens");
+    let store = args.store.open(OpenMode::Create).await.expect("the store opens");
     let handler = LedgerHandler {
         ledger: Ledger::append_to(&args.ledger).expect("the ledger opens"),
         row: Duration::from_micros(args.row_us),
@@ -123,11 +123,12 @@ async fn main() {
     let mut config = WorkerConfig::new(["default"]);
     config.options = options;
     config.observer = observer;
-    let worker = if args.effects {
-        let (handler, store) = transactional(EffectHandler(handler), store);
-        RunningWorker::on_embedded(store, handler, config)
-    } else {
-        RunningWorker::on_embedded(store, handler, config)
+    let worker = match (args.effects, store) {
+        (true, AnyStore::Sqlite(store)) => {
+            let (handler, store) = transactional(EffectHandler(handler), store);
+            RunningWorker::on_store(store, handler, config)
+        }
+        (false, store) => RunningWorker::on_store(store, handler, config),
     };
     let worker = worker.expect("the worker starts");
     let stop = worker.stopper();

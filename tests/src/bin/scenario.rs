@@ -2,14 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use fencepost_tests::place::StoreKind;
 use fencepost_tests::scenario::{command, effects, kills, last_spans, million, poison, sigterm, stopped, stream};
 
 #[derive(Debug, Parser)]
 struct Args {
+    /// Which kind of store keeps the rows
+    #[arg(long, value_enum, default_value_t = StoreKind::Sqlite)]
+    on: StoreKind,
     #[command(subcommand)]
     scenario: Scenario,
 }
@@ -84,11 +87,12 @@ enum Scenario {
     },
     /// (a process of last-spans)
     #[command(hide = true)]
-    Duel { store: PathBuf, rounds: u64, who: u64 },
+    Duel { store: String, rounds: u64, who: u64 },
 }
 
 fn main() {
-    match Args::parse().scenario {
+    let Args { on, scenario } = Args::parse();
+    match scenario {
         Scenario::Kills { rows, kills, row_us, seed } => {
             let sizes = kills::Kills {
                 rows,
@@ -100,12 +104,12 @@ fn main() {
                 kill_every: Duration::from_millis(100),
                 seed,
             };
-            println!("{sizes:#?}\n{:#?}", kills::run(sizes));
+            println!("{sizes:#?}\n{:#?}", kills::run(on, sizes));
         }
         Scenario::Command { rows, kills, seed } => {
             let kill_every = Duration::from_millis(100);
             let sizes = command::CommandKills { rows, kills, lines_held_min: 100, kill_every, seed };
-            println!("{sizes:#?}\n{:#?}", command::run(sizes));
+            println!("{sizes:#?}\n{:#?}", command::run(on, sizes));
         }
         Scenario::Stream { rows, kills, row_us, seed } => {
             let sizes = stream::StreamKills {
@@ -116,31 +120,31 @@ fn main() {
                 row: Duration::from_micros(row_us),
                 seed,
             };
-            println!("{sizes:#?}\n{:#?}", stream::run(sizes));
+            println!("{sizes:#?}\n{:#?}", stream::run(on, sizes));
         }
         Scenario::Stopped { ttl_ms } => {
-            let outcome = stopped::run(Duration::from_millis(ttl_ms));
+            let outcome = stopped::run(on, Duration::from_millis(ttl_ms));
             println!("late answers fenced: {}\n\n{}\n{}", outcome.fenced, outcome.story, outcome.status);
         }
         Scenario::Poison { rows } => {
             let line = rows as u64 / 3;
             let sizes = poison::Poison { rows, line, workers: 4, concurrency: 8, row_us: 3_000 };
-            println!("{sizes:#?}\n{:#?}", poison::run(sizes));
+            println!("{sizes:#?}\n{:#?}", poison::run(on, sizes));
         }
         Scenario::Effects { rows, kills, pauses, row_us } => {
             let sizes = effects::Effects { rows, kills, pauses, ttl: Duration::from_secs(1), row_us, seed: 1 };
-            println!("{sizes:#?}\n{:#?}", effects::run(sizes));
+            println!("{sizes:#?}\n{:#?}", effects::run(on, sizes));
         }
         Scenario::Sigterm => {
-            sigterm::run();
+            sigterm::run(on);
             println!("running rows finished, unstarted ones were claimable at once, no attempt was used");
         }
         Scenario::LastSpans { rounds } => {
-            last_spans::run(rounds, &std::env::current_exe().expect("own file"));
+            last_spans::run(on, rounds, &std::env::current_exe().expect("own file"));
             println!("{rounds} batches, each ended once");
         }
         Scenario::Million { rows, ttl_ms } => {
-            println!("{rows} rows: {:#?}", million::run(rows, Duration::from_millis(ttl_ms)));
+            println!("{rows} rows: {:#?}", million::run(on, rows, Duration::from_millis(ttl_ms)));
         }
         Scenario::Duel { store, rounds, who } => {
             tokio::runtime::Runtime::new().expect("a runtime").block_on(last_spans::duel(&store, rounds, who));

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Place, STUCK, assert_all_succeeded, flights, kill_one};
+use super::{STUCK, assert_all_succeeded, flights, kill_one};
 use crate::ledger;
+use crate::place::{Place, StoreKind};
 use crate::process::{Process, fencepost, fencepost_json};
 
 /// Sizes.
@@ -33,12 +34,11 @@ pub struct Outcome {
 }
 
 /// Runs it; the run itself replaces its workers.
-pub fn run(sizes: CommandKills) -> Outcome {
-    let place = Place::new();
+pub fn run(on: StoreKind, sizes: CommandKills) -> Outcome {
+    let place = Place::new(on);
     let input = place.file("flights.csv");
     flights(sizes.rows, &input);
     let store = place.store();
-    let store = store.to_str().expect("UTF-8");
     let script = format!(
         "cat >/dev/null; echo \"$FENCEPOST_LINE $FENCEPOST_TOKEN $$\" >>{}; sleep 0.05; echo $FENCEPOST_LINE",
         place.ledger().display()

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use sqlx::{Connection, SqliteConnection};
 
-use super::{Place, STUCK, assert_all_succeeded};
+use super::{STUCK, assert_all_succeeded};
 use crate::ledger;
+use crate::place::{Place, StoreKind};
 use crate::process::{Process, submit};
 
 /// Sizes.
@@ -38,10 +38,10 @@ pub struct Outcome {
 }
 
 /// Runs it: the table of effects has exactly one entry per row, of the run whose outcome was recorded.
-pub fn run(sizes: Effects) -> Outcome {
-    let place = Place::new();
-    let batch = submit(&place.store(), &["--rows", &sizes.rows.to_string()]);
-    sql(&place, "create table effects (line integer not null, token integer not null)");
+pub fn run(on: StoreKind, sizes: Effects) -> Outcome {
+    let place = Place::new(on);
+    let batch = submit(place.store(), &["--rows", &sizes.rows.to_string()]);
+    place.execute("create table effects (line bigint not null, token bigint not null)");
     let arguments = [
         "--effects".to_owned(),
         "--concurrency=8".to_owned(),
@@ -88,21 +88,12 @@ pub fn run(sizes: Effects) -> Outcome {
     }
     drop(workers);
     assert_all_succeeded(&place, &batch, sizes.rows);
-    assert_eq!(sql(&place, "select count(*) from effects"), sizes.rows as i64, "one effect per row");
-    assert_eq!(sql(&place, "select count(distinct line) from effects"), sizes.rows as i64, "of each row");
+    assert_eq!(place.number("select count(*) from effects"), sizes.rows as i64, "one effect per row");
+    assert_eq!(place.number("select count(distinct line) from effects"), sizes.rows as i64, "of each row");
     let agree = "select count(*) from effects join outcomes using (line, token)";
-    assert_eq!(sql(&place, agree), sizes.rows as i64, "of the run that was recorded");
+    assert_eq!(place.number(agree), sizes.rows as i64, "of the run that was recorded");
     let runs = ledger::read(&place.ledger());
     ledger::assert_no_token_ran_twice(&runs);
     let fenced = look.counts(&batch).fenced;
     Outcome { took, lines_repeated: ledger::repeats(&runs).0, fenced }
-}
-
-fn sql(place: &Place, text: &'static str) -> i64 {
-    place.runtime.block_on(async {
-        let url = format!("sqlite:{}", place.store().display());
-        let mut conn = SqliteConnection::connect(&url).await.expect("the file opens");
-        let number: Option<i64> = sqlx::query_scalar(text).fetch_optional(&mut conn).await.expect("it runs");
-        number.unwrap_or_default()
-    })
 }

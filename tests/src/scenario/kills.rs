@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Place, STUCK, assert_all_succeeded, flights};
+use super::{STUCK, assert_all_succeeded, flights};
 use crate::ledger;
+use crate::place::{Place, StoreKind};
 use crate::process::{Process, submit};
 
 /// Sizes.
@@ -43,19 +44,19 @@ pub struct Outcome {
 }
 
 /// Runs it without and with kills, checks rows, results, counts and ledger, and tells what it took.
-pub fn run(kills: Kills) -> Outcome {
-    let (undisturbed, none, _) = once(Kills { kills: 0, ..kills });
+pub fn run(on: StoreKind, kills: Kills) -> Outcome {
+    let (undisturbed, none, _) = once(on, Kills { kills: 0, ..kills });
     assert_eq!(none.lines_repeated, 0, "nothing is repeated without a kill");
-    let (disturbed, repeated, killed) = once(kills);
+    let (disturbed, repeated, killed) = once(on, kills);
     assert_eq!(killed, kills.kills, "the job was over before all kills were done: let rows take longer");
     Outcome { undisturbed, disturbed, kills: killed, ..repeated }
 }
 
-fn once(kills: Kills) -> (Duration, Outcome, usize) {
-    let place = Place::new();
+fn once(on: StoreKind, kills: Kills) -> (Duration, Outcome, usize) {
+    let place = Place::new(on);
     let input = place.file("flights.csv");
     flights(kills.rows, &input);
-    let batch = submit(&place.store(), &[input.to_str().expect("UTF-8")]);
+    let batch = submit(place.store(), &[input.to_str().expect("UTF-8")]);
     let arguments = [
         "--until-done".to_owned(),
         format!("--concurrency={}", kills.concurrency),

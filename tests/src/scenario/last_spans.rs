@@ -4,20 +4,19 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use fencepost::store::Store;
-use fencepost::store::sqlite::{BatchSpec, LoadEnd, OpenMode, SqliteStore};
+use fencepost::store::loading::{BatchSpec, LoadEnd};
+use fencepost::store::{Loads, OpenMode, Store};
+use fencepost_core::LeaseId;
 use fencepost_core::store::{
     Answer, Claim, ClaimReply, Record, RecordItem, Recorded, StoreReply, StoreRequest, TakeLease, Verdict,
 };
-use fencepost_core::{BatchId, LeaseId};
-use sqlx::{Connection, SqliteConnection};
 
-use super::Place;
+use crate::place::{Place, StoreKind, open};
 
 /// Runs so many rounds, each with a batch of two rows; `program` runs [`duel`] with the arguments given here.
-pub fn run(rounds: u64, program: &std::path::Path) {
-    let place = Place::new();
-    let batches = place.runtime.block_on(prepare(&place, rounds));
+pub fn run(on: StoreKind, rounds: u64, program: &std::path::Path) {
+    let place = Place::new(on);
+    prepare(&place, rounds);
     let spawn = |who: u64| {
         let mut command = Command::new(program);
         command.arg("duel").arg(place.store()).arg(rounds.to_string()).arg(who.to_string());
@@ -43,62 +42,48 @@ pub fn run(rounds: u64, program: &std::path::Path) {
     for child in &mut duellists {
         assert!(child.wait().expect("it ends").success());
     }
-    place.runtime.block_on(check(&place, &batches));
+    check(&place, rounds);
 }
 
 /// Makes the batches, and a trigger that counts how often each ends.
-async fn prepare(place: &Place, rounds: u64) -> Vec<BatchId> {
-    let store = SqliteStore::open(place.store(), OpenMode::Create).await.expect("the store opens");
-    let mut batches = Vec::new();
-    for round in 0..rounds {
-        let spec = BatchSpec {
-            operation: operation(round),
-            attempts_max: 3,
-            crashes_max: 3,
-            timeout: Duration::from_secs(60),
-            priority: 0,
-            header: None,
-            source: None,
-        };
-        let batch = store.begin_load(spec).await.expect("begin");
-        store.load_rows(batch, 1, &["1".into(), "2".into()]).await.expect("rows");
-        let end = LoadEnd { key: None, digest: round.to_string(), total: 2 };
-        store.finish_load(batch, end).await.expect("finish");
-        batches.push(batch);
-    }
-    let mut conn = connect(place).await;
-    let trigger = "create table ends (batch integer); create trigger count_ends after update of status on batches \
-                   begin insert into ends values (new.batch); end;";
-    sqlx::raw_sql(trigger).execute(&mut conn).await.expect("a trigger");
-    batches
-}
-
-async fn connect(place: &Place) -> SqliteConnection {
-    SqliteConnection::connect(&format!("sqlite:{}", place.store().display())).await.expect("the file opens")
+fn prepare(place: &Place, rounds: u64) {
+    let store = place.open(OpenMode::Create);
+    place.block_on(async {
+        for round in 0..rounds {
+            let spec = BatchSpec { timeout: Duration::from_secs(60), ..BatchSpec::new(operation(round)) };
+            let batch = store.begin_load(spec).await.expect("begin");
+            store.load_rows(batch, 1, &["1".into(), "2".into()]).await.expect("rows");
+            let end = LoadEnd { key: None, digest: round.to_string(), total: 2 };
+            store.finish_load(batch, end).await.expect("finish");
+        }
+    });
+    place.execute(match place.kind() {
+        StoreKind::Sqlite => {
+            "create table ends (batch integer); create trigger count_ends after update of status on batches \
+             begin insert into ends values (new.batch); end;"
+        }
+    });
 }
 
 fn operation(round: u64) -> String {
     format!("duel-{round}")
 }
 
-async fn check(place: &Place, batches: &[BatchId]) {
-    let mut conn = connect(place).await;
-    for (sql, what) in [
+fn check(place: &Place, rounds: u64) {
+    for (query, what) in [
         ("select count(*) from ends", "each ended once"),
         ("select count(distinct batch) from ends", "each ended"),
         ("select count(*) from batches where status = 'success' and ended_at is not null", "each ended as success"),
         ("select count(*) from completions", "one completion each"),
     ] {
-        let count: i64 = sqlx::query_scalar(sql).fetch_one(&mut conn).await.expect("a count");
-        assert_eq!(count, i64::try_from(batches.len()).expect("few"), "{what}");
+        assert_eq!(place.number(query), i64::try_from(rounds).expect("few"), "{what}");
     }
-    let left: i64 = sqlx::query_scalar("select count(*) from spans").fetch_one(&mut conn).await.expect("a count");
-    assert_eq!(left, 0, "no span is left");
+    assert_eq!(place.number("select count(*) from spans"), 0, "no span is left");
 }
 
 /// One of the two: claims one row of each batch and records it, both on the word of its parent.
-pub async fn duel(store: &std::path::Path, rounds: u64, who: u64) {
-    let store = SqliteStore::open(store, OpenMode::Existing).await.expect("the store opens");
+pub async fn duel(store: &str, rounds: u64, who: u64) {
+    let store = open(store, OpenMode::Existing).await;
     let lease = LeaseId::from_random(who);
     let minute = Duration::from_secs(60);
     let take = TakeLease {

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Place, STUCK};
+use super::STUCK;
+use crate::place::{Place, StoreKind};
 use crate::process::{Process, fencepost, submit, until};
 
 /// What was measured.
@@ -19,11 +20,11 @@ pub struct Outcome {
 }
 
 /// Submits a JSONL file of so many rows while a worker with this ttl runs slow rows of another batch.
-pub fn run(rows: u64, ttl: Duration) -> Outcome {
-    let place = Place::new();
+pub fn run(on: StoreKind, rows: u64, ttl: Duration) -> Outcome {
+    let place = Place::new(on);
     let input = place.file("rows.jsonl");
     write_rows(&input, rows);
-    let busy = submit(&place.store(), &["--rows", "100000"]);
+    let busy = submit(place.store(), &["--rows", "100000"]);
     let arguments = [format!("--ttl-ms={}", ttl.as_millis()), "--row-us=20000".to_owned()];
     let worker = place.worker(&arguments);
     let look = place.look();

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Place, STUCK, results};
+use super::{STUCK, results};
+use crate::place::{Place, StoreKind};
 use crate::process::{Process, submit};
 
 /// Sizes.
@@ -32,9 +33,9 @@ pub struct Outcome {
 }
 
 /// Runs it: that row ends failed, with the reason; every other succeeds.
-pub fn run(sizes: Poison) -> Outcome {
-    let place = Place::new();
-    let batch = submit(&place.store(), &["--rows", &sizes.rows.to_string()]);
+pub fn run(on: StoreKind, sizes: Poison) -> Outcome {
+    let place = Place::new(on);
+    let batch = submit(place.store(), &["--rows", &sizes.rows.to_string()]);
     let arguments = [
         "--until-done".to_owned(),
         format!("--concurrency={}", sizes.concurrency),

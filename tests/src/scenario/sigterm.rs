@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::{Place, STUCK, assert_all_succeeded, results};
+use super::{STUCK, assert_all_succeeded, results};
 use crate::ledger;
+use crate::place::{Place, StoreKind};
 use crate::process::{submit, until};
 
 /// Running rows finish, unstarted ones are claimable at once by another worker, no attempt is used.
-pub fn run() {
-    let place = Place::new();
+pub fn run(on: StoreKind) {
+    let place = Place::new(on);
     let rows = 60;
-    let batch = submit(&place.store(), &["--rows", &rows.to_string()]);
+    let batch = submit(place.store(), &["--rows", &rows.to_string()]);
     let look = place.look();
     // It holds many more lines than it runs: a horizon of 10 s at 300 ms per row.
     let slow = ["--concurrency=2", "--row-us=300000", "--horizon-ms=10000"].map(str::to_owned);

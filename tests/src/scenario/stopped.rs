@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::{Place, STUCK, assert_all_succeeded};
+use super::{STUCK, assert_all_succeeded};
+use crate::place::{Place, StoreKind};
 use crate::process::{fencepost_json, run_fencepost, submit, until};
 
 /// What the reports said.
@@ -20,12 +21,11 @@ pub struct Outcome {
 
 /// Stops a worker in mid-row for longer than its ttl, lets another finish, continues the first. Its handler's answer
 /// comes after its lease was declared dead.
-pub fn run(ttl: Duration) -> Outcome {
-    let place = Place::new();
+pub fn run(on: StoreKind, ttl: Duration) -> Outcome {
+    let place = Place::new(on);
     let rows = 40;
-    let batch = submit(&place.store(), &["--rows", &rows.to_string()]);
+    let batch = submit(place.store(), &["--rows", &rows.to_string()]);
     let store = place.store();
-    let store = store.to_str().expect("UTF-8");
     let ttl_ms = format!("--ttl-ms={}", ttl.as_millis());
     // The row takes longer than it is stopped for, by its own clock: its answer is certain to be late.
     let slow = place.worker(&[ttl_ms.clone(), "--concurrency=4".to_owned(), "--row-us=100000".to_owned()]);

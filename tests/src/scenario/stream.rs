@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Place, STUCK, assert_all_succeeded, flights, kill_one};
+use super::{STUCK, assert_all_succeeded, flights, kill_one};
 use crate::ledger;
+use crate::place::{Place, StoreKind};
 use crate::process::{Process, fencepost, fencepost_json};
 
 /// Notes each run in the ledger, takes its time, echoes the line as the result.
@@ -49,18 +50,17 @@ pub struct Outcome {
 }
 
 /// Runs it without and with kills, checks rows, results, counts and ledger.
-pub fn run(sizes: StreamKills) -> Outcome {
-    let (undisturbed, _) = once(StreamKills { kills: 0, ..sizes });
-    let (disturbed, lines_repeated) = once(sizes);
+pub fn run(on: StoreKind, sizes: StreamKills) -> Outcome {
+    let (undisturbed, _) = once(on, StreamKills { kills: 0, ..sizes });
+    let (disturbed, lines_repeated) = once(on, sizes);
     Outcome { undisturbed, disturbed, kills: sizes.kills, lines_repeated }
 }
 
-fn once(sizes: StreamKills) -> (Duration, usize) {
-    let place = Place::new();
+fn once(on: StoreKind, sizes: StreamKills) -> (Duration, usize) {
+    let place = Place::new(on);
     let input = place.file("flights.csv");
     flights(sizes.rows, &input);
     let store = place.store();
-    let store = store.to_str().expect("UTF-8");
     let mut command = fencepost();
     command.args(["run", input.to_str().expect("UTF-8"), "--store", store, "--workers", "4", "--quiet", "-o"]);
     command.arg(place.file("out.jsonl")).args(["--stream", "--window", "150", "--", "python3", "-c", HANDLER]);

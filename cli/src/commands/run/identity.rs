@@ -6,8 +6,8 @@ use super::super::args::RunArgs;
 use super::super::failure::{Exit, Failure};
 use super::super::values::RUN_PREFIX;
 use crate::input::ContentDigest;
-use crate::store::sqlite::SqliteStore;
-use crate::store::sqlite::read::BatchView;
+use crate::store::Reads;
+use crate::store::view::BatchView;
 
 /// The key of this run: the one given, else made of content, command, and the options that change results.
 pub fn base_key(args: &RunArgs, content: &ContentDigest) -> String {
@@ -43,7 +43,7 @@ pub fn operation(bound_key: &str) -> String {
 
 /// The latest batch of the key, or with `--again` the bound key of a new one. Each `--again` gets a number of its own, so
 /// that it too is gone on with after a crash.
-pub async fn latest(store: &SqliteStore, key: &str, again: bool) -> Result<(String, Option<BatchView>), Failure> {
+pub async fn latest(store: &impl Reads, key: &str, again: bool) -> Result<(String, Option<BatchView>), Failure> {
     let mut found = None;
     for number in 1.. {
         let bound = bound_key(key, number);

@@ -18,7 +18,7 @@ use super::super::signals::Signals;
 use super::worker_command::WorkerCommand;
 use crate::driver::{self, NoLiveness, Ports, Report};
 use crate::runtime::{LocalProcesses, TokioClock, TokioSpawn};
-use crate::store::sqlite::SqliteStore;
+use crate::store::Store;
 
 /// A place whose workers end by themselves this often within [`ENDS_WITHIN`] ends the run.
 const ENDS_MAX: usize = 10;
@@ -65,7 +65,7 @@ struct Worker {
 
 impl Supervisor {
     /// Starts a judge that hears of workers' deaths, and no worker yet: see [`Self::fill`].
-    pub fn start(store: &SqliteStore, command: WorkerCommand, workers: u32, timing: Timing) -> Self {
+    pub fn start(store: &impl Store, command: WorkerCommand, workers: u32, timing: Timing) -> Self {
         let processes = LocalProcesses::new();
         let (judge, queue) = mpsc::unbounded_channel();
         let options = JudgeOptions {

@@ -1,7 +1,7 @@
 //! The command line of a run's worker processes.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use super::super::args::RunArgs;
 use super::super::config::ONLY_FLAGS;
 use super::super::failure::{Exit, Failure};
 use crate::handler::guard;
+use crate::store::StoreUrl;
 
 /// How to start a worker.
 pub struct WorkerCommand {
@@ -20,7 +21,7 @@ pub struct WorkerCommand {
 
 impl WorkerCommand {
     /// Workers on this store for this operation.
-    pub fn new(store: &Path, args: &RunArgs, operation: &str) -> Result<Self, Failure> {
+    pub fn new(store: &StoreUrl, args: &RunArgs, operation: &str) -> Result<Self, Failure> {
         let program = guard::own_program()
             .map_err(|error| Failure::new(Exit::Unexpected, "cannot find this program's own file").because(error))?;
         Ok(Self { program, arguments: arguments(store, args, operation) })
@@ -40,13 +41,13 @@ impl WorkerCommand {
     }
 }
 
-fn arguments(store: &Path, args: &RunArgs, operation: &str) -> Vec<OsString> {
+fn arguments(store: &StoreUrl, args: &RunArgs, operation: &str) -> Vec<OsString> {
     let exactly = |duration: Duration| format!("{}s {}ns", duration.as_secs(), duration.subsec_nanos());
     let timing = args.timing.timing();
     // What this run was told it has said in full: its workers are told by nobody else.
     let mut arguments: Vec<OsString> =
         ["worker", ONLY_FLAGS, "--supervised", "--until-done", "--quiet", "--store"].map(OsString::from).into();
-    arguments.push(store.into());
+    arguments.push(store.argument());
     let mut option = |name: &str, value: String| arguments.extend([name.into(), value.into()]);
     option("--op", operation.to_owned());
     option("--concurrency", args.work.concurrency(&args.handler).to_string());
@@ -84,7 +85,7 @@ mod tests {
     fn a_worker_is_told_exactly_what_the_run_was() {
         let run = "fencepost run rows.csv --ttl 2s1ns --renew 1ms1ns --grace 3ns --horizon 1us500ns --sleep 1ns";
         let Command::Run(run) = Cli::try_parse_from(run.split(' ')).expect("it parses").command else { panic!("run") };
-        let line = arguments(Path::new("rows.db"), &run, "run:x");
+        let line = arguments(&StoreUrl::Sqlite("rows.db".into()), &run, "run:x");
         let line = [OsString::from("fencepost")].into_iter().chain(line);
         let Command::Worker(worker) = Cli::try_parse_from(line).expect("it parses").command else { panic!("worker") };
         assert_eq!(worker.timing.timing(), run.timing.timing());

@@ -5,13 +5,14 @@
 //! a few tenths of a per cent of a core, and only while somebody waits. (The time stamp of the log file would be cheaper still, but
 //! two writes within one tick of the kernel's clock look like one.)
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlx::SqliteConnection;
 
+use super::OpenError;
 use super::open;
 use super::trouble::Trouble;
-use super::{OpenError, SqliteStore};
 use crate::store::StoreError;
 
 /// How often an idle worker asks whether anything changed.
@@ -24,22 +25,21 @@ const DATA_VERSION: &str = "pragma data_version";
 pub struct Changes {
     conn: SqliteConnection,
     seen: i64,
-    path: std::path::PathBuf,
-}
-
-impl SqliteStore {
-    /// Watches from now on, over a connection of its own.
-    pub async fn changes(&self) -> Result<Changes, OpenError> {
-        let mut conn = open::connect_reader(self.path()).await?;
-        let seen = sqlx::query_scalar(DATA_VERSION).fetch_one(&mut conn).await;
-        let seen = seen.map_err(|error| OpenError::from_sql(error, self.path()))?;
-        Ok(Changes { conn, seen, path: self.path().to_owned() })
-    }
+    path: PathBuf,
 }
 
 impl Changes {
-    /// Ends when something was committed since the last call ended. May be dropped while it waits.
-    pub async fn next(&mut self) -> Result<(), StoreError> {
+    /// Watches from now on, over a connection of its own.
+    pub(super) async fn watch(path: &Path) -> Result<Self, OpenError> {
+        let mut conn = open::connect_reader(path).await?;
+        let seen = sqlx::query_scalar(DATA_VERSION).fetch_one(&mut conn).await;
+        let seen = seen.map_err(|error| OpenError::from_sql(error, path))?;
+        Ok(Self { conn, seen, path: path.to_owned() })
+    }
+}
+
+impl crate::store::Changes for Changes {
+    async fn next(&mut self) -> Result<(), StoreError> {
         loop {
             let version: i64 = sqlx::query_scalar(DATA_VERSION)
                 .fetch_one(&mut self.conn)

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use fencepost_core::LineSet;
 use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::rules::lease::LeaseState;
 use fencepost_core::time::micros;
+use fencepost_core::{BatchId, LeaseId, LineSet};
 use serde::Serialize;
 
 use super::trouble::Trouble;
@@ -23,6 +23,16 @@ pub(super) fn natural(number: i64) -> Result<u64, Trouble> {
 /// A small number read back.
 pub(super) fn small(number: i64) -> Result<u32, Trouble> {
     u32::try_from(number).map_err(|_| Trouble::damaged("a number is far out of its range"))
+}
+
+/// A batch's id read back.
+pub(super) fn batch_id(number: i64) -> Result<BatchId, Trouble> {
+    natural(number).map(BatchId::from_random)
+}
+
+/// A lease's id read back.
+pub(super) fn lease_id(number: i64) -> Result<LeaseId, Trouble> {
+    natural(number).map(LeaseId::from_random)
 }
 
 /// A duration in whole microseconds.

@@ -2,88 +2,23 @@
 
 use std::time::Duration;
 
-use fencepost_core::rules::leaving::{KeyBinding, s4_bind_key};
+use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::{BatchId, StoreTime};
 use sqlx::SqliteConnection;
 
 use super::batch;
-use super::codec::{int, json, micros_of, millis_of, natural};
+use super::codec::{batch_id, batch_status, int, json, micros_of, millis_of};
 use super::open::random_number;
 use super::trouble::Trouble;
 use super::{SqliteStore, StoreError};
-
-/// A slice has at most about so many rows: its transaction then takes some 10 ms.
-pub const SLICE_ROWS: usize = 4_000;
-
-/// And inputs of at most about so many bytes.
-pub const SLICE_BYTES: usize = 1 << 20;
+use crate::store::Loads;
+use crate::store::loading::{self, BatchSpec, CUT_OFF_AFTER, Finish, Held, LoadEnd, Loaded, SLICE_ROWS};
 
 /// After a slice the loader stays away from the lock for longer than waiting writers take to ask again.
 pub(super) const LET_OTHERS_IN: Duration = Duration::from_millis(3);
 
-/// A load that has not moved for so long was cut off.
-const CUT_OFF_AFTER: Duration = Duration::from_secs(86_400);
-
-/// What a batch is, besides its rows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BatchSpec {
-    /// Names the handler.
-    pub operation: String,
-    /// How many attempts a row has.
-    pub attempts_max: u32,
-    /// How many crashes a row may cause before it fails.
-    pub crashes_max: u32,
-    /// How long a run may take.
-    pub timeout: Duration,
-    /// Higher comes first.
-    pub priority: i32,
-    /// The input's columns, where it had a header.
-    pub header: Option<Vec<String>>,
-    /// The input's name, for people.
-    pub source: Option<String>,
-}
-
-impl BatchSpec {
-    /// A batch of this operation with the usual options: 3 attempts, 3 crashes, an hour per run.
-    pub fn new(operation: impl Into<String>) -> Self {
-        Self {
-            operation: operation.into(),
-            attempts_max: 3,
-            crashes_max: 3,
-            timeout: Duration::from_secs(3600),
-            priority: 0,
-            header: None,
-            source: None,
-        }
-    }
-}
-
-/// How a load ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LoadEnd {
-    /// The submitter's own name for this input: the same key never makes two batches.
-    pub key: Option<String>,
-    /// Of the content: what tells a repeat from other content under the same key.
-    pub digest: String,
-    /// How many rows were loaded.
-    pub total: u64,
-}
-
-/// What a finished load came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Loaded {
-    /// The batch is open.
-    New,
-    /// A repeat of this batch; if it is another one, the rows just loaded are gone. Of the batch itself: an earlier try
-    /// opened it.
-    Same(BatchId),
-    /// This batch has other content; if it is another one, under the same key, the rows just loaded are gone.
-    Differs(BatchId),
-}
-
-impl SqliteStore {
-    /// Makes a batch to load rows into; nobody claims of it. Also clears away loads that were cut off a day ago or more.
-    pub async fn begin_load(&self, spec: BatchSpec) -> Result<BatchId, StoreError> {
+impl Loads for SqliteStore {
+    async fn begin_load(&self, spec: BatchSpec) -> Result<BatchId, StoreError> {
         let store = self.clone();
         self.detached(async move {
             let mut write = store.begin().await?;
@@ -98,9 +33,7 @@ impl SqliteStore {
         .await
     }
 
-    /// Appends rows from this line on, in one transaction; [`SLICE_ROWS`] and [`SLICE_BYTES`] say how many are good. A slice
-    /// may be repeated; one that would leave a gap is refused.
-    pub async fn load_rows(&self, batch: BatchId, first_line: u64, inputs: &[Box<str>]) -> Result<(), StoreError> {
+    async fn load_rows(&self, batch: BatchId, first_line: u64, inputs: &[Box<str>]) -> Result<(), StoreError> {
         let rows = int(u64::try_from(inputs.len()).unwrap_or(u64::MAX));
         let inputs = json(&inputs).map_err(|trouble| trouble.not_done(self.path()))?;
         let store = self.clone();
@@ -115,8 +48,7 @@ impl SqliteStore {
         .await
     }
 
-    /// Binds the key and opens the batch, or finds out that it is there already. May be repeated.
-    pub async fn finish_load(&self, batch: BatchId, end: LoadEnd) -> Result<Loaded, StoreError> {
+    async fn finish_load(&self, batch: BatchId, end: LoadEnd) -> Result<Loaded, StoreError> {
         let store = self.clone();
         self.detached(async move {
             let mut write = store.begin().await?;
@@ -132,8 +64,7 @@ impl SqliteStore {
         .await
     }
 
-    /// Removes a batch that was never opened, in slices.
-    pub async fn remove_load(&self, batch: BatchId) -> Result<(), StoreError> {
+    async fn remove_load(&self, batch: BatchId) -> Result<(), StoreError> {
         let store = self.clone();
         self.detached(async move {
             loop {
@@ -179,8 +110,7 @@ async fn begin(
         .await?;
     let day_ago = now.0.saturating_sub(micros_of(CUT_OFF_AFTER));
     let cut_off: Vec<i64> = sqlx::query_scalar(CUT_OFF_LOADS).bind(day_ago).fetch_all(conn).await?;
-    let cut_off =
-        cut_off.into_iter().map(|batch| natural(batch).map(BatchId::from_random)).collect::<Result<_, _>>()?;
+    let cut_off = cut_off.into_iter().map(batch_id).collect::<Result<_, _>>()?;
     Ok((batch, cut_off))
 }
 
@@ -215,39 +145,38 @@ async fn append(
     Ok(())
 }
 
-const BOUND_KEY: &str = "select batch, digest from batches where key = ?1";
+const BOUND_KEY: &str = "select batch, status, digest from batches where key = ?1";
 
-const OWN_STATUS: &str = "select status, digest from batches where batch = ?1";
+const OWN: &str = "select batch, status, digest from batches where batch = ?1";
 
 const OPEN_LOADED: &str = "\
 update batches set status = 'open', key = ?2, digest = ?3, loaded_at = ?4
 where batch = ?1 and status = 'loading' and total = ?5";
 
 async fn finish(conn: &mut SqliteConnection, now: StoreTime, batch: BatchId, end: &LoadEnd) -> Result<Loaded, Trouble> {
-    let bound: Option<(i64, Option<String>)> = match &end.key {
-        Some(key) => sqlx::query_as(BOUND_KEY).bind(key).fetch_optional(&mut *conn).await?,
+    let own = held(conn, OWN, int(batch.number())).await?;
+    let bound = match &end.key {
+        Some(key) => held(conn, BOUND_KEY, key).await?,
         None => None,
     };
-    let bound = match bound {
-        Some((bound, digest)) => Some((BatchId::from_random(natural(bound)?), digest.unwrap_or_default())),
-        None => None,
-    };
-    let own: Option<(String, Option<String>)> =
-        sqlx::query_as(OWN_STATUS).bind(int(batch.number())).fetch_optional(&mut *conn).await?;
-    match (&own, &bound) {
-        // An earlier try opened it.
-        (Some((status, digest)), _) if status != "loading" => {
-            let same = digest.as_deref() == Some(&end.digest);
-            return Ok(if same { Loaded::Same(batch) } else { Loaded::Differs(batch) });
-        }
-        (None, None) => return Err(Trouble::refused(format!("batch {batch} is not there any more"))),
-        _ => {}
+    match loading::finish(own.as_ref(), bound.as_ref(), &end.digest) {
+        Finish::Gone => Err(Trouble::refused(format!("batch {batch} is not there any more"))),
+        Finish::Known(loaded) => Ok(loaded),
+        Finish::Open => open(conn, now, batch, end).await,
     }
-    match (s4_bind_key(bound.as_ref().map(|(_, digest)| digest.as_str()), &end.digest), bound) {
-        (KeyBinding::Same, Some((there, _))) => Ok(Loaded::Same(there)),
-        (KeyBinding::Differs, Some((there, _))) => Ok(Loaded::Differs(there)),
-        _ => open(conn, now, batch, end).await,
-    }
+}
+
+async fn held<'q>(
+    conn: &mut SqliteConnection,
+    statement: &'static str,
+    which: impl sqlx::Encode<'q, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite> + Send + 'q,
+) -> Result<Option<Held>, Trouble> {
+    let held: Option<(i64, String, Option<String>)> =
+        sqlx::query_as(statement).bind(which).fetch_optional(conn).await?;
+    let held = held.map(|(batch, status, digest)| {
+        Ok(Held { batch: batch_id(batch)?, loading: batch_status(&status)? == BatchStatus::Loading, digest })
+    });
+    held.transpose()
 }
 
 async fn open(conn: &mut SqliteConnection, now: StoreTime, batch: BatchId, end: &LoadEnd) -> Result<Loaded, Trouble> {

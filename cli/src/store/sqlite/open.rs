@@ -12,6 +12,7 @@ use sqlx::{ConnectOptions, SqliteConnection, SqlitePool};
 use super::trouble::{Code, cause, code, describe};
 use super::turn::Turn;
 use super::{ASK_AGAIN, Clock, LOCK_WAIT, Parts, SqliteStore, SystemClock};
+use crate::store::{OpenMode, StoreError};
 
 /// The version of the tables that this program makes and knows.
 pub const SCHEMA_VERSION: i64 = 2;
@@ -24,15 +25,6 @@ const OPEN_WAIT: Duration = Duration::from_secs(30);
 
 /// The migrations; the first makes version 1.
 const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_base.sql"), include_str!("migrations/0002_looked_at.sql")];
-
-/// Whether a store that is not there is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OpenMode {
-    /// It is. A store that cannot be written is refused.
-    Create,
-    /// It is an error. A store that cannot be written can be read.
-    Existing,
-}
 
 /// Why a file cannot be opened as a store.
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +115,16 @@ impl OpenError {
     }
 }
 
+/// Of a store that was open before: one more connection could not be made, so nothing was done over it.
+impl From<OpenError> for StoreError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Sql { message, source } => Self::not_done(message, source),
+            other => Self::not_done(other.to_string(), None),
+        }
+    }
+}
+
 impl SqliteStore {
     /// Opens the store in this file. Any number of processes may do so at once.
     pub async fn open(path: impl AsRef<Path>, mode: OpenMode) -> Result<Self, OpenError> {
@@ -142,6 +144,21 @@ impl SqliteStore {
         let turn = Turn::open(&path, false);
         Ok(Self::assemble(conn, turn, Parts { path, store_id, readers, clock }, LOCK_WAIT))
     }
+}
+
+/// What SQLite and the store keep at and beside this path.
+pub fn files_of(path: &Path) -> Vec<PathBuf> {
+    const ENDINGS: [&str; 5] = ["", "-wal", "-shm", "-journal", "-turn"];
+    // SQLite names its files after the file itself, not after a link to it.
+    let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let beside = |ending: &&str| {
+        [path, &real].map(|path| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(ending);
+            PathBuf::from(name)
+        })
+    };
+    ENDINGS.iter().flat_map(beside).collect()
 }
 
 /// The path of a store named as a path or in one of the forms that other tools know: `sqlite:PATH`, `sqlite://PATH`, so

@@ -1,0 +1,161 @@
+//! Whichever store it is: one type for the command, which learns from a name what it works on.
+//!
+//! A further store is a variant of [`AnyStore`] and of [`AnyChanges`], a `From` for each, and a line in each macro.
+
+use std::time::Duration;
+
+use fencepost_core::store::{StoreReply, StoreRequest};
+use fencepost_core::{BatchId, StoreTime};
+
+use super::loading::{BatchSpec, LoadEnd, Loaded};
+use super::sqlite::{self, SqliteStore};
+use super::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, WorkersView};
+use super::{Changes, Loads, Reads, Store, StoreError, WorkerStore};
+
+/// A handle to a store of any kind. Clones share its connections.
+#[derive(Clone, Debug)]
+pub enum AnyStore {
+    /// An SQLite file.
+    Sqlite(SqliteStore),
+}
+
+/// The news of a store of any kind.
+#[derive(Debug)]
+pub enum AnyChanges {
+    /// Of an SQLite file.
+    Sqlite(sqlite::Changes),
+}
+
+impl From<SqliteStore> for AnyStore {
+    fn from(store: SqliteStore) -> Self {
+        Self::Sqlite(store)
+    }
+}
+
+impl From<sqlite::Changes> for AnyChanges {
+    fn from(changes: sqlite::Changes) -> Self {
+        Self::Sqlite(changes)
+    }
+}
+
+/// The same with the store itself, whichever it is.
+macro_rules! with_store {
+    ($any:expr, $store:ident => $act:expr) => {
+        match $any {
+            AnyStore::Sqlite($store) => $act,
+        }
+    };
+}
+
+/// The same with the news themselves.
+macro_rules! with_changes {
+    ($any:expr, $changes:ident => $act:expr) => {
+        match $any {
+            AnyChanges::Sqlite($changes) => $act,
+        }
+    };
+}
+
+impl Store for AnyStore {
+    async fn call(&self, request: StoreRequest) -> Result<StoreReply, StoreError> {
+        with_store!(self, store => store.call(request).await)
+    }
+}
+
+impl Reads for AnyStore {
+    fn store_id(&self) -> &str {
+        with_store!(self, store => store.store_id())
+    }
+
+    async fn resolve_batch(&self, prefix: &str) -> Result<Resolved, StoreError> {
+        with_store!(self, store => store.resolve_batch(prefix).await)
+    }
+
+    async fn batch(&self, batch: BatchId) -> Result<Option<BatchView>, StoreError> {
+        with_store!(self, store => store.batch(batch).await)
+    }
+
+    async fn batch_of_key(&self, key: &str) -> Result<Option<BatchView>, StoreError> {
+        with_store!(self, store => store.batch_of_key(key).await)
+    }
+
+    async fn batches(&self) -> Result<Vec<BatchView>, StoreError> {
+        with_store!(self, store => store.batches().await)
+    }
+
+    async fn status(&self, batch: BatchId) -> Result<Option<BatchCounts>, StoreError> {
+        with_store!(self, store => store.status(batch).await)
+    }
+
+    async fn workers(&self, ended_since: StoreTime) -> Result<WorkersView, StoreError> {
+        with_store!(self, store => store.workers(ended_since).await)
+    }
+
+    async fn row_story(&self, batch: BatchId, line: u64) -> Result<Option<RowStory>, StoreError> {
+        with_store!(self, store => store.row_story(batch, line).await)
+    }
+
+    async fn rows(
+        &self,
+        batch: BatchId,
+        status: Option<RowStatus>,
+        after_line: u64,
+        limit: u32,
+    ) -> Result<RowPage, StoreError> {
+        with_store!(self, store => store.rows(batch, status, after_line, limit).await)
+    }
+
+    async fn results(
+        &self,
+        batch: BatchId,
+        after_line: u64,
+        limit: u32,
+        failed_only: bool,
+    ) -> Result<RowPage, StoreError> {
+        with_store!(self, store => store.results(batch, after_line, limit, failed_only).await)
+    }
+
+    async fn inputs(&self, batch: BatchId, after_line: u64, limit: u32) -> Result<Vec<(u64, Box<str>)>, StoreError> {
+        with_store!(self, store => store.inputs(batch, after_line, limit).await)
+    }
+}
+
+impl Loads for AnyStore {
+    async fn begin_load(&self, spec: BatchSpec) -> Result<BatchId, StoreError> {
+        with_store!(self, store => store.begin_load(spec).await)
+    }
+
+    async fn load_rows(&self, batch: BatchId, first_line: u64, inputs: &[Box<str>]) -> Result<(), StoreError> {
+        with_store!(self, store => store.load_rows(batch, first_line, inputs).await)
+    }
+
+    async fn finish_load(&self, batch: BatchId, end: LoadEnd) -> Result<Loaded, StoreError> {
+        with_store!(self, store => store.finish_load(batch, end).await)
+    }
+
+    async fn remove_load(&self, batch: BatchId) -> Result<(), StoreError> {
+        with_store!(self, store => store.remove_load(batch).await)
+    }
+}
+
+impl WorkerStore for AnyStore {
+    type Changes = AnyChanges;
+
+    fn with_lock_wait(self, lock_wait: Duration) -> Self {
+        with_store!(self, store => store.with_lock_wait(lock_wait).into())
+    }
+
+    async fn for_renewals(&self) -> Result<Self, StoreError> {
+        with_store!(self, store => Ok(store.for_renewals().await?.into()))
+    }
+
+    async fn changes(&self) -> Result<AnyChanges, StoreError> {
+        with_store!(self, store => Ok(store.changes().await?.into()))
+    }
+}
+
+impl Changes for AnyChanges {
+    async fn next(&mut self) -> Result<(), StoreError> {
+        with_changes!(self, changes => changes.next().await)
+    }
+}

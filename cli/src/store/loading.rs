@@ -1,0 +1,111 @@
+//! S4: what a load is made of, and what finishing it comes to; the same for every store.
+
+use std::time::Duration;
+
+use fencepost_core::BatchId;
+use fencepost_core::rules::leaving::{KeyBinding, s4_bind_key};
+
+/// A slice has at most about so many rows: its transaction then takes some 10 ms.
+pub const SLICE_ROWS: usize = 4_000;
+
+/// And inputs of at most about so many bytes.
+pub const SLICE_BYTES: usize = 1 << 20;
+
+/// A load that has not moved for so long was cut off: a later load's start removes it.
+pub const CUT_OFF_AFTER: Duration = Duration::from_secs(86_400);
+
+/// What a batch is, besides its rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchSpec {
+    /// Names the handler.
+    pub operation: String,
+    /// How many attempts a row has.
+    pub attempts_max: u32,
+    /// How many crashes a row may cause before it fails.
+    pub crashes_max: u32,
+    /// How long a run may take.
+    pub timeout: Duration,
+    /// Higher comes first.
+    pub priority: i32,
+    /// The input's columns, where it had a header.
+    pub header: Option<Vec<String>>,
+    /// The input's name, for people.
+    pub source: Option<String>,
+}
+
+impl BatchSpec {
+    /// A batch of this operation with the usual options: 3 attempts, 3 crashes, an hour per run.
+    pub fn new(operation: impl Into<String>) -> Self {
+        Self {
+            operation: operation.into(),
+            attempts_max: 3,
+            crashes_max: 3,
+            timeout: Duration::from_secs(3600),
+            priority: 0,
+            header: None,
+            source: None,
+        }
+    }
+}
+
+/// How a load ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadEnd {
+    /// The submitter's own name for this input: the same key never makes two batches.
+    pub key: Option<String>,
+    /// Of the content: what tells a repeat from other content under the same key.
+    pub digest: String,
+    /// How many rows were loaded.
+    pub total: u64,
+}
+
+/// What a finished load came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loaded {
+    /// The batch is open.
+    New,
+    /// A repeat of this batch; if it is another one, the rows just loaded are gone. Of the batch itself: an earlier try
+    /// opened it.
+    Same(BatchId),
+    /// This batch has other content; if it is another one, under the same key, the rows just loaded are gone.
+    Differs(BatchId),
+}
+
+/// A batch that a store holds, as far as the end of a load asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Held {
+    /// Which one.
+    pub batch: BatchId,
+    /// Whether it still loads.
+    pub loading: bool,
+    /// Of its content; a load has none before its end.
+    pub digest: Option<String>,
+}
+
+/// What finishing a load comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Finish {
+    /// The batch is not there any more, and nothing is under its key: refused.
+    Gone,
+    /// Nothing is to be written. Where the batch named is another one, the rows just loaded are to be removed.
+    Known(Loaded),
+    /// Key and digest are to be bound, and the batch opened.
+    Open,
+}
+
+/// S4, with repeats: `own` is the load, `bound` the batch under its key.
+pub(super) fn finish(own: Option<&Held>, bound: Option<&Held>, digest: &str) -> Finish {
+    // An earlier try opened it.
+    if let Some(own) = own.filter(|own| !own.loading) {
+        let same = own.digest.as_deref() == Some(digest);
+        return Finish::Known(if same { Loaded::Same(own.batch) } else { Loaded::Differs(own.batch) });
+    }
+    let Some(bound) = bound else {
+        return if own.is_some() { Finish::Open } else { Finish::Gone };
+    };
+    match s4_bind_key(Some(bound.digest.as_deref().unwrap_or_default()), digest) {
+        KeyBinding::Same => Finish::Known(Loaded::Same(bound.batch)),
+        KeyBinding::Differs => Finish::Known(Loaded::Differs(bound.batch)),
+        KeyBinding::Bind => Finish::Open,
+    }
+}

@@ -1,0 +1,193 @@
+//! Which store a name means: what `--store` and `FENCEPOST_STORE` may say, and opening it.
+//!
+//! | name | store |
+//! |---|---|
+//! | `PATH`, `sqlite:PATH`, `sqlite://PATH` (so `sqlite:///PATH` from the root) | an SQLite file |
+//! | `postgres://...`, `postgresql://...` | a Postgres database: not built yet |
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::sqlite::{self, SqliteStore};
+use super::{AnyStore, OpenMode};
+
+/// A store's name, understood. Its text form is for people: a password in it is masked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreUrl {
+    /// An SQLite file.
+    Sqlite(PathBuf),
+    /// A Postgres database.
+    Postgres(PostgresUrl),
+}
+
+/// Why a store cannot be opened, or its name means none.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// An SQLite file.
+    #[error(transparent)]
+    Sqlite(#[from] sqlite::OpenError),
+    /// Postgres is not built yet.
+    #[error("this build keeps rows in SQLite only: Postgres is not there yet")]
+    NoPostgres,
+}
+
+impl FromStr for StoreUrl {
+    type Err = OpenError;
+
+    fn from_str(name: &str) -> Result<Self, OpenError> {
+        if PostgresUrl::SCHEMES.iter().any(|scheme| name.starts_with(scheme)) {
+            return Ok(Self::Postgres(PostgresUrl(name.to_owned())));
+        }
+        Ok(Self::Sqlite(sqlite::path_of(name)?))
+    }
+}
+
+impl StoreUrl {
+    /// Opens the store.
+    ///
+    /// # Errors
+    ///
+    /// Where there is none, or it cannot be used.
+    pub async fn open(&self, mode: OpenMode) -> Result<AnyStore, OpenError> {
+        match self {
+            Self::Sqlite(path) => Ok(SqliteStore::open(path, mode).await?.into()),
+            Self::Postgres(_) => Err(OpenError::NoPostgres),
+        }
+    }
+
+    /// The files of this machine that the store consists of, be they there or not: nothing else may be written to them.
+    pub fn files(&self) -> Vec<PathBuf> {
+        match self {
+            Self::Sqlite(path) => sqlite::files_of(path),
+            Self::Postgres(_) => Vec::new(),
+        }
+    }
+
+    /// The name as another process is to be given it with `--store`: with the password.
+    pub fn argument(&self) -> OsString {
+        match self {
+            Self::Sqlite(path) => {
+                let bare = path.to_str().is_none_or(|name| name.parse().is_ok_and(|parsed: Self| parsed == *self));
+                let mut argument = OsString::from(if bare { "" } else { "sqlite://" });
+                argument.push(path);
+                argument
+            }
+            Self::Postgres(url) => url.with_password().into(),
+        }
+    }
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => path.display().fmt(f),
+            Self::Postgres(url) => url.fmt(f),
+        }
+    }
+}
+
+/// The URL of a Postgres database. Both its text form and its debug form mask the password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PostgresUrl(String);
+
+impl PostgresUrl {
+    const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
+
+    /// The URL as it was given, to connect with.
+    pub fn with_password(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MASK: &str = "***";
+        let (scheme, rest) = self.0.split_once("://").unwrap_or(("", &self.0));
+        let (authority, more) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        // Only escaped may an @ stand here: this is a piece of a password that was not.
+        if more.contains('@') {
+            return write!(f, "{scheme}://{MASK}");
+        }
+        write!(f, "{scheme}://")?;
+        match authority.rsplit_once('@').map(|(user, host)| (user.split_once(':'), host)) {
+            Some((Some((name, _)), host)) => write!(f, "{name}:{MASK}@{host}")?,
+            _ => f.write_str(authority)?,
+        }
+        let (place, options) = more.split_once('?').map_or((more, None), |(place, options)| (place, Some(options)));
+        f.write_str(place)?;
+        for (at, option) in options.into_iter().flat_map(|options| options.split('&')).enumerate() {
+            f.write_str(if at == 0 { "?" } else { "&" })?;
+            match option.split_once('=') {
+                Some((name, _)) if name.contains("password") => write!(f, "{name}={MASK}")?,
+                _ => f.write_str(option)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PostgresUrl({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_name_means_one_store() {
+        for (name, path) in [
+            ("rows.db", "rows.db"),
+            ("dir/rows.db", "dir/rows.db"),
+            ("sqlite:rows.db", "rows.db"),
+            ("sqlite://rows.db", "rows.db"),
+            ("sqlite:///dir/rows.db", "/dir/rows.db"),
+        ] {
+            assert_eq!(name.parse::<StoreUrl>().unwrap(), StoreUrl::Sqlite(path.into()), "{name}");
+        }
+        for name in ["postgres://host/rows", "postgresql://u:p@host:5432/rows?sslmode=require"] {
+            let StoreUrl::Postgres(url) = name.parse().unwrap() else { panic!("{name}") };
+            assert_eq!(url.with_password(), name);
+        }
+        for name in ["", "sqlite:", ":memory:"] {
+            name.parse::<StoreUrl>().unwrap_err();
+        }
+    }
+
+    #[test]
+    fn an_argument_means_the_same_store_again() {
+        for path in ["rows.db", "/dir/rows.db", "//dir/rows.db", "sqlite:rows.db", "postgres://u:p@host/rows"] {
+            let url = StoreUrl::Sqlite(Path::new(path).to_owned());
+            let argument = url.argument();
+            assert_eq!(argument.to_str().unwrap().parse::<StoreUrl>().unwrap(), url, "{path}");
+        }
+        assert_eq!(StoreUrl::Sqlite("rows.db".into()).argument(), "rows.db");
+        let postgres = "postgres://u:p@host/rows";
+        assert_eq!(postgres.parse::<StoreUrl>().unwrap().argument(), postgres);
+    }
+
+    #[test]
+    fn passwords_are_masked() {
+        for (name, shown) in [
+            ("postgres://host/rows", "postgres://host/rows"),
+            ("postgres://u@host/rows", "postgres://u@host/rows"),
+            ("postgres://u:secret@host:5432/rows", "postgres://u:***@host:5432/rows"),
+            ("postgres://u:top@secret@host/rows", "postgres://u:***@host/rows"),
+            ("postgres://u:top/secret@host/rows", "postgres://***"),
+            ("postgres://host/rows?password=top@secret", "postgres://***"),
+            ("postgresql://host?user=u&password=secret&port=1", "postgresql://host?user=u&password=***&port=1"),
+            ("postgres://u:@host/rows?sslpassword=secret", "postgres://u:***@host/rows?sslpassword=***"),
+        ] {
+            let url: StoreUrl = name.parse().unwrap();
+            assert_eq!(url.to_string(), shown);
+            assert!(!format!("{url:?}").contains("secret"), "{url:?}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Where a scenario happens: a folder, and a store of some kind that goes with it.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use fencepost::store::view::{BatchCounts, WorkersView};
+use fencepost::store::{AnyStore, OpenMode, Reads, StoreUrl};
+use fencepost_core::{BatchId, StoreTime};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection, SqliteConnection};
+
+use crate::process::{Process, program};
+
+/// Which kind of store keeps a scenario's rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StoreKind {
+    /// An SQLite file in the scenario's folder.
+    Sqlite,
+}
+
+/// A scenario's folder, and its store.
+pub struct Place {
+    dir: tempfile::TempDir,
+    kind: StoreKind,
+    store: String,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Place {
+    /// An empty place, whose store is made by whoever first submits to it.
+    pub fn new(kind: StoreKind) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let store = match kind {
+            StoreKind::Sqlite => format!("sqlite://{}", dir.path().join(STORE_FILE).to_str().expect("UTF-8")),
+        };
+        Self { dir, kind, store, runtime: runtime.expect("a runtime") }
+    }
+
+    /// A file in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Which kind of store it has.
+    pub fn kind(&self) -> StoreKind {
+        self.kind
+    }
+
+    /// The store's URL, as `--store` takes it.
+    pub fn store(&self) -> &str {
+        &self.store
+    }
+
+    /// The store's file: of scenarios about files.
+    pub fn store_file(&self) -> PathBuf {
+        match self.kind {
+            StoreKind::Sqlite => self.file(STORE_FILE),
+        }
+    }
+
+    /// The handlers' ledger.
+    pub fn ledger(&self) -> PathBuf {
+        self.file("ledger")
+    }
+
+    /// Opens the store.
+    pub fn open(&self, mode: OpenMode) -> AnyStore {
+        self.block_on(open(&self.store, mode))
+    }
+
+    /// Opens the store for looking.
+    pub fn look(&self) -> Looker<'_> {
+        Looker { store: self.open(OpenMode::Existing), place: self }
+    }
+
+    /// Starts a worker with the ledger handler.
+    pub fn worker(&self, arguments: &[String]) -> Process {
+        let mut command = std::process::Command::new(program("fencepost-tests", "ledger-worker"));
+        command.arg("--store").arg(&self.store).arg("--ledger").arg(self.ledger()).args(arguments);
+        Process::start(command)
+    }
+
+    /// Runs statements on the store's database, behind the program's back.
+    pub fn execute(&self, statements: &'static str) {
+        self.block_on(async {
+            let mut conn = self.connect().await;
+            sqlx::raw_sql(statements).execute(&mut conn).await.expect("it can be done");
+            conn.close().await.expect("it closes");
+        });
+    }
+
+    /// The number that a query of the store's database gives.
+    pub fn number(&self, query: &'static str) -> i64 {
+        self.block_on(async {
+            let mut conn = self.connect().await;
+            let number = sqlx::query_scalar(query).fetch_one(&mut conn).await.expect("a number");
+            conn.close().await.expect("it closes");
+            number
+        })
+    }
+
+    async fn connect(&self) -> SqliteConnection {
+        let options = SqliteConnectOptions::new().filename(self.store_file()).busy_timeout(LOCKED_FOR);
+        options.connect().await.expect("the file opens")
+    }
+
+    /// Waits for something asynchronous.
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+}
+
+const STORE_FILE: &str = "store.db";
+
+/// How long busy workers may keep a statement of a scenario waiting.
+const LOCKED_FOR: Duration = Duration::from_secs(300);
+
+/// Opens the store with this URL.
+pub async fn open(url: &str, mode: OpenMode) -> AnyStore {
+    let url: StoreUrl = url.parse().expect("a store's URL");
+    url.open(mode).await.expect("the store opens")
+}
+
+/// Looks at a store.
+pub struct Looker<'p> {
+    store: AnyStore,
+    place: &'p Place,
+}
+
+impl Looker<'_> {
+    /// A batch's counts.
+    pub fn counts(&self, batch: &str) -> BatchCounts {
+        let batch: BatchId = batch.parse().expect("an id");
+        self.place.block_on(self.store.status(batch)).expect("the store answers").expect("the batch is there")
+    }
+
+    /// All workers that ever were.
+    pub fn workers(&self) -> WorkersView {
+        self.place.block_on(self.store.workers(StoreTime(0))).expect("the store answers")
+    }
+
+    /// How many lines the live lease of a process holds.
+    pub fn lines_held_by(&self, pid: u32) -> u64 {
+        let workers = self.workers().workers;
+        let of_pid = workers.iter().filter(|worker| worker.process.as_ref().is_some_and(|process| process.pid == pid));
+        of_pid.flat_map(|worker| &worker.holds).map(|(_, lines)| lines.count()).sum()
+    }
+
+    /// The longest span that the live lease of a process holds lines of.
+    pub fn holds_at_least(&self, pid: u32, lines: u64) -> bool {
+        self.lines_held_by(pid) >= lines
+    }
+
+    /// Whether the batch has ended.
+    pub fn has_ended(&self, batch: &str) -> bool {
+        self.counts(batch).batch.ended_at.is_some()
+    }
+}
