@@ -95,8 +95,8 @@ create index spans_waiting on spans (batch, not_before) where lease is null and 
 create index spans_not_before on spans (not_before) where lease is null and not_before is not null;
 create index spans_suspect on spans (batch, first_line) where suspicion > 0;
 create index spans_held on spans (lease) where lease is not null;
+create index spans_held_of_batch on spans (batch) where lease is not null;
 create index spans_alone on spans (lease) where alone;
-create index spans_batch on spans (batch);
 
 create table leases (
     lease        bigint  primary key,                -- 60 random bits, chosen by the worker

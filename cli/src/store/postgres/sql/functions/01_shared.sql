@@ -88,7 +88,8 @@ begin
                       then 'failed' else 'success' end,
         ended_at = ended_at_us
     where b.batch = of_batch and b.status = 'open' and b.cursor > b.total
-      and not exists (select from spans s where s.batch = of_batch);
+      and not exists (select from spans s where s.batch = of_batch and s.lease is null)
+      and not exists (select from spans s where s.batch = of_batch and s.lease is not null);
     if found then
         insert into completions (batch, generation, status, success, failed, aborted, ended_at)
         select b.batch, b.generation, b.status, coalesce(sum(t.success), 0), coalesce(sum(t.failed), 0), 0, b.ended_at

@@ -12,7 +12,9 @@ begin
         where p.pronamespace = current_schema()::regnamespace
           and p.proname in ('take_lease', 'renew', 'drop_lease', 'look', 'cut_back', 'claim', 'settle_claim',
                             'record_answers', 'give_back', 'recover', 'withdraw_crashes',
-                            'begin_load', 'advance_load', 'finish_load', 'remove_load_slice')
+                            'begin_load', 'advance_load', 'finish_load', 'remove_load_slice',
+                            'batch_views', 'batches_with_prefix', 'batch_status', 'worker_views', 'row_page', 'result_page',
+                            'input_page', 'row_story')
     loop
         execute format('alter function %s set search_path from current', v_function);
         execute format('alter function %s set jit = off', v_function);
