@@ -10,7 +10,7 @@
 //! | what reports look like | [`report`] | no |
 //! | writing results | [`results`] | yes |
 //! | the real clock, tasks and processes | [`runtime`] | yes |
-//! | the row store | [`store`] | yes |
+//! | row stores, and what is asked of any of them | [`store`] | yes |
 //! | a worker put together | [`worker`] | through the others |
 
 // `println!` and its kin panic where they cannot write.

@@ -8,10 +8,13 @@ use clap::ValueEnum;
 use fencepost::store::view::{BatchCounts, WorkersView};
 use fencepost::store::{AnyStore, OpenMode, Reads, StoreUrl};
 use fencepost_core::{BatchId, StoreTime};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
-use crate::process::{Process, program};
+use crate::process::{Process, program, until};
+use crate::scenario::STUCK;
 
 /// Which kind of store keeps a scenario's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -102,8 +105,32 @@ impl Place {
         })
     }
 
+    /// Stops a worker, but not inside a write of an SQLite store: that would hold up everybody else (T2).
+    pub fn stop(&self, pid: u32) {
+        until("a worker stands still outside a write", STUCK, || {
+            signal(pid, Signal::SIGSTOP);
+            until("all its threads stand still", STUCK, || stands_still(pid).then_some(()));
+            if self.may_write() {
+                return Some(());
+            }
+            signal(pid, Signal::SIGCONT);
+            None
+        });
+    }
+
+    /// Whether the write lock is to be had within a time in which healthy workers let it go many times.
+    fn may_write(&self) -> bool {
+        self.block_on(async {
+            let options = SqliteConnectOptions::new().filename(self.store_file()).busy_timeout(Duration::from_secs(2));
+            let mut conn = options.connect().await.expect("the file opens");
+            let begun = sqlx::raw_sql("begin immediate; rollback").execute(&mut conn).await;
+            conn.close().await.expect("it closes");
+            begun.is_ok()
+        })
+    }
+
     async fn connect(&self) -> SqliteConnection {
-        let options = SqliteConnectOptions::new().filename(self.store_file()).busy_timeout(LOCKED_FOR);
+        let options = SqliteConnectOptions::new().filename(self.store_file()).busy_timeout(STUCK);
         options.connect().await.expect("the file opens")
     }
 
@@ -115,8 +142,18 @@ impl Place {
 
 const STORE_FILE: &str = "store.db";
 
-/// How long busy workers may keep a statement of a scenario waiting.
-const LOCKED_FOR: Duration = Duration::from_secs(300);
+fn signal(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), signal).expect("it runs");
+}
+
+/// Whether no thread of a process runs: a signal stops them one after the other.
+fn stands_still(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with(['T', 'Z', 'X']))
+    })
+}
 
 /// Opens the store with this URL.
 pub async fn open(url: &str, mode: OpenMode) -> AnyStore {

@@ -85,7 +85,7 @@ fn a_worker_that_stands_still_does_not_hold_up_the_end() {
     let options = ["--workers", "2", "--ttl", "1s", "--grace", "0s"];
     let mut running = Process::start(run(&place, 30, &options, &["sleep", "0.1"]));
     let stopped = working(&place, 2)[0];
-    signal(stopped, Signal::SIGSTOP);
+    place.stop(stopped.unsigned_abs());
     let status = running.wait(Duration::from_secs(60));
     assert!(status.success(), "{status}");
     assert_eq!(lines(&place.file("out.jsonl")), 30);
@@ -97,7 +97,7 @@ fn a_second_signal_is_heard_while_a_worker_stands_still() {
     let place = Place::new(StoreKind::Sqlite);
     let mut running = Process::start(run(&place, 30, &["--workers", "2", "--grace", "1h"], &["sleep", "0.2"]));
     let workers = working(&place, 2);
-    signal(workers[0], Signal::SIGSTOP);
+    place.stop(workers[0].unsigned_abs());
     running.signal(Signal::SIGTERM);
     until("the other leaves", STUCK, || is_gone(workers[1]).then_some(()));
     running.signal(Signal::SIGTERM);

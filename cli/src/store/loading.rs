@@ -109,3 +109,33 @@ pub(super) fn finish(own: Option<&Held>, bound: Option<&Held>, digest: &str) -> 
         KeyBinding::Bind => Finish::Open,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(number: u64, loading: bool, digest: Option<&str>) -> Held {
+        Held { batch: BatchId::from_random(number), loading, digest: digest.map(str::to_owned) }
+    }
+
+    #[test]
+    fn a_load_ends_once_and_a_key_names_one_content() {
+        let (load, opened) = (held(1, true, None), held(1, false, Some("a")));
+        let (same, differs) = (held(2, false, Some("a")), held(2, false, Some("b")));
+        let known = |loaded: fn(BatchId) -> Loaded, batch: &Held| Finish::Known(loaded(batch.batch));
+        for (own, bound, comes_to) in [
+            (Some(&load), None, Finish::Open),
+            (Some(&load), Some(&same), known(Loaded::Same, &same)),
+            (Some(&load), Some(&differs), known(Loaded::Differs, &differs)),
+            // A repeat whose first try opened the batch, or found another and removed this one.
+            (Some(&opened), None, known(Loaded::Same, &opened)),
+            (Some(&opened), Some(&opened), known(Loaded::Same, &opened)),
+            (Some(&held(1, false, Some("b"))), None, known(Loaded::Differs, &opened)),
+            (None, Some(&same), known(Loaded::Same, &same)),
+            (None, Some(&differs), known(Loaded::Differs, &differs)),
+            (None, None, Finish::Gone),
+        ] {
+            assert_eq!(finish(own, bound, "a"), comes_to, "{own:?} {bound:?}");
+        }
+    }
+}

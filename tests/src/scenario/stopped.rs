@@ -31,7 +31,7 @@ pub fn run(on: StoreKind, ttl: Duration) -> Outcome {
     let slow = place.worker(&[ttl_ms.clone(), "--concurrency=4".to_owned(), "--row-us=100000".to_owned()]);
     let look = place.look();
     until("the worker runs rows", STUCK, || (look.lines_held_by(slow.pid()) >= 4).then_some(()));
-    slow.signal(Signal::SIGSTOP);
+    place.stop(slow.pid());
     let other = place.worker(&[ttl_ms, "--concurrency=4".to_owned(), "--row-us=1000".to_owned()]);
     until("the batch ends without the stopped worker", STUCK, || look.has_ended(&batch).then_some(()));
     slow.signal(Signal::SIGCONT);

@@ -8,7 +8,7 @@ use fencepost_core::rules::transactions::t1_lock_order;
 use fencepost_core::{BatchId, StoreTime};
 use sqlx::SqliteConnection;
 
-use super::codec::{batch_status, int, json, natural, small};
+use super::codec::{batch_id, batch_status, int, json, natural, small};
 use super::trouble::Trouble;
 
 /// What a write must know of a batch.
@@ -47,7 +47,7 @@ pub(super) async fn facts(
             attempts_max: small(attempts_max)?,
             crashes_max: small(crashes_max)?,
         };
-        Ok((BatchId::from_random(natural(batch)?), facts))
+        Ok((batch_id(batch)?, facts))
     };
     records.into_iter().map(facts).collect()
 }

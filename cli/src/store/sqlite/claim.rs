@@ -15,7 +15,7 @@ use futures_util::TryStreamExt;
 use sqlx::SqliteConnection;
 
 use super::append::{self, Used};
-use super::codec::{from_millis, int, json, lease_state, natural, ranges, small};
+use super::codec::{batch_id, from_millis, int, json, lease_id, lease_state, natural, ranges, small};
 use super::lease;
 use super::spans::{Hold, Span, SpanChanges, SpanRecord, Tokens};
 use super::trouble::Trouble;
@@ -156,7 +156,7 @@ async fn open_batches(conn: &mut SqliteConnection, claim: &Claim) -> Result<Vec<
 }
 
 fn open_batch(record: OpenBatchRecord) -> Result<OpenBatch, Trouble> {
-    let batch = BatchId::from_random(natural(record.batch)?);
+    let batch = batch_id(record.batch)?;
     Ok(OpenBatch {
         batch,
         operation: record.operation,
@@ -499,7 +499,7 @@ async fn worker_names(conn: &mut SqliteConnection, spans: &[Span]) -> Result<BTr
         return Ok(BTreeMap::new());
     }
     let records: Vec<(i64, String)> = sqlx::query_as(WORKER_NAMES).bind(json(&leases)?).fetch_all(conn).await?;
-    let names = records.into_iter().map(|(lease, worker)| Ok((LeaseId::from_random(natural(lease)?), worker)));
+    let names = records.into_iter().map(|(lease, worker)| Ok((lease_id(lease)?, worker)));
     names.collect()
 }
 

@@ -8,7 +8,7 @@ use sqlx::SqliteConnection;
 
 use super::append::{self, Entry, EntryKind};
 use super::batch;
-use super::codec::{from_millis, int, json, lease_state, millis_of, natural, small};
+use super::codec::{from_millis, int, json, lease_id, lease_state, millis_of, natural, small};
 use super::spans::{self, Span, SpanChanges, Tokens};
 use super::trouble::Trouble;
 
@@ -38,7 +38,7 @@ impl TryFrom<LeaseRecord> for LeaseView {
 
     fn try_from(record: LeaseRecord) -> Result<Self, Trouble> {
         Ok(Self {
-            lease: LeaseId::from_random(natural(record.lease)?),
+            lease: lease_id(record.lease)?,
             worker: record.worker,
             ttl: from_millis(record.ttl_ms)?,
             renew: from_millis(record.renew_ms)?,

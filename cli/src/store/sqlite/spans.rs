@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, Token};
 use sqlx::SqliteConnection;
 
-use super::codec::{int, json, lines_from_json, natural, ranges, small};
+use super::codec::{batch_id, int, json, lease_id, lines_from_json, natural, ranges, small};
 use super::trouble::Trouble;
 
 /// Who holds a span, since which claim.
@@ -54,7 +54,6 @@ impl TryFrom<SpanRecord> for Span {
     type Error = Trouble;
 
     fn try_from(record: SpanRecord) -> Result<Self, Trouble> {
-        let lease_id = |number| natural(number).map(LeaseId::from_random);
         let hold = match (record.lease, record.claim_number) {
             (Some(lease), Some(number)) => {
                 Some(Hold { lease: lease_id(lease)?, claim_number: natural(number)?, alone: record.alone })
@@ -63,7 +62,7 @@ impl TryFrom<SpanRecord> for Span {
         };
         Ok(Self {
             token: Token(natural(record.token)?),
-            batch: BatchId::from_random(natural(record.batch)?),
+            batch: batch_id(record.batch)?,
             lines: lines_from_json(&record.lines)?,
             hold,
             not_before: record.not_before.map(StoreTime),
