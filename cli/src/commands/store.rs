@@ -11,12 +11,20 @@ use super::config::default_store_path;
 use super::failure::{Exit, Failure};
 use crate::store::url::OpenError;
 use crate::store::view::{BatchView, Resolved};
-use crate::store::{AnyStore, OpenMode, Reads, StoreUrl, postgres, sqlite};
+use crate::store::postgres::{self, PostgresOptions};
+use crate::store::{AnyStore, OpenMode, Reads, StoreUrl, sqlite};
 
 /// Which store.
 pub fn url(global: &Global) -> Result<StoreUrl, Failure> {
     match &global.store {
-        Some(name) => name.parse().map_err(|error| cannot_open(Exit::Usage, error)),
+        Some(name) => {
+            let url: StoreUrl = name.parse().map_err(|error| cannot_open(Exit::Usage, error))?;
+            if let StoreUrl::Postgres(url) = &url {
+                let options: Result<PostgresOptions, _> = url.with_password().parse();
+                options.map_err(|error| cannot_open(Exit::Usage, postgres::OpenError::Url(error).into()))?;
+            }
+            Ok(url)
+        }
         None => default_store_path().map(StoreUrl::Sqlite).ok_or_else(|| {
             Failure::new(Exit::Usage, "no place for the store: neither HOME nor XDG_STATE_HOME is set")
                 .help("name a file with --store PATH")
