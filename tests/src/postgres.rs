@@ -76,7 +76,8 @@ impl Server {
     fn start_on(port: u16, bin: &Path, settings: &str) -> Result<Self, String> {
         let mut shell = as_postgres("sh");
         shell.args(["-c", SHELL, "sh"]).arg(bin).arg(port.to_string()).arg(settings);
-        let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).current_dir("/").spawn().expect("a shell starts");
+        let mut shell =
+            shell.stdin(Stdio::piped()).stdout(Stdio::piped()).current_dir("/").spawn().expect("a shell starts");
         let pipe = shell.stdin.take();
         let mut lines = BufReader::new(shell.stdout.take().expect("a pipe")).lines();
         let folder = lines.next().and_then(Result::ok).ok_or("no temporary folder can be made")?;

@@ -9,9 +9,9 @@ use nix::unistd::{AccessFlags, access};
 use super::args::Global;
 use super::config::default_store_path;
 use super::failure::{Exit, Failure};
+use crate::store::postgres::{self, PostgresOptions};
 use crate::store::url::OpenError;
 use crate::store::view::{BatchView, Resolved};
-use crate::store::postgres::{self, PostgresOptions};
 use crate::store::{AnyStore, OpenMode, Reads, StoreUrl, sqlite};
 
 /// Which store.
@@ -93,7 +93,9 @@ fn cannot_open(exit: Exit, error: OpenError) -> Failure {
 fn server_help(error: &postgres::OpenError) -> Option<&'static str> {
     use postgres::OpenError;
     match error {
-        OpenError::Missing { .. } => Some("is this the right --store? `fencepost submit FILE` makes one that is not there"),
+        OpenError::Missing { .. } => {
+            Some("is this the right --store? `fencepost submit FILE` makes one that is not there")
+        }
         OpenError::Connect { .. } => Some("put that right and repeat the command; is this the right --store?"),
         OpenError::Sql { .. } => Some("put that right and repeat the command"),
         // They say it themselves.

@@ -35,10 +35,7 @@ impl Subjects {
     }
 
     pub async fn call(&self, request: &StoreRequest) -> [(&'static str, Result<StoreReply, StoreError>); 2] {
-        [
-            ("SQLite", self.sqlite.call(request.clone()).await),
-            ("Postgres", self.postgres.call(request.clone()).await),
-        ]
+        [("SQLite", self.sqlite.call(request.clone()).await), ("Postgres", self.postgres.call(request.clone()).await)]
     }
 
     pub async fn load(&self, spec: &BatchSpec, rows: &[Box<str>]) -> BatchId {
@@ -64,7 +61,8 @@ impl Subjects {
     }
 
     pub async fn last_token(&mut self) -> u64 {
-        let last: i64 = sqlx::query_scalar("select last_token from store").fetch_one(&mut self.sqlite_raw).await.unwrap();
+        let last: i64 =
+            sqlx::query_scalar("select last_token from store").fetch_one(&mut self.sqlite_raw).await.unwrap();
         u64::try_from(last).unwrap()
     }
 
@@ -76,7 +74,10 @@ impl Subjects {
     pub async fn abort(&mut self, batch: BatchId, now: StoreTime) {
         let batch = batch.number();
         self.execute(&[
-            format!("update batches set status = 'aborted', ended_at = {} where batch = {batch} and status = 'open'", now.0),
+            format!(
+                "update batches set status = 'aborted', ended_at = {} where batch = {batch} and status = 'open'",
+                now.0
+            ),
             format!(
                 "insert into completions (batch, generation, status, success, failed, aborted, ended_at)
                  select b.batch, b.generation, b.status, coalesce(sum(t.success), 0), coalesce(sum(t.failed), 0),

@@ -110,7 +110,8 @@ fn span(record: SpanRecord) -> SpanView {
 
 /// SQLite has JSON, `[[1,4],[6,6]]`; Postgres has a multirange, `{[1,5),[6,7)}`.
 fn lines_of(text: &str) -> LineSet {
-    let numbers: Vec<u64> = text.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect();
+    let numbers: Vec<u64> =
+        text.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect();
     let over = u64::from(text.starts_with('{'));
     let ranges = numbers.chunks(2).map(|range| (range[0], range[1] - over));
     LineSet::from_ranges(ranges).unwrap()

@@ -42,31 +42,22 @@ async fn what_is_wrong_is_said_with_its_address() {
     let says = refused(&format!("postgres://locked:secret@127.0.0.1:{port}/postgres"), OpenMode::Create).await;
     assert!(says.contains("password authentication failed for user \"locked\""), "{says}");
 
-    let says = refused(&format!("postgres://postgres@127.0.0.1:{port}/postgres?sslmode=require"), OpenMode::Create).await;
+    let says =
+        refused(&format!("postgres://postgres@127.0.0.1:{port}/postgres?sslmode=require"), OpenMode::Create).await;
     assert!(says.contains("TLS") && says.contains(&port.to_string()), "{says}");
 
     // It may connect, but not make a schema.
-    let says = refused(&format!("postgres://locked:right@127.0.0.1:{port}/postgres?schema=mine"), OpenMode::Create).await;
+    let says =
+        refused(&format!("postgres://locked:right@127.0.0.1:{port}/postgres?schema=mine"), OpenMode::Create).await;
     assert!(says.contains("permission denied for database"), "{says}");
 
     execute(&mut conn, "create database latin encoding 'LATIN1' template template0").await;
     let says = refused(&format!("postgres://postgres@127.0.0.1:{port}/latin"), OpenMode::Create).await;
     assert!(says.contains("the database's encoding is LATIN1"), "{says}");
 
-    execute(&mut conn, "alter system set default_transaction_read_only = on; select pg_reload_conf()").await;
-    let says = super::connecting::until_refused(&format!("postgres://postgres@127.0.0.1:{port}/postgres")).await;
+    execute(&mut conn, "alter database postgres set default_transaction_read_only = on").await;
+    let says = refused(&format!("postgres://postgres@127.0.0.1:{port}/postgres"), OpenMode::Create).await;
     assert!(says.contains("read-only"), "{says}");
-}
-
-/// A reload takes a moment.
-pub async fn until_refused(url: &str) -> String {
-    let until = std::time::Instant::now() + STUCK;
-    loop {
-        match open(url, OpenMode::Create).await {
-            Err(error) => return error.to_string(),
-            Ok(_) => assert!(std::time::Instant::now() < until, "never refused"),
-        }
-    }
 }
 
 #[tokio::test]
@@ -122,10 +113,21 @@ async fn the_server_restarts() {
     assert!(error.message.contains("127.0.0.1"), "{error}");
     let error = store.call(record(lease, &grants, &success())).await.unwrap_err();
     assert_eq!(error.failure, StoreFailure::NotDone, "refused connections were never sent anything: {error}");
-    server.control(&["-o", &format!("-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories={}", server.port(), server.socket_folder().display()), "start"]);
+    server.control(&[
+        "-o",
+        &format!(
+            "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories={}",
+            server.port(),
+            server.socket_folder().display()
+        ),
+        "start",
+    ]);
 
     // All that was acknowledged is there, and the same handles go on.
-    assert_eq!(verdicts(store.call(record(lease, &grants, &success())).await), [Verdict::Recorded(Recorded::Success); 2]);
+    assert_eq!(
+        verdicts(store.call(record(lease, &grants, &success())).await),
+        [Verdict::Recorded(Recorded::Success); 2]
+    );
     let mut renewed = renewals.call(StoreRequest::Renew { lease, batches: vec![batch] }).await;
     if renewed.is_err() {
         renewed = renewals.call(StoreRequest::Renew { lease, batches: vec![batch] }).await;
@@ -169,7 +171,10 @@ async fn a_session_that_is_ended_leaves_its_request_unknown() {
     let error = claiming.await.unwrap().unwrap_err();
     assert_eq!(error.failure, StoreFailure::Unknown, "{error}");
     holding.commit().await;
-    assert_eq!(rig.store.call(StoreRequest::SettleClaim { lease, number: 1 }).await.unwrap(), StoreReply::SettleClaim(vec![]));
+    assert_eq!(
+        rig.store.call(StoreRequest::SettleClaim { lease, number: 1 }).await.unwrap(),
+        StoreReply::SettleClaim(vec![])
+    );
     assert_eq!(rig.grants(lease, 2, 1).await.len(), 1);
 }
 
@@ -186,7 +191,8 @@ async fn a_dropped_request_leaves_no_transaction_open() {
     assert!(claiming.await.unwrap_err().is_cancelled());
     holding.commit().await;
     // It may have happened, and it has ended by itself.
-    let StoreReply::SettleClaim(taken) = rig.store.call(StoreRequest::SettleClaim { lease, number: 1 }).await.unwrap() else {
+    let StoreReply::SettleClaim(taken) = rig.store.call(StoreRequest::SettleClaim { lease, number: 1 }).await.unwrap()
+    else {
         panic!()
     };
     assert!(taken.len() <= 1);
@@ -217,7 +223,10 @@ async fn free_lines_are_told_of() {
     rig.store.call(record(lease, &first(&grants), &retry)).await.unwrap();
     heard(&mut changes, "a retry").await;
     let lines = fencepost_core::LineSet::single(2);
-    rig.store.call(StoreRequest::GiveBack { lease, lines: vec![(grants[0].batch, grants[0].token, lines)] }).await.unwrap();
+    rig.store
+        .call(StoreRequest::GiveBack { lease, lines: vec![(grants[0].batch, grants[0].token, lines)] })
+        .await
+        .unwrap();
     heard(&mut changes, "a give-back").await;
     recovered(rig.store.call(died(lease, 0)).await);
     heard(&mut changes, "a recovery").await;
@@ -249,10 +258,8 @@ async fn text_stays_as_it_came() {
     let got: Vec<&str> = grants[0].rows.iter().map(|row| &*row.input).collect();
     assert_eq!(got, inputs.iter().map(|input| &**input).collect::<Vec<_>>());
     let item = |line: u64, answer| RecordItem { batch, line, token: grants[0].token, answer, run_time: Duration::ZERO };
-    let items = vec![
-        item(1, Answer::Success(inputs[0].clone())),
-        item(2, Answer::Failed("nul \0 and 'quote' \\n".into())),
-    ];
+    let items =
+        vec![item(1, Answer::Success(inputs[0].clone())), item(2, Answer::Failed("nul \0 and 'quote' \\n".into()))];
     let reply = rig.store.call(StoreRequest::Record(fencepost_core::store::Record { lease, items })).await;
     assert_eq!(verdicts(reply), [Verdict::Recorded(Recorded::Success), Verdict::Recorded(Recorded::Failed)]);
     let page = rig.store.results(batch, 0, 10, false).await.unwrap();
@@ -267,7 +274,8 @@ async fn behind_a_transaction_pooler() {
     let server = Server::start(Durability::Loose);
     let pooler = Pooler::start(&server);
     let schema = Schema::on(server.url());
-    let url = format!("postgres://postgres@127.0.0.1:{}/postgres?pooler=transaction&schema={}", pooler.port, schema.name());
+    let url =
+        format!("postgres://postgres@127.0.0.1:{}/postgres?pooler=transaction&schema={}", pooler.port, schema.name());
     let until = std::time::Instant::now() + STUCK;
     let store = loop {
         match open(&url, OpenMode::Create).await {

@@ -10,8 +10,8 @@ use fencepost::store::postgres::PostgresStore;
 use fencepost::store::{Reads, Store, WorkerStore};
 use fencepost_core::random::Stream;
 use fencepost_core::store::{
-    Answer, ClaimReply, EndCause, Grant, Record, RecordItem, Recorded, Recover, RecoverReply, RenewReply, StoreReply, StoreRequest,
-    Verdict,
+    Answer, ClaimReply, EndCause, Grant, Record, RecordItem, Recorded, Recover, RecoverReply, RenewReply, StoreReply,
+    StoreRequest, Verdict,
 };
 use fencepost_core::{BatchId, LeaseId, LineSet, Token};
 
@@ -124,10 +124,14 @@ impl Worker {
     }
 
     async fn send(&mut self, record: &Record) {
-        let StoreReply::Record(verdicts) = self.store.call(StoreRequest::Record(record.clone())).await.unwrap() else { panic!() };
+        let StoreReply::Record(verdicts) = self.store.call(StoreRequest::Record(record.clone())).await.unwrap() else {
+            panic!()
+        };
         for (item, verdict) in record.items.iter().zip(verdicts) {
             match verdict {
-                Verdict::Recorded(what) => self.told.recorded.push((item.batch, item.line, item.token, record.lease, what)),
+                Verdict::Recorded(what) => {
+                    self.told.recorded.push((item.batch, item.line, item.token, record.lease, what))
+                }
                 Verdict::RecordedBefore => self.told.before += 1,
                 Verdict::Fenced => self.told.fenced += 1,
             }
@@ -151,12 +155,15 @@ impl Worker {
     /// What the last claim took is known already: the same is told again, as far as it is still held.
     async fn settle(&mut self) {
         let (lease, number) = (self.lease, self.number.max(1));
-        let StoreReply::SettleClaim(grants) = self.store.call(StoreRequest::SettleClaim { lease, number }).await.unwrap() else {
+        let StoreReply::SettleClaim(grants) =
+            self.store.call(StoreRequest::SettleClaim { lease, number }).await.unwrap()
+        else {
             panic!()
         };
         self.number = number;
         for grant in grants {
-            let known = self.told.granted.iter().any(|(batch, token, ..)| (*batch, *token) == (grant.batch, grant.token));
+            let known =
+                self.told.granted.iter().any(|(batch, token, ..)| (*batch, *token) == (grant.batch, grant.token));
             assert!(known, "settled what was never granted: {grant:?}");
         }
     }
@@ -166,8 +173,10 @@ impl Worker {
 async fn judge(store: PostgresStore, leases: Leases, done: Arc<AtomicBool>, failed: Arc<AtomicU64>) {
     let mut random = Stream::new(99);
     while !done.load(Ordering::Relaxed) {
-        let known: Vec<(LeaseId, u64)> = leases.lock().unwrap().iter().map(|(lease, renewals)| (*lease, *renewals)).collect();
-        let Some((lease, renewals)) = known.get((random.next_u64() % known.len().max(1) as u64) as usize).copied() else {
+        let known: Vec<(LeaseId, u64)> =
+            leases.lock().unwrap().iter().map(|(lease, renewals)| (*lease, *renewals)).collect();
+        let Some((lease, renewals)) = known.get((random.next_u64() % known.len().max(1) as u64) as usize).copied()
+        else {
             tokio::task::yield_now().await;
             continue;
         };
@@ -231,7 +240,8 @@ async fn a_history_of_many_connections_is_one_story() {
             break;
         }
         assert!(std::time::Instant::now() < until, "the batches never end");
-        let stuck = working.iter().any(|worker| worker.is_finished()) || judging.iter().any(|judge| judge.is_finished());
+        let stuck =
+            working.iter().any(|worker| worker.is_finished()) || judging.iter().any(|judge| judge.is_finished());
         assert!(!stuck, "a worker or judge has failed");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -247,9 +257,8 @@ async fn a_history_of_many_connections_is_one_story() {
 }
 
 async fn check(rig: &mut Rig, batches: &[BatchId], told: &[Told], failed_by_judges: u64) {
-    let (fenced, before, lost) = told.iter().fold((0, 0, 0), |sum, told| {
-        (sum.0 + told.fenced, sum.1 + told.before, sum.2 + told.lost_leases)
-    });
+    let (fenced, before, lost) =
+        told.iter().fold((0, 0, 0), |sum, told| (sum.0 + told.fenced, sum.1 + told.before, sum.2 + told.lost_leases));
     println!("fenced {fenced}, recorded before {before}, leases lost {lost}, failed by judges {failed_by_judges}");
     assert!(fenced > 0 && before > 0 && lost > 0, "a history in which something happens");
 
@@ -258,7 +267,8 @@ async fn check(rig: &mut Rig, batches: &[BatchId], told: &[Told], failed_by_judg
         let number = batch.number();
         assert_eq!(rig.number(&format!("select count(*) from completions where batch = {number}")).await, 1);
         let counts = rig.store.status(*batch).await.unwrap().unwrap();
-        let rows = |status: &str| format!("select count(*) from outcomes where batch = {number} and status = '{status}'");
+        let rows =
+            |status: &str| format!("select count(*) from outcomes where batch = {number} and status = '{status}'");
         assert_eq!(rig.number(&rows("success")).await, counts.success as i64);
         assert_eq!(rig.number(&rows("failed")).await, counts.failed as i64);
         assert_eq!(counts.success + counts.failed, counts.batch.total);
@@ -322,7 +332,8 @@ async fn check(rig: &mut Rig, batches: &[BatchId], told: &[Told], failed_by_judg
             }
             Recorded::GivenBack => {
                 let kept = logged.iter().any(|(batch, first, _, token, kind)| {
-                    (*batch, *first, *token) == (row.0, row.1, row.2) && matches!(kind.as_str(), "retried" | "timed_out")
+                    (*batch, *first, *token) == (row.0, row.1, row.2)
+                        && matches!(kind.as_str(), "retried" | "timed_out")
                 });
                 assert!(kept, "{row:?} was told as given back");
             }

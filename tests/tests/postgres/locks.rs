@@ -4,7 +4,7 @@
 use fencepost::store::Store;
 use fencepost_core::BatchId;
 use fencepost_core::store::{
-    ClaimReply, LookReply, RecoverReply, Recorded, RenewReply, StoreFailure, StoreReply, StoreRequest, Verdict,
+    ClaimReply, LookReply, Recorded, RecoverReply, RenewReply, StoreFailure, StoreReply, StoreRequest, Verdict,
 };
 
 use super::rig::{Rig, claim, died, granted, record, recovered, success, verdicts};
@@ -268,8 +268,11 @@ async fn a_claim_lets_go_of_a_batch_that_has_nothing_left() {
         batches.sort();
         let [low, high] = batches;
         // The higher id comes first in the order of claims; whoever holds it must not ask for the lower one.
-        rig.number(&format!("with p as (update batches set priority = 5 where batch = {} returning 1) select count(*) from p", high.number()))
-            .await;
+        rig.number(&format!(
+            "with p as (update batches set priority = 5 where batch = {} returning 1) select count(*) from p",
+            high.number()
+        ))
+        .await;
         let mut holding = rig.holding(&lock_batch(high)).await;
         let a = rig.start(claim(one, round, 1));
         rig.until_waiting(1).await;

@@ -9,8 +9,8 @@ use fencepost::store::postgres::{PostgresOptions, PostgresStore};
 use fencepost::store::sqlite::Clock;
 use fencepost::store::{Loads, OpenMode, Store, StoreError};
 use fencepost_core::store::{
-    Answer, Claim, ClaimReply, EndCause, Grant, Record, RecordItem, Recover, RecoverReply, StoreReply, StoreRequest, TakeLease,
-    TakeLeaseReply, Verdict,
+    Answer, Claim, ClaimReply, EndCause, Grant, Record, RecordItem, Recover, RecoverReply, StoreReply, StoreRequest,
+    TakeLease, TakeLeaseReply, Verdict,
 };
 use fencepost_core::{BatchId, LeaseId, StoreTime};
 use fencepost_tests::postgres::Schema;

@@ -105,7 +105,12 @@ impl<'a> Call<'a> {
     /// Runs it as a statement of its own. `prepared`: the connection is one session of the server, which knows the
     /// statement from the second time on. Otherwise all of it goes as one text, since a pooler may hand the connection on
     /// between preparing and executing.
-    pub(super) async fn run(self, conn: &mut PgConnection, schema: &str, prepared: bool) -> Result<Vec<PgRow>, sqlx::Error> {
+    pub(super) async fn run(
+        self,
+        conn: &mut PgConnection,
+        schema: &str,
+        prepared: bool,
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
         if prepared {
             let places: Vec<String> = (1..=self.args.len()).map(|place| format!("${place}")).collect();
             let sql = format!("select * from \"{schema}\".{}({})", self.function, places.join(", "));

@@ -93,7 +93,8 @@ pub(super) fn process(
 
 /// Lines as a multirange's text: `{[first,end),...}`.
 pub(super) fn multirange(lines: &LineSet) -> String {
-    let ranges: Vec<String> = lines.ranges().iter().map(|range| format!("[{},{})", range.first, range.last + 1)).collect();
+    let ranges: Vec<String> =
+        lines.ranges().iter().map(|range| format!("[{},{})", range.first, range.last + 1)).collect();
     format!("{{{}}}", ranges.join(","))
 }
 

@@ -59,7 +59,9 @@ pub enum OpenError {
         version: i32,
     },
     /// The database keeps text in another encoding.
-    #[error("{place}: the database's encoding is {encoding}; fencepost needs one with UTF8 (create database NAME encoding 'UTF8' template template0)")]
+    #[error(
+        "{place}: the database's encoding is {encoding}; fencepost needs one with UTF8 (create database NAME encoding 'UTF8' template template0)"
+    )]
     Encoding {
         /// Which store.
         place: String,
@@ -73,7 +75,9 @@ pub enum OpenError {
         place: String,
     },
     /// The schema holds tables of something else.
-    #[error("{place}: this schema belongs to something else (it has no fencepost tables, but others); name another with ?schema=NAME")]
+    #[error(
+        "{place}: this schema belongs to something else (it has no fencepost tables, but others); name another with ?schema=NAME"
+    )]
     Foreign {
         /// Which store.
         place: String,
@@ -91,7 +95,9 @@ pub enum OpenError {
         worker_version_min: i32,
     },
     /// An older program made the tables, and they were not to be changed.
-    #[error("{place}: the store is at version {schema_version}, older than this program's {SCHEMA_VERSION}: `fencepost worker` or `submit` brings it up to date")]
+    #[error(
+        "{place}: the store is at version {schema_version}, older than this program's {SCHEMA_VERSION}: `fencepost worker` or `submit` brings it up to date"
+    )]
     Older {
         /// Which store.
         place: String,
@@ -254,7 +260,8 @@ impl Opening<'_> {
         let schema = &self.options.schema;
         // Others may have much to do before it is this one's turn.
         self.execute(conn, "set local statement_timeout = 0; set local lock_timeout = '30s'".to_owned()).await?;
-        self.execute(conn, format!("select pg_advisory_xact_lock(hashtextextended('fencepost schema {schema}', 0))")).await?;
+        self.execute(conn, format!("select pg_advisory_xact_lock(hashtextextended('fencepost schema {schema}', 0))"))
+            .await?;
         let found = self.identify(conn, mode).await?;
         let (version, made) = match &found {
             Found::Store { schema_version, .. } => (*schema_version, true),
@@ -281,8 +288,11 @@ impl Opening<'_> {
         for functions in FUNCTIONS {
             self.execute(conn, (*functions).to_owned()).await?;
         }
-        self.execute(conn, format!("update store set schema_version = {SCHEMA_VERSION} where schema_version < {SCHEMA_VERSION}"))
-            .await?;
+        self.execute(
+            conn,
+            format!("update store set schema_version = {SCHEMA_VERSION} where schema_version < {SCHEMA_VERSION}"),
+        )
+        .await?;
         let read = "select store_id from store where one = 1";
         let row = sqlx::raw_sql(read).fetch_one(conn).await;
         let (store_id,) = row.and_then(|row| sqlx::FromRow::from_row(&row)).map_err(|error| self.failed(error))?;

@@ -19,8 +19,23 @@ const SCHEMA_CHARS_MAX: usize = 40;
 
 /// What is passed on as it is.
 const PASSED_ON: &[&str] = &[
-    "sslmode", "ssl-mode", "sslrootcert", "ssl-root-cert", "ssl-ca", "sslcert", "ssl-cert", "sslkey", "ssl-key", "host",
-    "hostaddr", "port", "dbname", "user", "password", "application_name", "options",
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
 ];
 
 /// Where a store is and how it is reached.
@@ -36,7 +51,9 @@ pub struct PostgresOptions {
 #[non_exhaustive]
 pub enum UrlError {
     /// The driver cannot read it.
-    #[error("the Postgres URL cannot be read: {reason} (its form is postgres://USER:PASSWORD@HOST:PORT/DATABASE?schema=NAME)")]
+    #[error(
+        "the Postgres URL cannot be read: {reason} (its form is postgres://USER:PASSWORD@HOST:PORT/DATABASE?schema=NAME)"
+    )]
     Unreadable {
         /// Why not.
         reason: String,
@@ -50,7 +67,9 @@ pub enum UrlError {
         schema: String,
     },
     /// Only one kind of pooler needs to be told of.
-    #[error("pooler={pooler:?} is not known: say pooler=transaction, or leave it out for a direct connection or a session pooler")]
+    #[error(
+        "pooler={pooler:?} is not known: say pooler=transaction, or leave it out for a direct connection or a session pooler"
+    )]
     Pooler {
         /// What was said.
         pooler: String,
@@ -82,7 +101,8 @@ impl FromStr for PostgresOptions {
         }
         check_schema(&schema)?;
         let rest = if passed_on.is_empty() { base.to_owned() } else { format!("{base}?{}", passed_on.join("&")) };
-        let connect: PgConnectOptions = rest.parse().map_err(|error: sqlx::Error| UrlError::Unreadable { reason: error.to_string() })?;
+        let connect: PgConnectOptions =
+            rest.parse().map_err(|error: sqlx::Error| UrlError::Unreadable { reason: error.to_string() })?;
         // Poolers refuse settings that they do not know at the start of a session.
         let connect = connect.extra_float_digits(None).disable_statement_logging();
         let named = connect.get_application_name().is_some();

@@ -15,8 +15,8 @@ use super::codec::{
 };
 use super::trouble::Trouble;
 use crate::store::view::{
-    BatchCounts, BatchView, CANDIDATES_MAX, OutcomeView, Resolved, RowPage, RowStatus, RowStory, RowView, SpanView, StoryEntry,
-    WorkerView, WorkersView,
+    BatchCounts, BatchView, CANDIDATES_MAX, OutcomeView, Resolved, RowPage, RowStatus, RowStory, RowView, SpanView,
+    StoryEntry, WorkerView, WorkersView,
 };
 use crate::store::{Reads, StoreError};
 
@@ -73,7 +73,8 @@ impl Reads for PostgresStore {
 
     async fn workers(&self, ended_since: StoreTime) -> Result<WorkersView, StoreError> {
         let now = self.ask(Call::new("store_time").arg(self.at()), |rows| now_of(&rows)).await?;
-        let workers = self.ask(Call::new("worker_views").arg(ended_since.0), |rows| rows.iter().map(worker).collect()).await?;
+        let workers =
+            self.ask(Call::new("worker_views").arg(ended_since.0), |rows| rows.iter().map(worker).collect()).await?;
         Ok(WorkersView { now, workers })
     }
 
@@ -118,7 +119,8 @@ impl Reads for PostgresStore {
     async fn inputs(&self, batch: BatchId, after_line: u64, limit: u32) -> Result<Vec<(u64, Box<str>)>, StoreError> {
         let call = Call::new("input_page").arg(int(batch.number())).arg(int(after_line)).arg(i64::from(limit));
         self.ask(call, |rows| {
-            let input = |row: &PgRow| Ok((natural(row.try_get("line")?)?, row.try_get::<String, _>("input")?.into_boxed_str()));
+            let input =
+                |row: &PgRow| Ok((natural(row.try_get("line")?)?, row.try_get::<String, _>("input")?.into_boxed_str()));
             rows.iter().map(input).collect()
         })
         .await

@@ -28,7 +28,11 @@ impl PostgresStore {
     }
 
     /// S1, L4: lines go back as they were, with no attempt used.
-    pub(super) async fn give_back(&self, lease: LeaseId, given: &[(BatchId, Token, LineSet)]) -> Result<(), StoreError> {
+    pub(super) async fn give_back(
+        &self,
+        lease: LeaseId,
+        given: &[(BatchId, Token, LineSet)],
+    ) -> Result<(), StoreError> {
         if given.is_empty() {
             return Ok(());
         }

@@ -56,7 +56,9 @@ pub(super) fn sqlstate(error: &sqlx::Error) -> Option<&str> {
 pub(super) fn failure(error: &sqlx::Error) -> StoreFailure {
     match error {
         // Never sent.
-        sqlx::Error::Encode(_) | sqlx::Error::Configuration(_) | sqlx::Error::InvalidArgument(_) => StoreFailure::NotDone,
+        sqlx::Error::Encode(_) | sqlx::Error::Configuration(_) | sqlx::Error::InvalidArgument(_) => {
+            StoreFailure::NotDone
+        }
         error if is_plain_error(error) => StoreFailure::NotDone,
         _ => StoreFailure::Unknown,
     }
@@ -84,7 +86,9 @@ fn cause(error: sqlx::Error) -> Option<Box<dyn std::error::Error + Send + Sync>>
 fn describe(error: &sqlx::Error, place: &str) -> String {
     let said = said(error);
     match sqlstate(error) {
-        Some("55P03") => format!("{place}: another session has held a lock for too long (pg_blocking_pids tells who): {said}"),
+        Some("55P03") => {
+            format!("{place}: another session has held a lock for too long (pg_blocking_pids tells who): {said}")
+        }
         Some("57014") => format!("{place}: the request took too long and was cancelled: {said}"),
         Some("25006") => format!("{place}: the server is read-only; is it a standby? {said}"),
         Some("53100") => format!("{place}: no space is left on the server's disk: {said}"),
@@ -101,7 +105,9 @@ fn describe(error: &sqlx::Error, place: &str) -> String {
 fn said(error: &sqlx::Error) -> String {
     let Some(error) = database(error) else {
         return match error {
-            sqlx::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => "the connection was cut".to_owned(),
+            sqlx::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                "the connection was cut".to_owned()
+            }
             sqlx::Error::Io(error) => format!("the connection broke: {error}"),
             other => other.to_string(),
         };
@@ -124,7 +130,9 @@ pub(super) fn of_connecting(error: &sqlx::Error, address: &str, place: &str) -> 
         sqlx::Error::Tls(error) => format!("cannot connect to {address}: TLS: {error}"),
         sqlx::Error::Database(_) => match sqlstate(error) {
             // Postgres itself names the user, the database, the limit.
-            Some("28P01" | "28000" | "3D000" | "53300" | "57P03") => format!("cannot connect to {place}: {}", said(error)),
+            Some("28P01" | "28000" | "3D000" | "53300" | "57P03") => {
+                format!("cannot connect to {place}: {}", said(error))
+            }
             _ => format!("cannot connect to {place}: {}", said(error)),
         },
         other => format!("cannot connect to {address}: {other}"),

@@ -89,9 +89,9 @@ create table spans (
     check (not alone or (lease is not null and line_count = 1))
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 -- What a record of outcomes changes, lines and line_count, is in none of these: it rewrites no index.
--- The column behind first_line lets a claim pass over spans that are not due without fetching them.
-create index spans_free on spans (batch, first_line, (coalesce(not_before, 0))) where lease is null;
-create index spans_waiting on spans (batch, not_before) where lease is null and not_before is not null;
+create index spans_free on spans (batch, first_line) where lease is null;
+-- Those that are due come first, so that a claim does not pass by the others.
+create index spans_due on spans (batch, (coalesce(not_before, 0))) where lease is null;
 create index spans_not_before on spans (not_before) where lease is null and not_before is not null;
 create index spans_suspect on spans (batch, first_line) where suspicion > 0;
 create index spans_held on spans (lease) where lease is not null;

@@ -164,8 +164,8 @@ begin
             from batches b
             cross join lateral (
                 select w.not_before from spans w
-                where w.batch = b.batch and w.lease is null and w.not_before is not null and w.not_before > v_now
-                order by w.not_before limit 1
+                where w.batch = b.batch and w.lease is null and coalesce(w.not_before, 0) > v_now
+                order by coalesce(w.not_before, 0) limit 1
             ) s
             where b.status = 'open' and not b.held and b.operation = any (p_operations)
         );
@@ -183,11 +183,11 @@ create or replace function take_from_batch(
 language plpgsql volatile as $$
 #variable_conflict use_column
 declare
-    c_free_spans_max constant integer := 64;
     v_cursor bigint;
     v_total bigint;
     v_generation integer;
     v_may_suspect boolean := false;
+    v_due bigint[];
     v_left bigint := greatest(p_lines_max, 1);
     v_free spans[] := '{}';
     v_heads int8multirange[] := '{}';
@@ -221,13 +221,11 @@ begin
         if p_alone and not v_may_suspect then
             return;
         end if;
+        v_due := due_spans(p_batch, p_alone, v_may_suspect, p_now);
         for v_span in
             select * from spans s
-            where s.batch = p_batch and s.lease is null and coalesce(s.not_before, 0) <= p_now
-              and case when p_alone then s.suspicion > 0 and s.line_count = 1
-                       else s.suspicion = 0 or (v_may_suspect and s.line_count > 1) end
+            where s.token = any (v_due) and s.lease is null
             order by s.first_line
-            limit case when p_alone then 1 else c_free_spans_max end
             for update
         loop
             exit when v_left = 0;
@@ -332,6 +330,58 @@ begin
     if true = any (v_tried) then
         attempts := attempts_used(p_batch, v_generation, lines);
     end if;
+end $$;
+
+-- C3: the batch's due free spans that this claim may take, the first 64 by line; with `p_alone` the first suspect of one
+-- line. Where few are due they are found by their time and sorted; where many are, in the order of lines.
+create or replace function due_spans(p_batch bigint, p_alone boolean, p_may_suspect boolean, p_now bigint) returns bigint[]
+language plpgsql volatile as $$
+#variable_conflict use_column
+declare
+    c_spans_max constant integer := 64;
+    c_few constant integer := 1000;
+    v_tokens bigint[] := '{}';
+    v_due integer;
+    v_span record;
+begin
+    if p_alone then
+        return array(
+            select s.token from spans s
+            where s.batch = p_batch and s.suspicion > 0 and s.lease is null and s.line_count = 1
+              and coalesce(s.not_before, 0) <= p_now
+            order by s.first_line limit 1
+        );
+    end if;
+    v_due := (
+        select count(*) from (
+            select from spans s where s.batch = p_batch and s.lease is null and coalesce(s.not_before, 0) <= p_now
+            limit c_few
+        ) due
+    );
+    if v_due < c_few then
+        return array(
+            select due.token
+            from (
+                select s.token, s.first_line from spans s
+                where s.batch = p_batch and s.lease is null and coalesce(s.not_before, 0) <= p_now
+                  and (s.suspicion = 0 or (p_may_suspect and s.line_count > 1))
+                offset 0
+            ) due
+            order by due.first_line limit c_spans_max
+        );
+    end if;
+    for v_span in
+        select s.token, s.suspicion, s.line_count, s.not_before from spans s
+        where s.batch = p_batch and s.lease is null
+        order by s.first_line
+    loop
+        if coalesce(v_span.not_before, 0) <= p_now
+           and (v_span.suspicion = 0 or (p_may_suspect and v_span.line_count > 1)) then
+            v_tokens := v_tokens || v_span.token;
+            exit when cardinality(v_tokens) = c_spans_max;
+        end if;
+    end loop;
+    return v_tokens;
 end $$;
 
 -- The ranges of a claim's lines in its order: those of the spans, then the fresh ones.

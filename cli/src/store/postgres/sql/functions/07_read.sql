@@ -42,8 +42,9 @@ begin
         select v_now, t.success, t.failed, t.retried, t.timed_out, t.fenced,
                (select coalesce(sum(s.line_count), 0)::bigint from spans s where s.batch = p_batch and s.lease is not null),
                d.crashed, d.withdrawn, d.recovered,
-               (select min(s.not_before) from spans s
-                where s.batch = p_batch and s.lease is null and s.not_before is not null and s.not_before > v_now)
+               (select s.not_before from spans s
+                where s.batch = p_batch and s.lease is null and coalesce(s.not_before, 0) > v_now
+                order by coalesce(s.not_before, 0) limit 1)
         from (
             select coalesce(sum(t.success), 0)::bigint as success, coalesce(sum(t.failed), 0)::bigint as failed,
                    coalesce(sum(t.retried), 0)::bigint as retried, coalesce(sum(t.timed_out), 0)::bigint as timed_out,
