@@ -74,16 +74,15 @@ impl Server {
     }
 
     fn start_on(port: u16, bin: &Path, settings: &str) -> Result<Self, String> {
-        let mut shell = as_postgres("sh");
-        shell.args(["-c", SHELL, "sh"]).arg(bin).arg(port.to_string()).arg(settings);
-        let mut shell =
-            shell.stdin(Stdio::piped()).stdout(Stdio::piped()).current_dir("/").spawn().expect("a shell starts");
-        let pipe = shell.stdin.take();
-        let mut lines = BufReader::new(shell.stdout.take().expect("a pipe")).lines();
-        let folder = lines.next().and_then(Result::ok).ok_or("no temporary folder can be made")?;
-        let said = lines.next().and_then(Result::ok).unwrap_or_default();
+        let mut command = as_postgres("sh");
+        command.args(["-c", SHELL, "sh"]).arg(bin).arg(port.to_string()).arg(settings).current_dir("/");
+        let mut shell = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell starts");
+        let (pipe, said) = (shell.stdin.take(), shell.stdout.take().expect("a pipe"));
         let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
-        let server = Self { url, port, folder: folder.into(), bin: bin.to_owned(), pipe, shell };
+        let mut server = Self { url, port, folder: PathBuf::new(), bin: bin.to_owned(), pipe, shell };
+        let mut lines = BufReader::new(said).lines();
+        server.folder = lines.next().and_then(Result::ok).ok_or("no temporary folder can be made")?.into();
+        let said = lines.next().and_then(Result::ok).unwrap_or_default();
         if said == "ready" { Ok(server) } else { Err(said) }
     }
 

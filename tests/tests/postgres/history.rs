@@ -107,7 +107,7 @@ impl Worker {
             let jitter = self.random.next_u64();
             let answer = match self.below(12) {
                 0 => Answer::Failed("no".into()),
-                1 | 2 => Answer::Retry { error: "again".into(), jitter, timed_out: jitter % 2 == 0 },
+                1 | 2 => Answer::Retry { error: "again".into(), jitter, timed_out: jitter.is_multiple_of(2) },
                 _ => Answer::Success("1".into()),
             };
             items.push(RecordItem { batch, line, token, answer, run_time: Duration::ZERO });
