@@ -191,15 +191,14 @@ declare
     v_left bigint := greatest(p_lines_max, 1);
     v_free spans[] := '{}';
     v_heads int8multirange[] := '{}';
+    v_counts bigint[] := '{}';
     v_span spans;
     v_count bigint;
     v_fresh bigint := 0;
     v_found bigint;
     v_bytes bigint;
     v_token bigint;
-    v_head int8multirange;
-    v_rest int8multirange;
-    v_tried boolean[] := '{}';
+    v_tried boolean := false;
 begin
     -- One claim of a batch at a time, as each moves its last claim: what is free is looked at when the one before is over.
     -- Records with fresh lines left (for key share) do not wait for this; the batch's end and its abort (for update) do.
@@ -234,7 +233,9 @@ begin
                             then least(greatest(v_left, 2), v_span.line_count)
                             else least(v_left, v_span.line_count) end;
             v_free := v_free || v_span;
-            v_heads := v_heads || first_lines(v_span.lines, v_count);
+            v_heads := v_heads || case when v_count = v_span.line_count then v_span.lines
+                                       else first_lines(v_span.lines, v_count) end;
+            v_counts := v_counts || v_count;
             v_left := greatest(v_left - v_count, 0);
         end loop;
     end if;
@@ -251,7 +252,7 @@ begin
     cross join lateral (
         select r.input from rows r where r.batch = p_batch and r.line between o.first and o.last offset 0
     ) r;
-    if v_found <> v_fresh + (select coalesce(sum(count_lines(h)), 0) from unnest(v_heads) h) then
+    if v_found <> v_fresh + (select coalesce(sum(c), 0) from unnest(v_counts) c) then
         raise exception 'batch % lacks rows', p_batch using errcode = 'data_corrupted';
     end if;
     if v_bytes > p_bytes_max then
@@ -267,15 +268,17 @@ begin
             if v_left = 0 then
                 v_free := v_free[1:i - 1];
                 v_heads := v_heads[1:i - 1];
+                v_counts := v_counts[1:i - 1];
                 exit;
             end if;
-            v_count := least(count_lines(v_heads[i]), v_left);
+            v_count := least(v_counts[i], v_left);
             v_left := v_left - v_count;
             -- A suspect takes two lines whatever their size.
             if (v_free[i]).suspicion > 0 and not p_alone then
                 v_count := greatest(v_count, 2);
             end if;
             v_heads[i] := first_lines(v_heads[i], v_count);
+            v_counts[i] := v_count;
         end loop;
         v_fresh := least(v_fresh, v_left);
     end if;
@@ -285,29 +288,35 @@ begin
     suspicions := '{}';
     recovered_from := '{}';
     line_counts := '{}';
-    for i in 1 .. cardinality(v_heads) loop
-        v_span := v_free[i];
-        v_head := v_heads[i];
-        v_rest := v_span.lines - v_head;
-        delete from spans s where s.token = v_span.token and s.lease is null;
-        if not found then
-            raise exception 'a span changed hands inside another''s transaction' using errcode = 'data_corrupted';
-        end if;
-        v_token := nextval('tokens');
-        insert into spans (token, batch, lines, line_count, first_line, lease, claim_number, suspicion, alone, tried, from_lease)
-        values (v_token, p_batch, v_head, count_lines(v_head), lower(v_head), p_lease, p_number,
-                v_span.suspicion, p_alone, v_span.tried, v_span.from_lease);
-        if not isempty(v_rest) then
-            insert into spans (token, batch, lines, line_count, first_line, not_before, suspicion, tried, from_lease)
-            values (nextval('tokens'), p_batch, v_rest, count_lines(v_rest), lower(v_rest), v_span.not_before,
-                    v_span.suspicion, v_span.tried, v_span.from_lease);
-        end if;
-        tokens := tokens || v_token;
-        suspicions := suspicions || v_span.suspicion;
-        recovered_from := recovered_from || (select l.worker from leases l where l.lease = v_span.from_lease);
-        line_counts := line_counts || count_lines(v_head);
-        v_tried := v_tried || v_span.tried;
-    end loop;
+    if cardinality(v_free) > 0 then
+        delete from spans s
+        where s.token = any (array(select f.token from unnest(v_free) f)) and s.lease is null;
+        with part as (
+            select f.*, t.place, p.part, p.part_lines, p.part_count
+            from unnest(v_heads, v_counts) with ordinality t (head, count, place)
+            cross join lateral (select (v_free[t.place::integer]).*) f
+            cross join lateral (
+                values (1, t.head, t.count), (2, f.lines - t.head, f.line_count - t.count)
+            ) p (part, part_lines, part_count)
+            where p.part_count > 0
+        ), drawn as materialized (
+            select nextval('tokens') as new_token, in_order.*
+            from (select * from part order by place, part) in_order
+        ), written as (
+            insert into spans (token, batch, lines, line_count, first_line, lease, claim_number, not_before, suspicion, alone,
+                               tried, from_lease)
+            select new_token, p_batch, part_lines, part_count, lower(part_lines),
+                   case part when 1 then p_lease end, case part when 1 then p_number end,
+                   case part when 2 then not_before end, suspicion, p_alone and part = 1, tried, from_lease
+            from drawn
+        )
+        select array_agg(new_token order by place), array_agg(suspicion order by place),
+               array_agg((select l.worker from leases l where l.lease = from_lease) order by place),
+               array_agg(part_count order by place), bool_or(tried), max(new_token)
+        into tokens, suspicions, recovered_from, line_counts, v_tried, v_token
+        from drawn
+        where part = 1;
+    end if;
     if v_fresh > 0 then
         v_token := nextval('tokens');
         insert into spans (token, batch, lines, line_count, first_line, lease, claim_number)
@@ -316,7 +325,6 @@ begin
         suspicions := suspicions || 0;
         recovered_from := recovered_from || null::text;
         line_counts := line_counts || v_fresh;
-        v_tried := v_tried || false;
     end if;
     -- The cursor is a column, since a sequence would not roll back.
     update batches b set cursor = v_cursor + v_fresh, last_claim = v_token where b.batch = p_batch and b.status = 'open';
@@ -327,7 +335,7 @@ begin
     cross join lateral (
         select r.line, r.input from rows r where r.batch = p_batch and r.line between o.first and o.last offset 0
     ) r;
-    if true = any (v_tried) then
+    if v_tried then
         attempts := attempts_used(p_batch, v_generation, lines);
     end if;
 end $$;
