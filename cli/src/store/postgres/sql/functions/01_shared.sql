@@ -3,6 +3,9 @@
 -- Functions that are called from outside carry their settings (99_settings.sql), so that they behave alike on every
 -- connection, behind a pooler too; those that they call inherit them. All are plpgsql, whose plans stay from call to call,
 -- except where SQL is merged into the statement that uses it.
+--
+-- Spans that are sought by token or among the suspects say `coalesce(lease, -1) = ...` of their holder: said plainly, it
+-- would let the planner read all of another partial index where statistics make that look small.
 
 -- The store's clock in microseconds: `at` where a test sets it, else the database's. Never the transaction's start:
 -- it is asked after the locks are held.

@@ -7,7 +7,7 @@ begin
     return (
         select (
             select count(distinct s.lease) from spans s
-            where s.suspicion > 0 and s.lease is not null and s.lease <> p_lease
+            where s.suspicion > 0 and coalesce(s.lease, -1) not in (-1, p_lease)
         ) < greatest((select count(*) from leases l where l.state = 'live') / 2, 1)
     );
 end $$;
@@ -17,7 +17,7 @@ create or replace function suspects_wait() returns boolean
 language plpgsql volatile as $$
 begin
     return (
-        select exists (select from spans s where s.suspicion > 0 and s.lease is null)
+        select exists (select from spans s where s.suspicion > 0 and coalesce(s.lease, -1) = -1)
     );
 end $$;
 
@@ -33,7 +33,7 @@ begin
         where b.status = 'open' and not b.held and b.operation = any (p_operations) and b.batch <> all (p_passed_by)
           and case when p_alone then exists (
                        select from spans s
-                       where s.batch = b.batch and s.suspicion > 0 and s.lease is null and s.line_count = 1
+                       where s.batch = b.batch and s.suspicion > 0 and coalesce(s.lease, -1) = -1 and s.line_count = 1
                          and coalesce(s.not_before, 0) <= p_now
                    )
                    else b.cursor <= b.total or exists (
@@ -154,8 +154,9 @@ begin
         select from batches b
         where b.status = 'open' and not b.held and b.operation = any (p_operations) and exists (
             select from spans s
-            where s.batch = b.batch and s.suspicion > 0 and s.lease is null and s.line_count = 1
+            where s.batch = b.batch and s.suspicion > 0 and coalesce(s.lease, -1) = -1 and s.line_count = 1
               and coalesce(s.not_before, 0) <= v_now
+            offset 0
         )
     );
     if not v_granted then
@@ -223,7 +224,7 @@ begin
         v_due := due_spans(p_batch, p_alone, v_may_suspect, p_now);
         for v_span in
             select * from spans s
-            where s.token = any (v_due) and s.lease is null
+            where s.token = any (v_due) and coalesce(s.lease, -1) = -1
             order by s.first_line
             for update
         loop
@@ -290,7 +291,7 @@ begin
     line_counts := '{}';
     if cardinality(v_free) > 0 then
         delete from spans s
-        where s.token = any (array(select f.token from unnest(v_free) f)) and s.lease is null;
+        where s.token = any (array(select f.token from unnest(v_free) f)) and coalesce(s.lease, -1) = -1;
         with part as (
             select f.*, t.place, p.part, p.part_lines, p.part_count
             from unnest(v_heads, v_counts) with ordinality t (head, count, place)
@@ -355,7 +356,7 @@ begin
     if p_alone then
         return array(
             select s.token from spans s
-            where s.batch = p_batch and s.suspicion > 0 and s.lease is null and s.line_count = 1
+            where s.batch = p_batch and s.suspicion > 0 and coalesce(s.lease, -1) = -1 and s.line_count = 1
               and coalesce(s.not_before, 0) <= p_now
             order by s.first_line limit 1
         );

@@ -27,7 +27,7 @@ begin
             v_exclusive := v_exclusive || v_batch;
         end if;
     end loop;
-    perform 1 from spans s where s.token = any (p_group_tokens) and s.lease = p_lease order by s.token for update;
+    perform 1 from spans s where s.token = any (p_group_tokens) and coalesce(s.lease, -1) = p_lease order by s.token for update;
     v_now := store_time(p_at);
 
     -- O1, for the whole group at once: all lines held, none tried before, no answer that wants another attempt.
@@ -35,7 +35,7 @@ begin
         select from unnest(p_group_batches, p_group_tokens, v_group_lines) g (batch, token, lines)
         where not exists (
             select from spans s
-            where s.token = g.token and s.lease = p_lease and s.batch = g.batch and not s.tried
+            where s.token = g.token and coalesce(s.lease, -1) = p_lease and s.batch = g.batch and not s.tried
               and s.lines @> g.lines offset 0
         ) or (select b.status from batches b where b.batch = g.batch) is distinct from 'open'
     );
@@ -75,11 +75,11 @@ declare
 begin
     delete from spans s
     using unnest(p_group_tokens, p_group_lines) g (token, lines)
-    where s.token = g.token and s.lease = p_lease and s.lines = g.lines;
+    where s.token = g.token and coalesce(s.lease, -1) = p_lease and s.lines = g.lines;
     update spans s
     set lines = s.lines - g.lines, line_count = s.line_count - g.line_count
     from unnest(p_group_tokens, p_group_lines, p_group_counts) g (token, lines, line_count)
-    where s.token = g.token and s.lease = p_lease;
+    where s.token = g.token and coalesce(s.lease, -1) = p_lease;
     insert into outcomes (batch, line, status, result, error, token, lease, attempts, crashes, generation, run_us, recorded_at)
     select i.batch, i.line,
            case i.answer when 0 then 'success' else 'failed' end,
@@ -113,7 +113,7 @@ begin
         cross join lateral (
             select b.generation, b.attempts_max from batches b where b.batch = s.batch and b.status = 'open' offset 0
         ) b
-        where s.token = any (p_group_tokens) and s.lease = p_lease
+        where s.token = any (p_group_tokens) and coalesce(s.lease, -1) = p_lease
     ), item as materialized (
         select i.place, i.batch, i.line, i.token, i.answer, f.token is not null as holds, f.attempts_max,
                case when f.tried then (
@@ -192,11 +192,11 @@ begin
         where i.verdict <= 3
         group by i.token
     ), ended as (
-        delete from spans s using gone g where s.token = g.token and s.lease = p_lease and s.lines <@ g.lines
+        delete from spans s using gone g where s.token = g.token and coalesce(s.lease, -1) = p_lease and s.lines <@ g.lines
     )
     update spans s set lines = s.lines - g.lines, line_count = s.line_count - g.line_count
     from gone g
-    where s.token = g.token and s.lease = p_lease and not s.lines <@ g.lines;
+    where s.token = g.token and coalesce(s.lease, -1) = p_lease and not s.lines <@ g.lines;
 
     insert into outcomes (batch, line, status, result, error, token, lease, attempts, crashes, generation, run_us, recorded_at)
     select i.batch, i.line,
@@ -277,7 +277,7 @@ declare
 begin
     perform require_read_committed();
     perform 1 from batches b where b.batch = any (p_batches) order by b.batch for key share;
-    perform 1 from spans s where s.token = any (p_tokens) and s.lease = p_lease order by s.token for update;
+    perform 1 from spans s where s.token = any (p_tokens) and coalesce(s.lease, -1) = p_lease order by s.token for update;
     v_now := store_time(p_at);
     for v_entry in
         select e.batch, e.token, e.lines::int8multirange as lines
@@ -286,16 +286,16 @@ begin
     loop
         select b.generation into v_generation from batches b where b.batch = v_entry.batch and b.status = 'open';
         continue when not found;
-        select * into v_span from spans s where s.token = v_entry.token and s.lease = p_lease and s.batch = v_entry.batch;
+        select * into v_span from spans s where s.token = v_entry.token and coalesce(s.lease, -1) = p_lease and s.batch = v_entry.batch;
         continue when not found;
         v_back := v_span.lines * v_entry.lines;
         continue when isempty(v_back);
         if v_back = v_span.lines then
-            delete from spans s where s.token = v_span.token and s.lease = p_lease;
+            delete from spans s where s.token = v_span.token and coalesce(s.lease, -1) = p_lease;
         else
             update spans s
             set lines = v_span.lines - v_back, line_count = v_span.line_count - count_lines(v_back)
-            where s.token = v_span.token and s.lease = p_lease;
+            where s.token = v_span.token and coalesce(s.lease, -1) = p_lease;
         end if;
         insert into spans (token, batch, lines, line_count, first_line, suspicion, tried)
         values (nextval('tokens'), v_span.batch, v_back, count_lines(v_back), lower(v_back), v_span.suspicion, v_span.tried);

@@ -115,7 +115,7 @@ begin
     from attempts a
     where a.batch = (p_span).batch and a.first_line = v_line and a.generation = v_generation
       and a.kind in ('crashed', 'crash_withdrawn');
-    delete from spans s where s.token = (p_span).token and s.lease = p_lease;
+    delete from spans s where s.token = (p_span).token and coalesce(s.lease, -1) = p_lease;
     -- p2_after_crash
     if v_crashes >= v_crashes_max then
         insert into outcomes (batch, line, status, error, token, lease, attempts, crashes, generation, run_us, recorded_at)

@@ -1,8 +1,9 @@
 -- What the functions called from outside run under, whatever the connection, role or pooler says.
 --
--- Plans: every statement in them finds its records by an index, whatever the statistics say, so sequential scans are priced
--- out, plans are generic (made once, not by the values at hand), and neither compiled nor parallel. The search path
--- is the store's schema alone; temporary tables come last.
+-- Plans: every statement in them finds its records by an index, whatever the statistics say. So sequential scans are priced
+-- out, and bitmap scans too, which read a whole partial index where it looks small; plans are generic (made once, not by the
+-- values at hand), and neither compiled nor parallel. The search path is the store's schema alone; temporary tables
+-- come last.
 do $$
 declare
     v_function regprocedure;
@@ -20,6 +21,7 @@ begin
         execute format('alter function %s set jit = off', v_function);
         execute format('alter function %s set plan_cache_mode = force_generic_plan', v_function);
         execute format('alter function %s set enable_seqscan = off', v_function);
+        execute format('alter function %s set enable_bitmapscan = off', v_function);
         execute format('alter function %s set max_parallel_workers_per_gather = 0', v_function);
     end loop;
 end $$;
