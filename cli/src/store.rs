@@ -10,6 +10,7 @@
 //! | which store a name means, and opening it | [`url`] |
 //! | one type for whichever store it is | [`any`] |
 //! | the embedded store | [`sqlite`] |
+//! | the store on a Postgres server | [`postgres`] |
 
 use std::error::Error;
 use std::future::Future;
@@ -23,6 +24,7 @@ use self::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory,
 
 pub mod any;
 pub mod loading;
+pub mod postgres;
 pub mod sqlite;
 pub mod url;
 pub mod view;

@@ -371,7 +371,13 @@ fn stores_that_are_something_else() {
     place.refuses("store_empty", 7, &["list", "--store", "empty.db"]);
     place.refuses("store_in_memory", 2, &["submit", "rows.csv", "--store", ":memory:"]);
     place.refuses("store_name_too_long", 2, &["submit", "rows.csv", "--store", &"x".repeat(250)]);
-    place.refuses("store_is_postgres", 2, &["submit", "rows.csv", "--store", "postgres://localhost/rows"]);
+    // Nothing listens on port 1.
+    let nowhere = "postgres://user:secret@127.0.0.1:1/rows";
+    place.refuses("store_postgres_refused", 7, &["submit", "rows.csv", "--store", nowhere]);
+    let parameter = "postgres://user:secret@127.0.0.1:1/rows?shema=jobs";
+    place.refuses("store_postgres_parameter", 2, &["submit", "rows.csv", "--store", parameter]);
+    let schema = "postgres://user:secret@127.0.0.1:1/rows?schema=Jobs";
+    place.refuses("store_postgres_schema", 2, &["submit", "rows.csv", "--store", schema]);
 }
 
 #[test]

@@ -8,5 +8,6 @@
 
 pub mod ledger;
 pub mod place;
+pub mod postgres;
 pub mod process;
 pub mod scenario;

@@ -9,6 +9,7 @@ use nix::unistd::{AccessFlags, access};
 use super::args::Global;
 use super::config::default_store_path;
 use super::failure::{Exit, Failure};
+use crate::store::postgres::{self, PostgresOptions};
 use crate::store::url::OpenError;
 use crate::store::view::{BatchView, Resolved};
 use crate::store::{AnyStore, OpenMode, Reads, StoreUrl, sqlite};
@@ -16,10 +17,14 @@ use crate::store::{AnyStore, OpenMode, Reads, StoreUrl, sqlite};
 /// Which store.
 pub fn url(global: &Global) -> Result<StoreUrl, Failure> {
     match &global.store {
-        Some(name) => match name.parse().map_err(|error| cannot_open(Exit::Usage, error))? {
-            StoreUrl::Postgres(_) => Err(cannot_open(Exit::Usage, OpenError::NoPostgres)),
-            url @ StoreUrl::Sqlite(_) => Ok(url),
-        },
+        Some(name) => {
+            let url: StoreUrl = name.parse().map_err(|error| cannot_open(Exit::Usage, error))?;
+            if let StoreUrl::Postgres(url) = &url {
+                let options: Result<PostgresOptions, _> = url.with_password().parse();
+                options.map_err(|error| cannot_open(Exit::Usage, postgres::OpenError::Url(error).into()))?;
+            }
+            Ok(url)
+        }
         None => default_store_path().map(StoreUrl::Sqlite).ok_or_else(|| {
             Failure::new(Exit::Usage, "no place for the store: neither HOME nor XDG_STATE_HOME is set")
                 .help("name a file with --store PATH")
@@ -76,12 +81,25 @@ pub async fn open(global: &Global) -> Result<AnyStore, Failure> {
 fn cannot_open(exit: Exit, error: OpenError) -> Failure {
     let help = match &error {
         OpenError::Sqlite(error) => file_help(error),
-        OpenError::NoPostgres => Some("name a file with --store PATH"),
+        OpenError::Postgres(error) => server_help(error),
     };
     let failure = Failure::from_error(exit, error);
     match help {
         Some(help) => failure.help(help),
         None => failure,
+    }
+}
+
+fn server_help(error: &postgres::OpenError) -> Option<&'static str> {
+    use postgres::OpenError;
+    match error {
+        OpenError::Missing { .. } => {
+            Some("is this the right --store? `fencepost submit FILE` makes one that is not there")
+        }
+        OpenError::Connect { .. } => Some("put that right and repeat the command; is this the right --store?"),
+        OpenError::Sql { .. } => Some("put that right and repeat the command"),
+        // They say it themselves.
+        _ => None,
     }
 }
 

@@ -8,6 +8,7 @@ use fencepost_core::store::{StoreReply, StoreRequest};
 use fencepost_core::{BatchId, StoreTime};
 
 use super::loading::{BatchSpec, LoadEnd, Loaded};
+use super::postgres::{self, PostgresStore};
 use super::sqlite::{self, SqliteStore};
 use super::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, WorkersView};
 use super::{Changes, Loads, Reads, Store, StoreError, WorkerStore};
@@ -17,6 +18,8 @@ use super::{Changes, Loads, Reads, Store, StoreError, WorkerStore};
 pub enum AnyStore {
     /// An SQLite file.
     Sqlite(SqliteStore),
+    /// A schema on a Postgres server.
+    Postgres(PostgresStore),
 }
 
 /// The news of a store of any kind.
@@ -24,11 +27,19 @@ pub enum AnyStore {
 pub enum AnyChanges {
     /// Of an SQLite file.
     Sqlite(sqlite::Changes),
+    /// Of a schema on a Postgres server.
+    Postgres(postgres::Changes),
 }
 
 impl From<SqliteStore> for AnyStore {
     fn from(store: SqliteStore) -> Self {
         Self::Sqlite(store)
+    }
+}
+
+impl From<PostgresStore> for AnyStore {
+    fn from(store: PostgresStore) -> Self {
+        Self::Postgres(store)
     }
 }
 
@@ -38,11 +49,18 @@ impl From<sqlite::Changes> for AnyChanges {
     }
 }
 
+impl From<postgres::Changes> for AnyChanges {
+    fn from(changes: postgres::Changes) -> Self {
+        Self::Postgres(changes)
+    }
+}
+
 /// The same with the store itself, whichever it is.
 macro_rules! with_store {
     ($any:expr, $store:ident => $act:expr) => {
         match $any {
             AnyStore::Sqlite($store) => $act,
+            AnyStore::Postgres($store) => $act,
         }
     };
 }
@@ -52,6 +70,7 @@ macro_rules! with_changes {
     ($any:expr, $changes:ident => $act:expr) => {
         match $any {
             AnyChanges::Sqlite($changes) => $act,
+            AnyChanges::Postgres($changes) => $act,
         }
     };
 }

@@ -3,13 +3,14 @@
 //! | name | store |
 //! |---|---|
 //! | `PATH`, `sqlite:PATH`, `sqlite://PATH` (so `sqlite:///PATH` from the root) | an SQLite file |
-//! | `postgres://...`, `postgresql://...` | a Postgres database: not built yet |
+//! | `postgres://USER:PASSWORD@HOST:PORT/DATABASE?schema=NAME`, `postgresql://...` | a schema on a Postgres server ([`super::postgres::options`]) |
 
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::postgres::{self, PostgresStore};
 use super::sqlite::{self, SqliteStore};
 use super::{AnyStore, OpenMode};
 
@@ -29,9 +30,9 @@ pub enum OpenError {
     /// An SQLite file.
     #[error(transparent)]
     Sqlite(#[from] sqlite::OpenError),
-    /// Postgres is not built yet.
-    #[error("this build keeps rows in SQLite only: Postgres is not there yet")]
-    NoPostgres,
+    /// A Postgres database.
+    #[error(transparent)]
+    Postgres(#[from] postgres::OpenError),
 }
 
 impl FromStr for StoreUrl {
@@ -54,7 +55,10 @@ impl StoreUrl {
     pub async fn open(&self, mode: OpenMode) -> Result<AnyStore, OpenError> {
         match self {
             Self::Sqlite(path) => Ok(SqliteStore::open(path, mode).await?.into()),
-            Self::Postgres(_) => Err(OpenError::NoPostgres),
+            Self::Postgres(url) => {
+                let options = url.with_password().parse().map_err(postgres::OpenError::Url)?;
+                Ok(PostgresStore::open(options, mode).await?.into())
+            }
         }
     }
 

@@ -130,6 +130,7 @@ async fn main() {
             let (handler, store) = transactional(EffectHandler(handler), store);
             RunningWorker::on_store(store, handler, config)
         }
+        (true, AnyStore::Postgres(_)) => panic!("this worker's effects are rows of an SQLite file"),
         (false, store) => RunningWorker::on_store(store, handler, config),
     };
     let worker = worker.expect("the worker starts");

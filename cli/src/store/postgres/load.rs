@@ -1,0 +1,152 @@
+//! S4: loading a batch in slices, by COPY.
+
+use fencepost_core::BatchId;
+use sqlx::{AssertSqlSafe, PgConnection, Row};
+use tokio::time::{Instant, timeout_at};
+
+use super::PostgresStore;
+use super::call::Call;
+use super::codec::{batch_id, int, micros_of, millis_of, names_to_json};
+use super::open::random_number;
+use super::trouble;
+use crate::store::loading::{BatchSpec, CUT_OFF_AFTER, LoadEnd, Loaded, SLICE_ROWS};
+use crate::store::{Loads, StoreError};
+
+impl Loads for PostgresStore {
+    async fn begin_load(&self, spec: BatchSpec) -> Result<BatchId, StoreError> {
+        let batch = BatchId::from_random(random_number());
+        let header = spec.header.as_deref().map(names_to_json);
+        let call = Call::new("begin_load")
+            .arg(int(batch.number()))
+            .arg(batch.to_string())
+            .arg(spec.operation.as_str())
+            .arg(spec.priority)
+            .arg(i64::from(spec.attempts_max))
+            .arg(i64::from(spec.crashes_max))
+            .arg(millis_of(spec.timeout))
+            .arg(header.as_deref())
+            .arg(spec.source.as_deref())
+            .arg(micros_of(CUT_OFF_AFTER))
+            .arg(self.at());
+        let row = self.connections.call_one(call).await?;
+        let cut_off: Vec<i64> = self.read(|| Ok(row.try_get("cut_off")?))?;
+        for batch in cut_off {
+            self.remove_load(self.read(|| batch_id(batch))?).await?;
+        }
+        Ok(batch)
+    }
+
+    async fn load_rows(&self, batch: BatchId, first_line: u64, inputs: &[Box<str>]) -> Result<(), StoreError> {
+        let until = Instant::now() + self.connections.answer_limit();
+        let mut used = self.connections.take(until).await?;
+        match timeout_at(until, self.copy_slice(&mut used.conn, batch, first_line, inputs)).await {
+            Ok(Ok(true)) => {
+                self.connections.keep(used);
+                Ok(())
+            }
+            // The connection is closed, and the server rolls back.
+            Ok(Ok(false)) => {
+                let message = format!(
+                    "batch {batch} takes no rows from line {first_line} on: it is not loading (cut off for a day?), or lines before are missing"
+                );
+                Err(StoreError::not_done(message, None))
+            }
+            Ok(Err(error)) => Err(trouble::of_statement(error, self.place())),
+            Err(_) => Err(self.connections.no_answer()),
+        }
+    }
+
+    async fn finish_load(&self, batch: BatchId, end: LoadEnd) -> Result<Loaded, StoreError> {
+        let call = Call::new("finish_load")
+            .arg(int(batch.number()))
+            .arg(end.key.as_deref())
+            .arg(end.digest.as_str())
+            .arg(int(end.total))
+            .arg(self.at());
+        let row = self.connections.call_one(call).await?;
+        let (outcome, there) = self.read(|| {
+            let there: Option<i64> = row.try_get("there")?;
+            Ok((row.try_get::<String, _>("outcome")?, there.map(batch_id).transpose()?))
+        })?;
+        let loaded = match (outcome.as_str(), there) {
+            ("new", _) => Loaded::New,
+            ("same", Some(there)) => Loaded::Same(there),
+            ("differs", Some(there)) => Loaded::Differs(there),
+            ("gone", _) => return Err(StoreError::not_done(format!("batch {batch} is not there any more"), None)),
+            _ => {
+                let message = format!("batch {batch} does not have the {} rows that were loaded", end.total);
+                return Err(StoreError::not_done(message, None));
+            }
+        };
+        match loaded {
+            Loaded::Same(there) | Loaded::Differs(there) if there != batch => self.remove_load(batch).await?,
+            _ => {}
+        }
+        Ok(loaded)
+    }
+
+    async fn remove_load(&self, batch: BatchId) -> Result<(), StoreError> {
+        let slice = i64::try_from(SLICE_ROWS).unwrap_or(i64::MAX);
+        loop {
+            let call = Call::new("remove_load_slice").arg(int(batch.number())).arg(slice);
+            let row = self.connections.call_one(call).await?;
+            let gone: i64 = self.read(|| Ok(row.try_get(0)?))?;
+            if gone == 0 {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl PostgresStore {
+    /// One transaction: the batch's record is locked, the rows that are not there yet are copied in. False: the batch takes no
+    /// such rows. A slice that is committed but not on the disk when the server's machine fails is missed by the next one;
+    /// the end of the load waits for the disk.
+    async fn copy_slice(
+        &self,
+        conn: &mut PgConnection,
+        batch: BatchId,
+        first_line: u64,
+        inputs: &[Box<str>],
+    ) -> Result<bool, sqlx::Error> {
+        let options = self.connections.options();
+        let begin = "begin isolation level read committed; set local synchronous_commit = off";
+        sqlx::raw_sql(begin).execute(&mut *conn).await?;
+        let rows = i64::try_from(inputs.len()).unwrap_or(i64::MAX);
+        let call = Call::new("advance_load").arg(int(batch.number())).arg(int(first_line)).arg(rows).arg(self.at());
+        let place = call.run(conn, &options.schema, !options.transaction_pooler).await?;
+        let there: Option<i64> = place.first().map(|row| row.try_get(0)).transpose()?.flatten();
+        let Some(there) = there else { return Ok(false) };
+        let there = usize::try_from(there).unwrap_or(0);
+        if let Some(missing) = inputs.get(there..).filter(|missing| !missing.is_empty()) {
+            let first_missing = first_line.saturating_add(u64::try_from(there).unwrap_or(0));
+            let copy = format!("copy \"{}\".rows (batch, line, input) from stdin (format binary)", options.schema);
+            let mut copying = conn.copy_in_raw(&copy).await?;
+            copying.send(binary_rows(batch, first_missing, missing)).await?;
+            copying.finish().await?;
+        }
+        sqlx::raw_sql(AssertSqlSafe("commit".to_owned())).execute(conn).await?;
+        Ok(true)
+    }
+}
+
+/// Rows in COPY's binary format.
+fn binary_rows(batch: BatchId, first_line: u64, inputs: &[Box<str>]) -> Vec<u8> {
+    const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+    const BESIDE_INPUT: usize = 2 + 3 * 4 + 2 * 8;
+    let bytes: usize = inputs.iter().map(|input| BESIDE_INPUT + input.len()).sum();
+    let mut out = Vec::with_capacity(HEADER.len() + bytes + 2);
+    out.extend_from_slice(HEADER);
+    for (line, input) in (int(first_line)..).zip(inputs) {
+        out.extend_from_slice(&3i16.to_be_bytes());
+        for number in [int(batch.number()), line] {
+            out.extend_from_slice(&8i32.to_be_bytes());
+            out.extend_from_slice(&number.to_be_bytes());
+        }
+        // Longer ones than a field's length can say are refused by the server.
+        out.extend_from_slice(&i32::try_from(input.len()).unwrap_or(i32::MAX).to_be_bytes());
+        out.extend_from_slice(input.as_bytes());
+    }
+    out.extend_from_slice(&(-1i16).to_be_bytes());
+    out
+}

@@ -1,0 +1,89 @@
+//! The model, SQLite and Postgres are given the same random requests at the same clock: every reply is equal, tokens too, and
+//! so is what they hold afterwards. A run ends only when every kind of reply, verdict and outcome has occurred.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeSet;
+
+use self::run::Run;
+
+mod run;
+mod subjects;
+mod views;
+
+/// Every kind that has to occur before the test may end.
+const KINDS: &[&str] = &[
+    "taken",
+    "ended",
+    "name held",
+    "renewed",
+    "renewed, some closed",
+    "refused",
+    "refused, taken over",
+    "dropped",
+    "granted fresh",
+    "granted given back",
+    "granted split",
+    "granted several",
+    "granted alone",
+    "granted suspects",
+    "granted recovered",
+    "granted tried",
+    "nothing",
+    "suspect waits",
+    "next after",
+    "no open lines",
+    "closed",
+    "lease ended",
+    "settled some",
+    "settled none",
+    "success",
+    "failed",
+    "given back",
+    "exhausted",
+    "timed out",
+    "recorded before",
+    "fenced",
+    "gave back",
+    "look with not-before",
+    "recovered none",
+    "recovered lines",
+    "recovered, row failed",
+    "spared",
+    "cut back",
+    "withdrew",
+    "batch success",
+    "batch failed",
+    "batch aborted",
+    "batch held",
+];
+
+/// A number from the environment, for longer runs: `FENCEPOST_DIFFERENTIAL_RUNS=500`.
+fn from_env(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+#[tokio::test]
+async fn the_model_sqlite_and_postgres_answer_alike() {
+    let (runs, steps) = (from_env("FENCEPOST_DIFFERENTIAL_RUNS", 6), from_env("FENCEPOST_DIFFERENTIAL_STEPS", 600));
+    let first = from_env("FENCEPOST_DIFFERENTIAL_SEED", 1);
+    let directory = tempfile::tempdir().unwrap();
+    let mut missing: BTreeSet<&str> = KINDS.iter().copied().collect();
+    for seed in first.. {
+        println!("seed {seed}");
+        let mut run = Run::new(seed, directory.path()).await;
+        for step in 0..steps {
+            run.step().await;
+            if step % 50 == 0 {
+                run.compare().await;
+            }
+        }
+        run.compare().await;
+        missing.retain(|kind| !run.seen.contains(kind));
+        let done = seed + 1 - first;
+        if done >= runs && missing.is_empty() {
+            println!("{done} runs of {steps} steps");
+            return;
+        }
+        assert!(done < runs + 200, "never occurred: {missing:?}");
+    }
+}

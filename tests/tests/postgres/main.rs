@@ -1,0 +1,7 @@
+//! The store on a real Postgres: who waits for whom, what survives, and what is said when something is wrong.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod connecting;
+mod history;
+mod locks;
+mod rig;
