@@ -239,7 +239,8 @@ impl Run {
             lease,
             number,
             operations,
-            lines_max: 1 + self.below(10),
+            // 0: only what waits.
+            lines_max: self.below(11),
             bytes_max: self.pick(&bytes).unwrap(),
             idle: !self.one_in(3),
         };

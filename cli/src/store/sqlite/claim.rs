@@ -349,7 +349,7 @@ struct Wanted<'a> {
 
 impl<'a> Wanted<'a> {
     fn choose(take: &'a Takeable, lines_max: u64) -> Self {
-        let mut left = lines_max;
+        let mut left = if take.alone { 1 } else { lines_max };
         let mut spans = Vec::new();
         for span in &take.spans {
             if left == 0 {

@@ -1,7 +1,7 @@
 -- C1 to C3, P2: claims. What could be taken is looked at without a lock first: an idle worker's question writes nothing.
 
--- P2: whether this lease may take suspects now: at most one worker in two works on them, and always one may.
-create or replace function may_take_suspect(p_lease bigint) returns boolean
+-- p2_may_take_suspect, the quota: at most one worker in two works on suspects, and always one may.
+create or replace function within_quota(p_lease bigint) returns boolean
 language plpgsql volatile as $$
 begin
     return (
@@ -9,6 +9,15 @@ begin
             select count(distinct s.lease) from spans s
             where s.suspicion > 0 and coalesce(s.lease, -1) not in (-1, p_lease)
         ) < greatest((select count(*) from leases l where l.state = 'live') / 2, 1)
+    );
+end $$;
+
+-- p2_may_take_range: a worker holds one suspect range at a time.
+create or replace function holds_suspect(p_lease bigint) returns boolean
+language plpgsql volatile as $$
+begin
+    return (
+        select exists (select from spans s where s.lease = p_lease and s.suspicion > 0)
     );
 end $$;
 
@@ -24,7 +33,7 @@ end $$;
 -- C3: the first batch, in the order of claims, that has something for this claim; none: null. With `p_alone` only a due
 -- free suspect of one line counts.
 create or replace function claimable_batch(
-    p_operations text[], p_passed_by bigint[], p_alone boolean, p_may_suspect boolean, p_now bigint
+    p_operations text[], p_passed_by bigint[], p_alone boolean, p_may_take_range boolean, p_now bigint
 ) returns bigint
 language plpgsql volatile as $$
 begin
@@ -39,7 +48,7 @@ begin
                    else b.cursor <= b.total or exists (
                        select from spans s
                        where s.batch = b.batch and s.lease is null and coalesce(s.not_before, 0) <= p_now
-                         and (s.suspicion = 0 or (p_may_suspect and s.line_count > 1))
+                         and (s.suspicion = 0 or (p_may_take_range and s.line_count > 1))
                    )
               end
         order by b.priority desc, b.last_claim, b.batch
@@ -64,6 +73,7 @@ declare
     v_number bigint;
     v_now bigint;
     v_may_suspect boolean := false;
+    v_nothing_else boolean := false;
     v_alone boolean;
     v_locked boolean := false;
     v_passed_by bigint[] := '{}';
@@ -93,7 +103,12 @@ begin
             );
             return;
         end if;
-        v_may_suspect := suspects_wait() and may_take_suspect(p_lease);
+        -- p2_may_work_on_suspects: beyond the quota, only who would stand idle.
+        v_may_suspect := suspects_wait();
+        if v_may_suspect and not within_quota(p_lease) then
+            v_nothing_else := claimable_batch(p_operations, v_passed_by, false, false, v_now) is null;
+            v_may_suspect := v_nothing_else;
+        end if;
         v_alone := p_idle and v_may_suspect and not exists (select from spans s where s.lease = p_lease);
         v_batch := null;
         if v_alone then
@@ -101,7 +116,11 @@ begin
         end if;
         if v_batch is null then
             v_alone := false;
-            v_batch := claimable_batch(p_operations, v_passed_by, false, v_may_suspect, v_now);
+            -- Who asks for no lines is told only what waits.
+            exit when p_lines_max = 0;
+            v_batch := claimable_batch(
+                p_operations, v_passed_by, false, v_may_suspect and not holds_suspect(p_lease), v_now
+            );
         end if;
         exit when v_batch is null;
 
@@ -126,7 +145,7 @@ begin
         -- A batch of which another took the last in the meantime is passed by; its lock is let go with the block, since
         -- the next one may come before it in lock order (T1).
         begin
-            v_taken := take_from_batch(p_lease, p_number, v_batch, p_lines_max, p_bytes_max, v_alone, v_now);
+            v_taken := take_from_batch(p_lease, p_number, v_batch, p_lines_max, p_bytes_max, v_alone, v_nothing_else, v_now);
             if v_taken.tokens is null then
                 raise exception 'nothing left' using errcode = 'FP001';
             end if;
@@ -177,7 +196,8 @@ end $$;
 -- Takes lines of one batch: due free spans by first line, then fresh lines, while lines and bytes are left; with `p_alone`
 -- the first due free suspect of one line and nothing else. `tokens` is null where there is nothing.
 create or replace function take_from_batch(
-    p_lease bigint, p_number bigint, p_batch bigint, p_lines_max bigint, p_bytes_max bigint, p_alone boolean, p_now bigint,
+    p_lease bigint, p_number bigint, p_batch bigint, p_lines_max bigint, p_bytes_max bigint, p_alone boolean,
+    p_nothing_else boolean, p_now bigint,
     out tokens bigint[], out operation text, out timeout_ms bigint, out suspicions integer[], out recovered_from text[],
     out line_counts bigint[], out lines bigint[], out inputs text[], out attempts integer[]
 )
@@ -216,12 +236,12 @@ begin
         if suspects_wait() then
             -- P2: the quota is counted by one claim at a time.
             perform pg_advisory_xact_lock('spans'::regclass::oid::integer, 1);
-            v_may_suspect := may_take_suspect(p_lease);
+            v_may_suspect := p_nothing_else or within_quota(p_lease);
         end if;
         if p_alone and not v_may_suspect then
             return;
         end if;
-        v_due := due_spans(p_batch, p_alone, v_may_suspect, p_now);
+        v_due := due_spans(p_batch, p_alone, v_may_suspect and not holds_suspect(p_lease), p_now);
         for v_span in
             select * from spans s
             where s.token = any (v_due) and coalesce(s.lease, -1) = -1
@@ -341,9 +361,9 @@ begin
     end if;
 end $$;
 
--- C3: the batch's due free spans that this claim may take, the first 64 by line; with `p_alone` the first suspect of one
+-- C3: the batch's due free spans that this claim may take, the first 64 by line, one suspect range at most; with `p_alone` the first suspect of one
 -- line. Where few are due they are found by their time and sorted; where many are, in the order of lines.
-create or replace function due_spans(p_batch bigint, p_alone boolean, p_may_suspect boolean, p_now bigint) returns bigint[]
+create or replace function due_spans(p_batch bigint, p_alone boolean, p_may_take_range boolean, p_now bigint) returns bigint[]
 language plpgsql volatile as $$
 #variable_conflict use_column
 declare
@@ -351,6 +371,7 @@ declare
     c_few constant integer := 1000;
     v_tokens bigint[] := '{}';
     v_due integer;
+    v_may_take_range boolean := p_may_take_range;
     v_span record;
 begin
     if p_alone then
@@ -371,11 +392,15 @@ begin
         return array(
             select due.token
             from (
-                select s.token, s.first_line from spans s
-                where s.batch = p_batch and s.lease is null and coalesce(s.not_before, 0) <= p_now
-                  and (s.suspicion = 0 or (p_may_suspect and s.line_count > 1))
-                offset 0
+                select found.*, row_number() over (partition by found.suspect order by found.first_line) as nth
+                from (
+                    select s.token, s.first_line, s.suspicion > 0 as suspect from spans s
+                    where s.batch = p_batch and s.lease is null and coalesce(s.not_before, 0) <= p_now
+                      and (s.suspicion = 0 or (p_may_take_range and s.line_count > 1))
+                    offset 0
+                ) found
             ) due
+            where not due.suspect or due.nth = 1
             order by due.first_line limit c_spans_max
         );
     end if;
@@ -385,7 +410,8 @@ begin
         order by s.first_line
     loop
         if coalesce(v_span.not_before, 0) <= p_now
-           and (v_span.suspicion = 0 or (p_may_suspect and v_span.line_count > 1)) then
+           and (v_span.suspicion = 0 or (v_may_take_range and v_span.line_count > 1)) then
+            v_may_take_range := v_may_take_range and v_span.suspicion = 0;
             v_tokens := v_tokens || v_span.token;
             exit when cardinality(v_tokens) = c_spans_max;
         end if;
