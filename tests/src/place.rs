@@ -80,7 +80,7 @@ impl Place {
 
     /// Starts a worker with the ledger handler.
     pub fn worker(&self, arguments: &[String]) -> Process {
-        let mut command = std::process::Command::new(program("fencepost-tests", "ledger-worker"));
+        let mut command = std::process::Command::new(program("ledger-worker"));
         command.arg("--store").arg(&self.store).arg("--ledger").arg(self.ledger()).args(arguments);
         Process::start(command)
     }
