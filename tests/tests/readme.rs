@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use fencepost_tests::postgres::Schema;
 use fencepost_tests::process::program;
 
 fn root() -> PathBuf {
@@ -29,12 +30,13 @@ fn blocks(language: &str) -> Vec<String> {
     blocks
 }
 
-/// What a person would type, with shorter sleeps; the program is the one built here.
-fn script(block: &str) -> String {
+/// What a person would type, with shorter sleeps; the program is the one built here, the database one of the test's own.
+fn script(block: &str, database: &str) -> String {
     let commands: Vec<String> = block
         .lines()
         .filter_map(|line| line.strip_prefix("$ "))
         .map(|line| line.replace("cargo run --release -p fencepost --", "fencepost"))
+        .map(|line| line.replace("postgres://localhost/fencepost", database))
         .map(|line| line.replace("--sleep 2s", "--sleep 200ms").replace("sleep 9;", "sleep 1;"))
         .filter(|line| line != "./test")
         .collect();
@@ -49,8 +51,9 @@ fn consoles_run() {
     }
     let fencepost = program("fencepost");
     let path = format!("{}:{}", fencepost.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let database = Schema::new();
     for block in blocks("console") {
-        let script = script(&block);
+        let script = script(&block, &format!("'{}'", database.url()));
         let mut shell = Command::new("bash");
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("FENCEPOST_")) {
             shell.env_remove(name);
