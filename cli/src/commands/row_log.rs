@@ -163,7 +163,8 @@ fn json(report: &Report<'_>, untold: u64, worker: &str) -> String {
             "lines": lines, "failed": failed,
         }),
         Report::StoreTrouble(error) => {
-            json!({"event": "store_trouble", "message": error.to_string(), "left_out": untold})
+            let cause = std::error::Error::source(error).map(ToString::to_string);
+            json!({"event": "store_trouble", "message": error.to_string(), "cause": cause, "left_out": untold})
         }
     };
     event["time"] = jiff::Timestamp::now().to_string().into();
