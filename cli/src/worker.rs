@@ -106,7 +106,7 @@ impl RunningWorker {
                 let _ = inputs.send(WorkerInput::Lease(event));
             }
         };
-        let keeper = keep(keeper_options, ports.clone(), renewal_store, keeper_sender.clone(), keeper_queue, tell)?;
+        let keeper = keep(keeper_options, ports.clone(), renewal_store, keeper_sender.downgrade(), keeper_queue, tell)?;
         tokio::spawn(driver::judge::drive(judge_options, ports.clone(), judge.downgrade(), judge_queue));
         let command = move |command: KeeperCommand| {
             let _ = keeper_sender.send(KeeperInput::Command(command));
@@ -219,7 +219,7 @@ fn keep<S, L, F>(
     options: KeeperOptions,
     mut ports: Ports<S, L, TokioClock, TokioSpawn, LocalProcesses>,
     renewal_store: impl FnOnce() -> F + Send + 'static,
-    inbox: UnboundedSender<KeeperInput>,
+    inbox: mpsc::WeakUnboundedSender<KeeperInput>,
     queue: mpsc::UnboundedReceiver<KeeperInput>,
     tell: impl Fn(LeaseEvent) + Send + 'static,
 ) -> io::Result<std::thread::JoinHandle<()>>

@@ -191,17 +191,21 @@ impl Judge {
             JudgeInput::Process(lease, state) => self.handle_process(now, lease, state),
             JudgeInput::OwnLease(lease) => self.own_lease = lease,
             JudgeInput::ProcessEnded(process) => {
-                if !self.reported.contains(&process) {
-                    self.reported.push_back(process);
-                }
-                if self.reported.len() > REPORTS_MAX {
-                    self.reported.pop_front();
-                }
+                self.remember(process);
                 self.look_now(now);
             }
             JudgeInput::LookNow => self.look_now(now),
         }
         self.handle_timeout(now);
+    }
+
+    fn remember(&mut self, process: ProcessIdentity) {
+        if !self.reported.contains(&process) {
+            self.reported.push_back(process);
+        }
+        if self.reported.len() > REPORTS_MAX {
+            self.reported.pop_front();
+        }
     }
 
     fn look_now(&mut self, now: Instant) {
@@ -319,10 +323,8 @@ impl Judge {
         let Some(view) = self.local.get(&lease) else { return };
         if r1_death_known(&machine, view.process.as_ref(), state) {
             let view = view.clone();
-            if let Some(process) = view.process.clone()
-                && !self.reported.contains(&process)
-            {
-                self.reported.push_back(process);
+            if let Some(process) = view.process.clone() {
+                self.remember(process);
             }
             self.decide(Act { view, now: StoreTime::default(), cause: EndCause::Died });
             // Spared by a late renewal or not, the store says soon.

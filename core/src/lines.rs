@@ -52,7 +52,8 @@ impl LineSet {
         let mut set = Self::new();
         for (first, last) in ranges {
             let after = set.ranges.last().map_or(0, |range| range.last + 1);
-            if first > last || first < after || (first == after && !set.is_empty()) {
+            // No line is so far out: a damaged record.
+            if last == u64::MAX || first > last || first < after || (first == after && !set.is_empty()) {
                 return None;
             }
             set.ranges.push(LineRange { first, last });

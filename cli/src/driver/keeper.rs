@@ -6,11 +6,12 @@ use tokio::sync::mpsc;
 use super::{Clock, Liveness, Ports, Processes, Spawn, ask, sleep};
 use crate::store::Store;
 
-/// Keeps a lease until it is dropped or its name is in use elsewhere. `tell` hears what becomes of it.
+/// Keeps a lease until it is dropped or its name is in use elsewhere, or nobody can tell it anything any more: a worker whose
+/// loop is gone must not keep its rows. `tell` hears what becomes of the lease.
 pub async fn drive<S: Store, L: Liveness, C: Clock, T: Spawn, P: Processes>(
     options: KeeperOptions,
     ports: Ports<S, L, C, T, P>,
-    inbox: mpsc::UnboundedSender<KeeperInput>,
+    inbox: mpsc::WeakUnboundedSender<KeeperInput>,
     mut inputs: mpsc::UnboundedReceiver<KeeperInput>,
     tell: impl Fn(LeaseEvent),
 ) {
@@ -20,7 +21,8 @@ pub async fn drive<S: Store, L: Liveness, C: Clock, T: Spawn, P: Processes>(
         while let Some(effect) = keeper.poll_effect() {
             match effect {
                 KeeperEffect::Store(id, request) => {
-                    let (ports, inbox) = (ports.clone(), inbox.clone());
+                    let Some(inbox) = inbox.upgrade() else { return };
+                    let ports = ports.clone();
                     ports.spawn.clone().spawn(async move {
                         let reply = ask(&ports.store, &ports.observer, request).await;
                         // The keeper may have ended; then nobody waits for the reply.
@@ -28,7 +30,8 @@ pub async fn drive<S: Store, L: Liveness, C: Clock, T: Spawn, P: Processes>(
                     });
                 }
                 KeeperEffect::Liveness(id, request) => {
-                    let (ports, inbox) = (ports.clone(), inbox.clone());
+                    let Some(inbox) = inbox.upgrade() else { return };
+                    let ports = ports.clone();
                     ports.spawn.clone().spawn(async move {
                         let reply = ports.liveness.call(request).await;
                         let _ = inbox.send(KeeperInput::Liveness(id, reply));
@@ -36,7 +39,7 @@ pub async fn drive<S: Store, L: Liveness, C: Clock, T: Spawn, P: Processes>(
                 }
                 KeeperEffect::CheckProcess(lease, process) => {
                     let state = ports.processes.state(&process);
-                    let _ = inbox.send(KeeperInput::Process(lease, state));
+                    keeper.handle_input(ports.clock.now(), KeeperInput::Process(lease, state));
                 }
                 KeeperEffect::Tell(event) => tell(event),
             }

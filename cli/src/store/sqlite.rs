@@ -40,7 +40,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fencepost_core::StoreTime;
 use fencepost_core::rules::recovery::r2_late_in;
-use fencepost_core::store::{Claim, ClaimReply, LookReply, StoreReply, StoreRequest};
+use fencepost_core::store::{Claim, ClaimReply, LookReply, StoreReply, StoreRequest, TakeLease, TakeLeaseReply};
 use futures_util::FutureExt;
 use sqlx::{Connection, SqliteConnection, SqlitePool};
 use tokio::sync::{Mutex, MutexGuard};
@@ -400,9 +400,20 @@ async fn look(conn: &mut SqliteConnection, now: StoreTime) -> Result<LookReply, 
     Ok(reply)
 }
 
+/// R5, R2: a take that finds its name held is a look at the holder, and answered as one.
+async fn take_lease(conn: &mut SqliteConnection, now: StoreTime, take: &TakeLease) -> Result<TakeLeaseReply, Trouble> {
+    let reply = lease::take(conn, now, take).await?;
+    if let TakeLeaseReply::NameHeld { holder, .. } = &reply
+        && r2_late_in(holder, now).is_none()
+    {
+        lease::leave_mark(conn, now).await?;
+    }
+    Ok(reply)
+}
+
 async fn dispatch(conn: &mut SqliteConnection, now: StoreTime, request: &StoreRequest) -> Result<StoreReply, Trouble> {
     Ok(match request {
-        StoreRequest::TakeLease(take) => StoreReply::TakeLease(lease::take(conn, now, take).await?),
+        StoreRequest::TakeLease(take) => StoreReply::TakeLease(take_lease(conn, now, take).await?),
         StoreRequest::Renew { lease, batches } => StoreReply::Renew(lease::renew(conn, now, *lease, batches).await?),
         StoreRequest::DropLease { lease } => {
             lease::drop(conn, now, *lease).await?;

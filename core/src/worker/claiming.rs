@@ -71,6 +71,12 @@ impl Worker {
         self.draining_for_suspect && self.abandoned.is_empty() && !self.is_idle()
     }
 
+    /// Puts off both kinds of question.
+    fn claim_later(&mut self, at: Instant) {
+        self.next_claim_at = at;
+        self.drain_look_at = at;
+    }
+
     pub(super) fn claim_lines(&mut self, now: Instant) {
         if let ClaimState::Settling { lease, number, asked: None, next_at } = self.claim
             && now >= next_at
@@ -130,7 +136,7 @@ impl Worker {
                     Ok(StoreReply::Claim(reply)) if *reply != ClaimReply::Closed => {
                         self.claimed(now, idle, reply.clone())
                     }
-                    Err(StoreFailure::NotDone) => self.next_claim_at = now + self.retry_after(),
+                    Err(StoreFailure::NotDone) => self.claim_later(now + self.retry_after()),
                     // C2: unknown is never guessed. A number found closed may have taken lines when the same request
                     // arrived before.
                     _ => self.claim = ClaimState::Settling { lease, number, asked: None, next_at: now },
@@ -178,7 +184,7 @@ impl Worker {
             }
             // The keeper is to hear of the lease's end: only it can take another.
             ClaimReply::Closed | ClaimReply::LeaseEnded => {
-                self.next_claim_at = now + self.retry_after();
+                self.claim_later(now + self.retry_after());
                 self.effects.push_back(WorkerEffect::Keeper(KeeperCommand::RenewNow));
             }
         }

@@ -194,6 +194,22 @@ fn p2_a_draining_worker_asks_whether_the_suspect_still_waits_and_goes_on_when_no
 }
 
 #[test]
+fn p2_a_draining_worker_does_not_spin_on_a_store_that_refuses() {
+    let (mut rig, effects) = at_work(options(2));
+    let grants = vec![grant(1, 1..=2)];
+    let reply = ClaimReply::Granted { grants, suspect_waits: true, next_after: None, open_lines: true };
+    rig.tell(WorkerInput::Store(claims(&effects)[0].0, Ok(StoreReply::Claim(reply))));
+    rig.tell(success(run(1, 1)));
+    let refusals = [Err(StoreFailure::NotDone), Ok(StoreReply::Claim(ClaimReply::LeaseEnded))];
+    for refusal in refusals {
+        let asked = claims(&rig.pass(secs(2)))[0].clone();
+        assert_eq!(asked.1.lines_max, 0, "it drains");
+        let effects = rig.tell(WorkerInput::Store(asked.0, refusal));
+        assert!(claims(&effects).is_empty(), "not again at once: {effects:?}");
+    }
+}
+
+#[test]
 fn p2_a_worker_that_runs_or_owes_something_does_not_call_itself_idle() {
     let (mut rig, _) = with_grants(options(2), vec![grant(1, 1..=1)]);
     let effects = [rig.tell(WorkerInput::Wake), rig.pass(secs(2))].concat();

@@ -39,8 +39,8 @@ pub(super) fn write_row(out: &mut Vec<u8>, row: &Row) {
     let input_at = out.len();
     out.extend_from_slice(row.input.as_bytes());
     for byte in &mut out[input_at..] {
-        // In JSON a line end can only be space between values, but here it would end the row.
-        if *byte == b'\n' {
+        // In JSON a line end can only be space between values, but here it would end the row; to some readers, CR is one.
+        if matches!(*byte, b'\n' | b'\r') {
             *byte = b' ';
         }
     }

@@ -64,9 +64,12 @@ pub(super) fn failure(error: &sqlx::Error) -> StoreFailure {
     }
 }
 
-/// Whether the server goes on with the session after this error.
+/// Whether the server itself goes on with the session after this error. Of class 08 (a connection broke) are the errors of a pooler
+/// that lost its server, maybe after the commit.
 pub(super) fn is_plain_error(error: &sqlx::Error) -> bool {
-    database(error).is_some_and(|error| matches!(error.severity(), PgSeverity::Error))
+    let plain =
+        |error: &PgDatabaseError| matches!(error.severity(), PgSeverity::Error) && !error.code().starts_with("08");
+    database(error).is_some_and(plain)
 }
 
 /// As the end of a request that was sent.

@@ -25,7 +25,9 @@ begin
             select l.lease, l.worker, l.ttl_ms, l.renew_ms, l.expires_at, l.renewals, l.machine, l.pid, l.start_ticks
             into lease, worker, ttl_ms, renew_ms, expires_at, renewals, machine, pid, start_ticks
             from leases l
-            where l.worker = p_worker and l.state = 'live' and l.stable_name;
+            where l.worker = p_worker and l.state = 'live' and l.stable_name
+            -- R2: this is a look as well, answered only where the holder could have renewed.
+            for no key update;
             if found then
                 outcome := 'name_held';
                 return;
@@ -110,9 +112,9 @@ begin
 end $$;
 
 -- R2: all live leases, answered only where a renewal could have been. A look takes the table's lock of a renewal, and of
--- the leases that are late it locks the records as a renewal would: that is written and committed as a renewal is, so that
--- a database that is read-only, full or cut off from its standby answers neither. A late lease whose record somebody
--- else has locked is left out: it is being renewed or ended just now, or nobody can renew it.
+-- the leases that are late it locks the records against renewals, but not against other looks: that is written and committed
+-- as a renewal is, so that a database that is read-only, full or cut off from its standby answers neither. A late lease
+-- whose record somebody else has locked is left out: it is being renewed or ended just now, or nobody can renew it.
 create or replace function look(
     p_at bigint,
     out now_us bigint, out not_before_max bigint, out leases bigint[], out workers text[], out ttl_ms bigint[],
@@ -138,7 +140,7 @@ begin
     if cardinality(v_late) > 0 then
         v_locked := array(
             select l.lease from leases l where l.lease = any (v_late) and l.state = 'live'
-            order by l.lease for no key update skip locked
+            order by l.lease for share skip locked
         );
     end if;
     select array_agg(l.lease order by l.lease), array_agg(l.worker order by l.lease),

@@ -17,7 +17,7 @@ create or replace function holds_suspect(p_lease bigint) returns boolean
 language plpgsql volatile as $$
 begin
     return (
-        select exists (select from spans s where s.lease = p_lease and s.suspicion > 0)
+        select exists (select from spans s where s.lease = p_lease and coalesce(s.suspicion, 0) > 0)
     );
 end $$;
 
@@ -75,6 +75,7 @@ declare
     v_may_suspect boolean := false;
     v_nothing_else boolean := false;
     v_alone boolean;
+    v_no_alone boolean := false;
     v_locked boolean := false;
     v_passed_by bigint[] := '{}';
     v_batch bigint;
@@ -104,12 +105,13 @@ begin
             return;
         end if;
         -- p2_may_work_on_suspects: beyond the quota, only who would stand idle.
+        v_nothing_else := false;
         v_may_suspect := suspects_wait();
         if v_may_suspect and not within_quota(p_lease) then
             v_nothing_else := claimable_batch(p_operations, v_passed_by, false, false, v_now) is null;
             v_may_suspect := v_nothing_else;
         end if;
-        v_alone := p_idle and v_may_suspect and not exists (select from spans s where s.lease = p_lease);
+        v_alone := p_idle and v_may_suspect and not v_no_alone and not exists (select from spans s where s.lease = p_lease);
         v_batch := null;
         if v_alone then
             v_batch := claimable_batch(p_operations, v_passed_by, true, true, v_now);
@@ -152,7 +154,12 @@ begin
             v_granted := true;
             exit;
         exception when sqlstate 'FP001' then
-            v_passed_by := v_passed_by || v_batch;
+            if v_alone then
+                -- Another was faster, or the quota is used up: the batch may have more.
+                v_no_alone := true;
+            else
+                v_passed_by := v_passed_by || v_batch;
+            end if;
         end;
     end loop;
 
