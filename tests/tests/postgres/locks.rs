@@ -326,12 +326,41 @@ async fn a_look_leaves_out_a_late_lease_that_cannot_be_renewed() {
     assert_eq!(leases(look(&rig).await), [fine]);
     holding.commit().await;
     assert_eq!(leases(look(&rig).await), [late, fine]);
+    // Another judge's look does not count.
+    let holding = rig.holding("select look(null)").await;
+    assert_eq!(leases(look(&rig).await), [late, fine]);
+    holding.commit().await;
     // A lock that keeps renewals out keeps looks out.
     let holding = rig.holding("lock table leases in share mode").await;
     let looking = rig.start(StoreRequest::Look);
     rig.until_waiting(1).await;
     holding.commit().await;
     looking.await.unwrap().unwrap();
+}
+
+/// P2: a claim that just misses a lone suspect goes on with what else the batch has.
+#[tokio::test]
+async fn two_idle_claims_of_one_lone_suspect() {
+    let mut rig = Rig::new().await;
+    let (dead, one, two) = (rig.lease(1).await, rig.lease(2).await, rig.lease(3).await);
+    let batch = rig.batch(5).await;
+    rig.grants(dead, 1, 1).await;
+    assert!(matches!(recovered(rig.store.call(died(dead, 0)).await), RecoverReply::Recovered { lines: 1, .. }));
+    let holding = rig.holding(&lock_batch(batch)).await;
+    let a = rig.start(claim(one, 1, 9));
+    rig.until_waiting(1).await;
+    let b = rig.start(claim(two, 1, 9));
+    rig.until_waiting(2).await;
+    holding.commit().await;
+    let mut lines: Vec<_> = Vec::new();
+    for reply in [a.await.unwrap(), b.await.unwrap()] {
+        let grants = granted(reply);
+        assert_eq!(grants.len(), 1);
+        lines.push((grants[0].alone, grants[0].rows.len()));
+    }
+    lines.sort_unstable();
+    assert_eq!(lines, [(false, 4), (true, 1)]);
+    rig.assert_tiled().await;
 }
 
 async fn look(rig: &Rig) -> LookReply {
