@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use fencepost::worker::{RunningWorker, WorkerConfig};
 use fencepost_core::worker::RunKey;
 use fencepost_core::{Timing, Token, WorkerOptions};
 use fencepost_tests::ledger::Ledger;
-use sqlx::SqliteConnection;
+use sqlx::{Database, Postgres, Sqlite};
 
 #[derive(Debug, Parser)]
 struct Args {
@@ -73,9 +74,16 @@ impl Handler for LedgerHandler {
 }
 
 /// The same in two steps: the ledger in `run`, the effect in `apply`.
-struct EffectHandler(LedgerHandler);
+struct EffectHandler<Db>(LedgerHandler, PhantomData<fn() -> Db>);
 
-impl TransactionalHandler for EffectHandler {
+impl<Db> TransactionalHandler for EffectHandler<Db>
+where
+    Db: Database,
+    for<'c> &'c mut Db::Connection: sqlx::Executor<'c, Database = Db>,
+    for<'q> i64: sqlx::Encode<'q, Db> + sqlx::Type<Db>,
+    Db::Arguments: sqlx::IntoArguments<Db>,
+{
+    type Database = Db;
     type Input = serde_json::Value;
     type Value = u64;
     type Output = u64;
@@ -89,8 +97,8 @@ impl TransactionalHandler for EffectHandler {
         }
     }
 
-    async fn apply(&self, conn: &mut SqliteConnection, row: RunKey, token: &u64) -> Result<u64, RowError> {
-        let insert = sqlx::query("insert into effects (line, token) values (?1, ?2)");
+    async fn apply(&self, conn: &mut Db::Connection, row: RunKey, token: &u64) -> Result<u64, RowError> {
+        let insert = sqlx::query("insert into effects (line, token) values ($1, $2)");
         let (line, token_number) = (i64::try_from(row.line).expect("few"), i64::try_from(*token).expect("few"));
         insert.bind(line).bind(token_number).execute(conn).await?;
         Ok(row.line)
@@ -127,10 +135,13 @@ async fn main() {
     config.observer = observer;
     let worker = match (args.effects, store) {
         (true, AnyStore::Sqlite(store)) => {
-            let (handler, store) = transactional(EffectHandler(handler), store);
+            let (handler, store) = transactional(EffectHandler::<Sqlite>(handler, PhantomData), store);
             RunningWorker::on_store(store, handler, config)
         }
-        (true, AnyStore::Postgres(_)) => panic!("this worker's effects are rows of an SQLite file"),
+        (true, AnyStore::Postgres(store)) => {
+            let (handler, store) = transactional(EffectHandler::<Postgres>(handler, PhantomData), store);
+            RunningWorker::on_store(store, handler, config)
+        }
         (false, store) => RunningWorker::on_store(store, handler, config),
     };
     let worker = worker.expect("the worker starts");
