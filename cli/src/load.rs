@@ -1,6 +1,10 @@
 //! Submitting rows: in slices and constant memory, under a key that makes a repeat harmless (S4).
 
+use std::time::Duration;
+
 use fencepost_core::BatchId;
+use fencepost_core::store::StoreFailure;
+use tokio::time::Instant;
 
 use crate::input::{Digest, InputError};
 use crate::store::loading::{BatchSpec, LoadEnd, Loaded, SLICE_BYTES, SLICE_ROWS};
@@ -17,7 +21,7 @@ pub struct Load {
     pub new: bool,
 }
 
-/// Why rows were not submitted. Nothing of them can be claimed.
+/// Why rows were not submitted. Nothing of them can be claimed, but for [`LoadError::Unknown`].
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The rows could not be read.
@@ -35,6 +39,15 @@ pub enum LoadError {
     /// The store did not take them.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The rows are stored, but the store did not say whether they are submitted, however often it was asked.
+    #[error("it is not known whether batch {batch} was submitted: the store does not answer any more")]
+    Unknown {
+        /// The batch, which is there with all its rows or will never be claimable.
+        batch: BatchId,
+        /// The store's last error.
+        #[source]
+        cause: StoreError,
+    },
     /// The key is bound to a batch with other rows.
     #[error("the key {key:?} is bound to batch {batch}, which has other content")]
     KeyBound {
@@ -49,7 +62,8 @@ pub enum LoadError {
 ///
 /// # Errors
 ///
-/// Where the rows cannot be read or stored, or the key is bound to other rows: then nothing was submitted.
+/// Where the rows cannot be read or stored, or the key is bound to other rows: then nothing was submitted. Where the store
+/// falls silent at the very end: then that is not known.
 pub async fn rows<E: Into<LoadError>>(
     store: &impl Loads,
     spec: BatchSpec,
@@ -105,7 +119,7 @@ async fn load<E: Into<LoadError>>(
         bytes += row.len();
         slice.push(row);
         if slice.len() >= SLICE_ROWS || bytes >= SLICE_BYTES {
-            store.load_rows(batch, first_line, &slice).await?;
+            until_known(|| store.load_rows(batch, first_line, &slice)).await?;
             first_line += slice.len() as u64;
             progress(first_line - 1);
             slice.clear();
@@ -113,16 +127,47 @@ async fn load<E: Into<LoadError>>(
         }
     }
     if !slice.is_empty() {
-        store.load_rows(batch, first_line, &slice).await?;
+        until_known(|| store.load_rows(batch, first_line, &slice)).await?;
     }
     let rows = digest.rows();
     progress(rows);
     let end = LoadEnd { key: key.map(str::to_owned), digest: digest.finish().to_string(), total: rows };
-    match store.finish_load(batch, end).await? {
+    let loaded = until_known(|| store.finish_load(batch, end.clone())).await;
+    let loaded = loaded.map_err(|error| match error.failure {
+        StoreFailure::NotDone => LoadError::Store(error),
+        StoreFailure::Unknown => LoadError::Unknown { batch, cause: error },
+    })?;
+    match loaded {
         Loaded::New => Ok(Load { batch, rows, new: true }),
         // Opened by a try whose reply was lost.
         Loaded::Same(own) if own == batch => Ok(Load { batch, rows, new: true }),
         Loaded::Same(batch) => Ok(Load { batch, rows, new: false }),
         Loaded::Differs(batch) => Err(LoadError::KeyBound { key: key.unwrap_or_default().to_owned(), batch }),
+    }
+}
+
+/// How long a write that may have happened is asked for.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How soon it is asked for again.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+
+/// O2: a write of a load whose answer was lost is repeated as it is until its end is known; the batch's id and the slice's first
+/// line make that harmless. What certainly did not happen is an error at once.
+async fn until_known<T, F: Future<Output = Result<T, StoreError>>>(
+    mut ask: impl FnMut() -> F,
+) -> Result<T, StoreError> {
+    let (until, mut unknown) = (Instant::now() + PATIENCE, false);
+    loop {
+        let mut error = match ask().await {
+            Ok(known) => return Ok(known),
+            Err(error) => error,
+        };
+        unknown |= error.failure == StoreFailure::Unknown;
+        if !unknown || Instant::now() >= until {
+            // An earlier try may have happened all the same.
+            error.failure = if unknown { StoreFailure::Unknown } else { error.failure };
+            return Err(error);
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
     }
 }

@@ -14,32 +14,34 @@ const PROGRAMS: &str = "FENCEPOST_TESTS_PROGRAMS";
 
 /// A program of this workspace, built if need be. It lies beside the program that runs now, unless `FENCEPOST_TESTS_PROGRAMS`
 /// names a folder with all of them.
-pub fn program(package: &str, name: &str) -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
     if let Some(dir) = std::env::var_os(PROGRAMS) {
         return Path::new(&dir).join(name);
     }
-    static BUILT: OnceLock<std::sync::Mutex<Vec<String>>> = OnceLock::new();
-    let mut built = BUILT.get_or_init(Default::default).lock().expect("no build panicked");
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(build).join(name)
+}
+
+/// Builds all programs, and tells where they are. The whole workspace, as `./test` does it: a package by itself would be
+/// built with other features of its dependencies, and so would they.
+fn build() -> PathBuf {
     let own = std::env::current_exe().expect("a program knows its own file");
     let dir = own.ancestors().find(|dir| dir.join(".cargo-lock").exists() || dir.join("deps").is_dir());
     let dir = dir.expect("cargo runs this program").to_owned();
-    if !built.iter().any(|other| other == name) {
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
-        cargo.args(["build", "--quiet", "-p", package, "--bin", name, "--target-dir"]);
-        cargo.arg(dir.parent().expect("a profile's folder has a parent"));
-        if dir.ends_with("release") {
-            cargo.arg("--release");
-        }
-        assert!(cargo.status().expect("cargo runs").success(), "{name} does not build");
-        built.push(name.to_owned());
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    cargo.args(["build", "--quiet", "--locked", "--workspace", "--bins", "--examples", "--target-dir"]);
+    cargo.arg(dir.parent().expect("a profile's folder has a parent"));
+    if dir.ends_with("release") {
+        cargo.arg("--release");
     }
-    dir.join(name)
+    assert!(cargo.status().expect("cargo runs").success(), "the programs do not build");
+    dir
 }
 
 /// The `fencepost` program.
 pub fn fencepost() -> Command {
-    let mut command = Command::new(program("fencepost", "fencepost"));
+    let mut command = Command::new(program("fencepost"));
     // A developer's own settings must not reach the tests.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("FENCEPOST_") {

@@ -47,7 +47,7 @@ fn consoles_run() {
     for folder in ["data", "examples"] {
         symlink(root().join(folder), dir.path().join(folder)).expect("a link");
     }
-    let fencepost = program("fencepost", "fencepost");
+    let fencepost = program("fencepost");
     let path = format!("{}:{}", fencepost.parent().unwrap().display(), std::env::var("PATH").unwrap());
     for block in blocks("console") {
         let script = script(&block);

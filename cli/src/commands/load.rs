@@ -83,15 +83,12 @@ fn failure(error: LoadError) -> Failure {
     match error {
         LoadError::Input(error) => error.into(),
         LoadError::Store(error) => {
-            let help = match error.failure {
-                StoreFailure::NotDone => "nothing was submitted; put that right and try again",
-                StoreFailure::Unknown => {
-                    "whether the rows were submitted is not known: `fencepost list` tells (a batch that is loading there is \
-                     not submitted); under the same --key it is safe to try again"
-                }
-            };
-            Failure::from(error).help(help)
+            Failure::from(error).help("nothing was submitted; put that right and try again")
         }
+        LoadError::Unknown { .. } => Failure::from_error(Exit::Store, error).help(
+            "`fencepost list` tells, once the store answers (a batch that is loading there is not submitted); under the same --key \
+             it is safe to try again",
+        ),
         LoadError::KeyBound { .. } => {
             Failure::from_error(Exit::Input, error).help("submit under another --key, or without one")
         }
