@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use fencepost_tests::place::StoreKind;
-use fencepost_tests::scenario::{command, cuts, kills, last_spans, poison, restart, sigterm, stopped, stream};
+use fencepost_tests::scenario::{command, cuts, effects, kills, last_spans, poison, restart, sigterm, stopped, stream};
 
 const ON: StoreKind = StoreKind::Postgres;
 
@@ -35,6 +35,23 @@ fn killed_workers_lose_and_repeat_no_outcome() {
 #[test]
 fn killed_workers_behind_a_transaction_pooler_lose_and_repeat_no_outcome() {
     killed_workers(StoreKind::Pgbouncer);
+}
+
+fn effects_once(on: StoreKind) {
+    let sizes =
+        effects::Effects { rows: 1_500, kills: 4, pauses: 1, ttl: Duration::from_millis(500), row_us: 20_000, seed: 3 };
+    let outcome = effects::run(on, sizes);
+    assert!(outcome.lines_repeated > 0, "kills in mid-row repeat runs, not effects: {outcome:?}");
+}
+
+#[test]
+fn transactional_effects_happen_once_per_row_under_kills_and_pauses() {
+    effects_once(ON);
+}
+
+#[test]
+fn transactional_effects_behind_a_transaction_pooler_happen_once_per_row() {
+    effects_once(StoreKind::Pgbouncer);
 }
 
 #[test]

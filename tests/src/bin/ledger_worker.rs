@@ -17,7 +17,7 @@ use fencepost::worker::{RunningWorker, WorkerConfig};
 use fencepost_core::worker::RunKey;
 use fencepost_core::{Timing, Token, WorkerOptions};
 use fencepost_tests::ledger::Ledger;
-use sqlx::{Database, Postgres, Sqlite};
+use sqlx::{AssertSqlSafe, Database, Postgres, Sqlite};
 
 #[derive(Debug, Parser)]
 struct Args {
@@ -39,9 +39,9 @@ struct Args {
     poison_line: Option<u64>,
     #[arg(long)]
     until_done: bool,
-    /// Write an effect into the table `effects` of the same database, in the transaction that records the outcome.
+    /// Write an effect into this table of the same database, in the transaction that records the outcome.
     #[arg(long)]
-    effects: bool,
+    effects: Option<String>,
     /// Print reports to stderr.
     #[arg(long)]
     verbose: bool,
@@ -74,7 +74,11 @@ impl Handler for LedgerHandler {
 }
 
 /// The same in two steps: the ledger in `run`, the effect in `apply`.
-struct EffectHandler<Db>(LedgerHandler, PhantomData<fn() -> Db>);
+struct EffectHandler<Db> {
+    ledger: LedgerHandler,
+    table: String,
+    database: PhantomData<fn() -> Db>,
+}
 
 impl<Db> TransactionalHandler for EffectHandler<Db>
 where
@@ -91,14 +95,15 @@ where
     async fn run(&self, context: Context, _: serde_json::Value) -> Result<u64, RowError> {
         let Context { batch, line, attempt, token, cancel, .. } = context;
         let row = Row { batch, line, attempt, token: Token(token), input: "null".into() };
-        match self.0.run(row, cancel).await {
+        match self.ledger.run(row, cancel).await {
             HandlerAnswer::Success(_) => Ok(token),
             _ => Err(RowError::Cancelled),
         }
     }
 
     async fn apply(&self, conn: &mut Db::Connection, row: RunKey, token: &u64) -> Result<u64, RowError> {
-        let insert = sqlx::query("insert into effects (line, token) values ($1, $2)");
+        let insert = format!("insert into {} (line, token) values ($1, $2)", self.table);
+        let insert = sqlx::query(AssertSqlSafe(insert));
         let (line, token_number) = (i64::try_from(row.line).expect("few"), i64::try_from(*token).expect("few"));
         insert.bind(line).bind(token_number).execute(conn).await?;
         Ok(row.line)
@@ -134,15 +139,17 @@ async fn main() {
     config.options = options;
     config.observer = observer;
     let worker = match (args.effects, store) {
-        (true, AnyStore::Sqlite(store)) => {
-            let (handler, store) = transactional(EffectHandler::<Sqlite>(handler, PhantomData), store);
+        (Some(table), AnyStore::Sqlite(store)) => {
+            let (handler, store) =
+                transactional(EffectHandler::<Sqlite> { ledger: handler, table, database: PhantomData }, store);
             RunningWorker::on_store(store, handler, config)
         }
-        (true, AnyStore::Postgres(store)) => {
-            let (handler, store) = transactional(EffectHandler::<Postgres>(handler, PhantomData), store);
+        (Some(table), AnyStore::Postgres(store)) => {
+            let (handler, store) =
+                transactional(EffectHandler::<Postgres> { ledger: handler, table, database: PhantomData }, store);
             RunningWorker::on_store(store, handler, config)
         }
-        (false, store) => RunningWorker::on_store(store, handler, config),
+        (None, store) => RunningWorker::on_store(store, handler, config),
     };
     let worker = worker.expect("the worker starts");
     let stop = worker.stopper();
