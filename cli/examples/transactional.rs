@@ -5,7 +5,7 @@
 use fencepost::handler::transactional::{TransactionalHandler, transactional};
 use fencepost::handler::typed::{Context, RowError};
 use fencepost::load;
-use fencepost::sqlx::{self, Connection, SqliteConnection};
+use fencepost::sqlx::{self, Connection, Sqlite, SqliteConnection};
 use fencepost::store::OpenMode;
 use fencepost::store::loading::BatchSpec;
 use fencepost::store::sqlite::SqliteStore;
@@ -23,6 +23,7 @@ struct Payment {
 struct Booking;
 
 impl TransactionalHandler for Booking {
+    type Database = Sqlite;
     type Input = Payment;
     type Value = Payment;
     type Output = ();

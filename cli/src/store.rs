@@ -23,6 +23,7 @@ use self::loading::{BatchSpec, LoadEnd, Loaded};
 use self::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, WorkersView};
 
 pub mod any;
+mod effects;
 pub mod loading;
 pub mod postgres;
 pub mod sqlite;

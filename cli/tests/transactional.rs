@@ -17,7 +17,7 @@ use fencepost_core::store::{
 };
 use fencepost_core::worker::RunKey;
 use fencepost_core::{LeaseId, LineSet};
-use sqlx::SqliteConnection;
+use sqlx::{Sqlite, SqliteConnection};
 
 use self::support::until::until;
 
@@ -51,6 +51,7 @@ const ENDLESS: u64 = 200;
 const TAKES: Duration = Duration::from_millis(120);
 
 impl TransactionalHandler for Effect {
+    type Database = Sqlite;
     type Input = u64;
     type Value = Value;
     type Output = u64;
@@ -81,7 +82,7 @@ struct Stage<H> {
     directory: tempfile::TempDir,
     raw: SqliteConnection,
     handler: H,
-    store: ApplyingStore,
+    store: ApplyingStore<SqliteStore>,
     effect: Effect,
     lease: LeaseId,
     grants: Vec<Grant>,

@@ -8,6 +8,8 @@
 
 pub mod ledger;
 pub mod place;
+pub mod pooler;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod scenario;

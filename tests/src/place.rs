@@ -12,6 +12,8 @@ use nix::unistd::Pid;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
+use crate::pooler::Pooler;
+use crate::postgres::{Durability, Schema, Server, own};
 use crate::process::{Process, program, until};
 use crate::scenario::STUCK;
 
@@ -20,35 +22,57 @@ use crate::scenario::STUCK;
 pub enum StoreKind {
     /// An SQLite file in the scenario's folder.
     Sqlite,
+    /// A schema of the scenario's own on the server that this process shares.
+    Postgres,
+    /// The same on this process's own server, through PgBouncer in transaction mode.
+    Pgbouncer,
 }
 
 /// A scenario's folder, and its store.
 pub struct Place {
     dir: tempfile::TempDir,
-    kind: StoreKind,
+    at: At,
     store: String,
     runtime: tokio::runtime::Runtime,
+}
+
+/// Where the store's tables are. Parts are dropped in their order.
+enum At {
+    File,
+    Schema { schema: Schema, _pooler: Option<Pooler>, server: Option<Server> },
 }
 
 impl Place {
     /// An empty place, whose store is made by whoever first submits to it.
     pub fn new(kind: StoreKind) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let store = match kind {
-            StoreKind::Sqlite => format!("sqlite://{}", dir.path().join(STORE_FILE).to_str().expect("UTF-8")),
+        let (at, store) = match kind {
+            StoreKind::Sqlite => {
+                let file = dir.path().join(STORE_FILE);
+                (At::File, format!("sqlite://{}", file.to_str().expect("UTF-8")))
+            }
+            StoreKind::Postgres => in_schema(Schema::new(), None, None),
+            StoreKind::Pgbouncer => in_schema(Schema::on(own().url()), Some(Pooler::start(own())), None),
         };
-        Self { dir, kind, store, runtime: runtime.expect("a runtime") }
+        Self { dir, at, store, runtime: runtime() }
+    }
+
+    /// An empty place in a schema of [`own`].
+    pub fn on_own() -> Self {
+        let (at, store) = in_schema(Schema::on(own().url()), None, None);
+        Self { dir: tempfile::tempdir().expect("a temporary folder"), at, store, runtime: runtime() }
+    }
+
+    /// An empty place on a Postgres server of its own, which it may stop.
+    pub fn on_own_server(durability: Durability) -> Self {
+        let server = Server::start(durability);
+        let (at, store) = in_schema(Schema::on(server.url()), None, Some(server));
+        Self { dir: tempfile::tempdir().expect("a temporary folder"), at, store, runtime: runtime() }
     }
 
     /// A file in it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
-    }
-
-    /// Which kind of store it has.
-    pub fn kind(&self) -> StoreKind {
-        self.kind
     }
 
     /// The store's URL, as `--store` takes it.
@@ -58,8 +82,31 @@ impl Place {
 
     /// The store's file: of scenarios about files.
     pub fn store_file(&self) -> PathBuf {
-        match self.kind {
-            StoreKind::Sqlite => self.file(STORE_FILE),
+        assert!(matches!(self.at, At::File), "a store on a server has no file");
+        self.file(STORE_FILE)
+    }
+
+    /// The server of its own.
+    pub fn server(&self) -> &Server {
+        match &self.at {
+            At::Schema { server: Some(server), .. } => server,
+            _ => panic!("this place has no server of its own"),
+        }
+    }
+
+    /// The store's schema: of scenarios on a server.
+    pub fn schema(&self) -> &Schema {
+        match &self.at {
+            At::Schema { schema, .. } => schema,
+            At::File => panic!("a file has no schema"),
+        }
+    }
+
+    /// The form of a statement that this kind of store understands.
+    pub fn dialect(&self, sqlite: &'static str, postgres: &'static str) -> &'static str {
+        match self.at {
+            At::File => sqlite,
+            At::Schema { .. } => postgres,
         }
     }
 
@@ -80,41 +127,52 @@ impl Place {
 
     /// Starts a worker with the ledger handler.
     pub fn worker(&self, arguments: &[String]) -> Process {
+        self.worker_at(&self.store, arguments)
+    }
+
+    /// The same over another way to the store.
+    pub fn worker_at(&self, store: &str, arguments: &[String]) -> Process {
         let mut command = std::process::Command::new(program("ledger-worker"));
-        command.arg("--store").arg(&self.store).arg("--ledger").arg(self.ledger()).args(arguments);
+        command.arg("--store").arg(store).arg("--ledger").arg(self.ledger()).args(arguments);
         Process::start(command)
     }
 
     /// Runs statements on the store's database, behind the program's back.
     pub fn execute(&self, statements: &'static str) {
         self.block_on(async {
-            let mut conn = self.connect().await;
-            sqlx::raw_sql(statements).execute(&mut conn).await.expect("it can be done");
-            conn.close().await.expect("it closes");
+            match &self.at {
+                At::File => execute(self.connect_to_file().await, statements).await,
+                At::Schema { schema, .. } => execute(schema.connect().await, statements).await,
+            }
         });
     }
 
     /// The number that a query of the store's database gives.
     pub fn number(&self, query: &'static str) -> i64 {
         self.block_on(async {
-            let mut conn = self.connect().await;
-            let number = sqlx::query_scalar(query).fetch_one(&mut conn).await.expect("a number");
-            conn.close().await.expect("it closes");
-            number
+            match &self.at {
+                At::File => number(self.connect_to_file().await, query).await,
+                At::Schema { schema, .. } => number(schema.connect().await, query).await,
+            }
         })
     }
 
     /// Stops a worker, but not inside a write of an SQLite store, which would hold up everybody else (T2): while it is
-    /// stopped, the write lock is held here.
+    /// stopped, the write lock is held here. On Postgres a stopped worker holds nothing.
     pub fn stop(&self, pid: u32) {
-        let mut conn = self.block_on(self.connect());
-        self.block_on(sqlx::raw_sql("begin immediate").execute(&mut conn)).expect("the lock is given");
+        let held = matches!(self.at, At::File).then(|| {
+            let mut conn = self.block_on(self.connect_to_file());
+            self.block_on(sqlx::raw_sql("begin immediate").execute(&mut conn)).expect("the lock is given");
+            conn
+        });
         signal(pid, Signal::SIGSTOP);
         until("all its threads stand still", STUCK, || stands_still(pid).then_some(()));
-        self.block_on(conn.close()).expect("it closes");
+        if let Some(conn) = held {
+            self.block_on(conn.close()).expect("it closes");
+        }
     }
 
-    async fn connect(&self) -> SqliteConnection {
+    async fn connect_to_file(&self) -> SqliteConnection {
         let options = SqliteConnectOptions::new().filename(self.store_file()).busy_timeout(STUCK);
         options.connect().await.expect("the file opens")
     }
@@ -126,6 +184,36 @@ impl Place {
 }
 
 const STORE_FILE: &str = "store.db";
+
+fn runtime() -> tokio::runtime::Runtime {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    runtime.expect("a runtime")
+}
+
+/// A store in this schema, over the pooler if there is one.
+fn in_schema(schema: Schema, pooler: Option<Pooler>, server: Option<Server>) -> (At, String) {
+    let url = pooler.as_ref().map_or_else(|| schema.url(), |pooler| schema.url_at(pooler.url()));
+    (At::Schema { schema, _pooler: pooler, server }, url)
+}
+
+async fn execute<C: Connection>(mut conn: C, statements: &'static str)
+where
+    for<'c> &'c mut C: sqlx::Executor<'c, Database = C::Database>,
+{
+    sqlx::raw_sql(statements).execute(&mut conn).await.expect("it can be done");
+    conn.close().await.expect("it closes");
+}
+
+async fn number<C: Connection>(mut conn: C, query: &'static str) -> i64
+where
+    for<'c> &'c mut C: sqlx::Executor<'c, Database = C::Database>,
+    for<'r> i64: sqlx::Decode<'r, C::Database> + sqlx::Type<C::Database>,
+    usize: sqlx::ColumnIndex<<C::Database as sqlx::Database>::Row>,
+{
+    let row = sqlx::raw_sql(query).fetch_one(&mut conn).await.expect("a record");
+    conn.close().await.expect("it closes");
+    sqlx::Row::get(&row, 0)
+}
 
 fn signal(pid: u32, signal: Signal) {
     kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), signal).expect("it runs");

@@ -31,6 +31,7 @@ pub enum Durability {
 pub struct Server {
     url: String,
     port: u16,
+    settings: &'static str,
     folder: PathBuf,
     bin: PathBuf,
     // Closed first: that is what the shell waits for.
@@ -73,13 +74,13 @@ impl Server {
         panic!("Postgres from {} does not start: {said}", bin.display());
     }
 
-    fn start_on(port: u16, bin: &Path, settings: &str) -> Result<Self, String> {
+    fn start_on(port: u16, bin: &Path, settings: &'static str) -> Result<Self, String> {
         let mut command = as_postgres("sh");
         command.args(["-c", SHELL, "sh"]).arg(bin).arg(port.to_string()).arg(settings).current_dir("/");
         let mut shell = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell starts");
         let (pipe, said) = (shell.stdin.take(), shell.stdout.take().expect("a pipe"));
         let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
-        let mut server = Self { url, port, folder: PathBuf::new(), bin: bin.to_owned(), pipe, shell };
+        let mut server = Self { url, port, settings, folder: PathBuf::new(), bin: bin.to_owned(), pipe, shell };
         let mut lines = BufReader::new(said).lines();
         server.folder = lines.next().and_then(Result::ok).ok_or("no temporary folder can be made")?.into();
         let said = lines.next().and_then(Result::ok).unwrap_or_default();
@@ -101,8 +102,28 @@ impl Server {
         &self.folder
     }
 
-    /// `pg_ctl`: for restarts. Panics where that says no.
-    pub fn control(&self, arguments: &[&str]) {
+    /// Stops it and starts it again; `mode` is `fast` (sessions are ended) or `immediate` (a crash).
+    pub fn restart(&self, mode: &str) {
+        self.control(&["-m", mode, "restart"]);
+    }
+
+    /// Stops it, as [`Self::restart`] does.
+    pub fn stop(&self, mode: &str) {
+        self.control(&["-m", mode, "stop"]);
+    }
+
+    /// Starts it again.
+    pub fn start_again(&self) {
+        let Self { port, folder, settings, .. } = self;
+        let folder = folder.display();
+        let options = format!(
+            "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c max_connections=200 {settings}"
+        );
+        self.control(&["-t", "60", "-o", &options, "start"]);
+    }
+
+    /// `pg_ctl`. Panics where that says no.
+    fn control(&self, arguments: &[&str]) {
         let mut control = as_postgres(self.bin.join("pg_ctl"));
         control.arg("-D").arg(self.folder.join("data")).args(["-w", "-l"]).arg(self.folder.join("log"));
         let status = control.args(arguments).stdout(Stdio::null()).current_dir("/").status();
@@ -158,18 +179,24 @@ fn is_whole(bin: &Path) -> bool {
     ["initdb", "pg_ctl", "postgres"].iter().all(|program| bin.join(program).is_file())
 }
 
-/// The URL of the server that the tests of this program share: started by the first of them, stopped when the program ends.
+/// The URL of the server that the tests of this program share: the one that was named, else this program's [`own`].
 pub fn shared() -> &'static str {
-    static SHARED: OnceLock<(String, Option<Server>)> = OnceLock::new();
-    let (url, _) = SHARED.get_or_init(|| match std::env::var(SERVER) {
-        Ok(url) => (url, None),
-        Err(_) => {
-            let server = Server::start(Durability::Loose);
-            (server.url().to_owned(), Some(server))
-        }
-    });
-    url
+    static NAMED: OnceLock<Option<String>> = OnceLock::new();
+    NAMED.get_or_init(|| std::env::var(SERVER).ok()).as_deref().unwrap_or_else(|| own().url())
 }
+
+/// This program's own server: started by the first test that needs it, stopped when the program ends.
+pub fn own() -> &'static Server {
+    static OWN: OnceLock<Server> = OnceLock::new();
+    OWN.get_or_init(|| Server::start(*OWN_IS.get().unwrap_or(&Durability::Loose)))
+}
+
+/// Has this program's own server wait for the disk: for measurements.
+pub fn own_is_durable() {
+    OWN_IS.set(Durability::Durable).expect("it is said once, before the first use");
+}
+
+static OWN_IS: OnceLock<Durability> = OnceLock::new();
 
 /// A schema of a test's own, dropped with it.
 #[derive(Debug)]
@@ -198,8 +225,13 @@ impl Schema {
 
     /// The URL of a store in it.
     pub fn url(&self) -> String {
-        let sign = if self.server.contains('?') { '&' } else { '?' };
-        format!("{}{sign}schema={}", self.server, self.name)
+        self.url_at(&self.server)
+    }
+
+    /// The URL of a store in it over something else that leads to the same server.
+    pub fn url_at(&self, server: &str) -> String {
+        let sign = if server.contains('?') { '&' } else { '?' };
+        format!("{server}{sign}schema={}", self.name)
     }
 
     /// A connection of the test's own that finds the store's tables by their names.

@@ -11,11 +11,13 @@ use crate::place::{Looker, Place};
 use crate::process::run_fencepost;
 
 pub mod command;
+pub mod cuts;
 pub mod effects;
 pub mod kills;
 pub mod last_spans;
 pub mod million;
 pub mod poison;
+pub mod restart;
 pub mod sigterm;
 pub mod status;
 pub mod stopped;

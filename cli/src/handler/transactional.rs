@@ -1,5 +1,5 @@
 //! Effects exactly once (O7): a handler in two steps, `run` with no transaction open, then `apply` inside the transaction
-//! that records the outcome.
+//! that records the outcome. On each store whose rows are in a database: [`TransactionalStore`].
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -12,11 +12,10 @@ use fencepost_core::store::{Record, StoreReply, StoreRequest};
 use fencepost_core::worker::RunKey;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sqlx::SqliteConnection;
+use sqlx::Database;
 
 use super::typed::{Context, RowError, answer_of, read_row, write_result};
 use super::{CancelToken, Handler, HandlerAnswer, Row};
-use crate::store::sqlite::{Changes, SqliteStore};
 use crate::store::{Store, StoreError, WorkerStore};
 
 /// A handler whose effects are rows of the same database.
@@ -24,6 +23,8 @@ use crate::store::{Store, StoreError, WorkerStore};
 /// What `apply` writes is committed together with the row's outcome, or not at all: only for a line that its worker
 /// still holds, and once. The effects of a run that comes too late never happen.
 pub trait TransactionalHandler: Send + Sync + 'static {
+    /// The database that the store and the effects are in: [`sqlx::Sqlite`] or [`sqlx::Postgres`].
+    type Database: Database;
     /// The row's input: CSV rows are objects of strings.
     type Input: DeserializeOwned + Send;
     /// What `run` finds out and `apply` writes.
@@ -34,25 +35,48 @@ pub trait TransactionalHandler: Send + Sync + 'static {
     /// Does the work that takes time. No transaction is open meanwhile; it may be repeated.
     fn run(&self, context: Context, input: Self::Input) -> impl Future<Output = Result<Self::Value, RowError>> + Send;
 
-    /// Writes the effects, on the connection of the open transaction: quickly, since other writers wait, and without
-    /// ending the transaction. Where it fails, what it wrote is undone and the row fails or is tried again. It may be
-    /// called again with the same value, after an attempt of which nothing was kept: it panicked, it took longer than half the
-    /// time that others wait for the lock (2.5 s unless set otherwise), or the transaction failed.
+    /// Writes the effects, on the connection of the open transaction: quickly, since others may wait for its locks, and
+    /// without ending the transaction. Where it fails, what it wrote is undone and the row fails or is tried again.
+    ///
+    /// It may be called again with the same value, after an attempt of which nothing was kept: it panicked, it took longer
+    /// than half the time that others wait for a lock (2.5 s unless set otherwise), the transaction failed, or (on
+    /// Postgres) it wanted another try while effects of other rows were in the transaction, whose locks may have been in its way.
+    ///
+    /// On Postgres the session belongs to fencepost, under READ COMMITTED, with the user's own search path: what is set, is set by
+    /// `set local`.
     fn apply(
         &self,
-        transaction: &mut SqliteConnection,
+        transaction: &mut <Self::Database as Database>::Connection,
         row: RunKey,
         value: &Self::Value,
     ) -> impl Future<Output = Result<Self::Output, RowError>> + Send;
+}
+
+/// A store that applies effects inside its own transactions: [`SqliteStore`](crate::store::sqlite::SqliteStore) and
+/// [`PostgresStore`](crate::store::postgres::PostgresStore), and no other.
+pub trait TransactionalStore: WorkerStore + sealed::Sealed {
+    /// The database it is in.
+    type Database: Database;
+
+    /// Records a group of answers, and applies the effects of those that are recorded now, in the same transaction.
+    fn record_with_effects(
+        &self,
+        record: Record,
+        effects: Arc<dyn Effects<Self::Database>>,
+    ) -> impl Future<Output = Result<StoreReply, StoreError>> + Send;
+}
+
+pub(crate) mod sealed {
+    pub trait Sealed {}
 }
 
 /// Effects being applied: the row's result as JSON.
 pub type Applying<'a> = Pin<Box<dyn Future<Output = Result<Box<str>, RowError>> + Send + 'a>>;
 
 /// Effects that wait for their rows' outcomes, as the store sees them.
-pub trait Effects: Send + Sync + 'static {
+pub trait Effects<Db: Database>: Send + Sync + 'static {
     /// Applies the effects of a run inside the open transaction.
-    fn apply<'a>(&'a self, transaction: &'a mut SqliteConnection, row: RunKey) -> Applying<'a>;
+    fn apply<'a>(&'a self, transaction: &'a mut Db::Connection, row: RunKey) -> Applying<'a>;
     /// A run's line is recorded or in other hands: its effects are not applied any more.
     fn forget(&self, row: &RunKey);
     /// The same for all runs so far.
@@ -74,8 +98,8 @@ impl<H: TransactionalHandler> Pending<H> {
     }
 }
 
-impl<H: TransactionalHandler> Effects for Pending<H> {
-    fn apply<'a>(&'a self, transaction: &'a mut SqliteConnection, row: RunKey) -> Applying<'a> {
+impl<H: TransactionalHandler> Effects<H::Database> for Pending<H> {
+    fn apply<'a>(&'a self, transaction: &'a mut <H::Database as Database>::Connection, row: RunKey) -> Applying<'a> {
         Box::pin(async move {
             // Should not happen; recorded without its effects, the row would be lost.
             let Some(value) = self.values().get(&row).cloned() else {
@@ -96,7 +120,11 @@ impl<H: TransactionalHandler> Effects for Pending<H> {
 }
 
 /// A [`TransactionalHandler`] as a worker takes it: run rows with this handler, on the store that goes with it.
-pub fn transactional<H: TransactionalHandler>(handler: H, store: SqliteStore) -> (impl Handler, ApplyingStore) {
+pub fn transactional<H, S>(handler: H, store: S) -> (impl Handler + use<H, S>, ApplyingStore<S>)
+where
+    H: TransactionalHandler,
+    S: TransactionalStore<Database = H::Database>,
+{
     let pending = Arc::new(Pending { handler, values: Mutex::default() });
     (Running(pending.clone()), ApplyingStore { store, effects: pending, claims_for: Arc::default() })
 }
@@ -127,15 +155,21 @@ impl<H: TransactionalHandler> Handler for Running<H> {
 }
 
 /// A store that applies a transactional handler's effects with the outcomes it records.
-#[derive(Clone)]
-pub struct ApplyingStore {
-    store: SqliteStore,
-    effects: Arc<dyn Effects>,
+pub struct ApplyingStore<S: TransactionalStore> {
+    store: S,
+    effects: Arc<dyn Effects<S::Database>>,
     /// The lease of the last claim.
     claims_for: Arc<Mutex<Option<LeaseId>>>,
 }
 
-impl ApplyingStore {
+// Derived, it would ask that of the database's type, too.
+impl<S: TransactionalStore> Clone for ApplyingStore<S> {
+    fn clone(&self) -> Self {
+        Self { store: self.store.clone(), effects: self.effects.clone(), claims_for: self.claims_for.clone() }
+    }
+}
+
+impl<S: TransactionalStore> ApplyingStore<S> {
     async fn record(&self, record: Record) -> Result<StoreReply, StoreError> {
         let rows: Vec<RunKey> =
             record.items.iter().map(|item| RunKey { batch: item.batch, line: item.line, token: item.token }).collect();
@@ -154,8 +188,8 @@ impl ApplyingStore {
     }
 }
 
-impl WorkerStore for ApplyingStore {
-    type Changes = Changes;
+impl<S: TransactionalStore> WorkerStore for ApplyingStore<S> {
+    type Changes = S::Changes;
 
     fn with_lock_wait(self, lock_wait: Duration) -> Self {
         Self { store: self.store.with_lock_wait(lock_wait), ..self }
@@ -165,12 +199,12 @@ impl WorkerStore for ApplyingStore {
         Ok(Self { store: self.store.for_renewals().await?, ..self.clone() })
     }
 
-    async fn changes(&self) -> Result<Changes, StoreError> {
+    async fn changes(&self) -> Result<S::Changes, StoreError> {
         self.store.changes().await
     }
 }
 
-impl Store for ApplyingStore {
+impl<S: TransactionalStore> Store for ApplyingStore<S> {
     async fn call(&self, request: StoreRequest) -> Result<StoreReply, StoreError> {
         match request {
             StoreRequest::Record(record) => self.record(record).await,

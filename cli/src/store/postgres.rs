@@ -46,6 +46,7 @@ pub mod changes;
 mod claim;
 mod codec;
 mod connections;
+mod effects;
 mod lease;
 mod load;
 pub mod open;

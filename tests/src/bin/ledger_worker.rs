@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use fencepost::worker::{RunningWorker, WorkerConfig};
 use fencepost_core::worker::RunKey;
 use fencepost_core::{Timing, Token, WorkerOptions};
 use fencepost_tests::ledger::Ledger;
-use sqlx::SqliteConnection;
+use sqlx::{AssertSqlSafe, Database, Postgres, Sqlite};
 
 #[derive(Debug, Parser)]
 struct Args {
@@ -38,9 +39,9 @@ struct Args {
     poison_line: Option<u64>,
     #[arg(long)]
     until_done: bool,
-    /// Write an effect into the table `effects` of the same database, in the transaction that records the outcome.
+    /// Write an effect into this table of the same database, in the transaction that records the outcome.
     #[arg(long)]
-    effects: bool,
+    effects: Option<String>,
     /// Print reports to stderr.
     #[arg(long)]
     verbose: bool,
@@ -73,9 +74,20 @@ impl Handler for LedgerHandler {
 }
 
 /// The same in two steps: the ledger in `run`, the effect in `apply`.
-struct EffectHandler(LedgerHandler);
+struct EffectHandler<Db> {
+    ledger: LedgerHandler,
+    table: String,
+    database: PhantomData<fn() -> Db>,
+}
 
-impl TransactionalHandler for EffectHandler {
+impl<Db> TransactionalHandler for EffectHandler<Db>
+where
+    Db: Database,
+    for<'c> &'c mut Db::Connection: sqlx::Executor<'c, Database = Db>,
+    for<'q> i64: sqlx::Encode<'q, Db> + sqlx::Type<Db>,
+    Db::Arguments: sqlx::IntoArguments<Db>,
+{
+    type Database = Db;
     type Input = serde_json::Value;
     type Value = u64;
     type Output = u64;
@@ -83,14 +95,15 @@ impl TransactionalHandler for EffectHandler {
     async fn run(&self, context: Context, _: serde_json::Value) -> Result<u64, RowError> {
         let Context { batch, line, attempt, token, cancel, .. } = context;
         let row = Row { batch, line, attempt, token: Token(token), input: "null".into() };
-        match self.0.run(row, cancel).await {
+        match self.ledger.run(row, cancel).await {
             HandlerAnswer::Success(_) => Ok(token),
             _ => Err(RowError::Cancelled),
         }
     }
 
-    async fn apply(&self, conn: &mut SqliteConnection, row: RunKey, token: &u64) -> Result<u64, RowError> {
-        let insert = sqlx::query("insert into effects (line, token) values (?1, ?2)");
+    async fn apply(&self, conn: &mut Db::Connection, row: RunKey, token: &u64) -> Result<u64, RowError> {
+        let insert = format!("insert into {} (line, token) values ($1, $2)", self.table);
+        let insert = sqlx::query(AssertSqlSafe(insert));
         let (line, token_number) = (i64::try_from(row.line).expect("few"), i64::try_from(*token).expect("few"));
         insert.bind(line).bind(token_number).execute(conn).await?;
         Ok(row.line)
@@ -126,12 +139,17 @@ async fn main() {
     config.options = options;
     config.observer = observer;
     let worker = match (args.effects, store) {
-        (true, AnyStore::Sqlite(store)) => {
-            let (handler, store) = transactional(EffectHandler(handler), store);
+        (Some(table), AnyStore::Sqlite(store)) => {
+            let (handler, store) =
+                transactional(EffectHandler::<Sqlite> { ledger: handler, table, database: PhantomData }, store);
             RunningWorker::on_store(store, handler, config)
         }
-        (true, AnyStore::Postgres(_)) => panic!("this worker's effects are rows of an SQLite file"),
-        (false, store) => RunningWorker::on_store(store, handler, config),
+        (Some(table), AnyStore::Postgres(store)) => {
+            let (handler, store) =
+                transactional(EffectHandler::<Postgres> { ledger: handler, table, database: PhantomData }, store);
+            RunningWorker::on_store(store, handler, config)
+        }
+        (None, store) => RunningWorker::on_store(store, handler, config),
     };
     let worker = worker.expect("the worker starts");
     let stop = worker.stopper();

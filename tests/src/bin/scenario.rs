@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use fencepost_tests::place::StoreKind;
+use fencepost_tests::postgres;
 use fencepost_tests::scenario::{
-    command, effects, kills, last_spans, million, poison, sigterm, status, stopped, stream, stream_speed,
+    command, cuts, effects, kills, last_spans, million, poison, restart, sigterm, status, stopped, stream, stream_speed,
 };
 
 #[derive(Debug, Parser)]
@@ -75,6 +76,26 @@ enum Scenario {
     },
     /// SIGTERM in the middle of slow rows
     Sigterm,
+    /// Postgres restarted, crashed and away while workers work (always on a server of its own)
+    Restart {
+        #[arg(long, default_value_t = 60_000)]
+        rows: usize,
+        #[arg(long, default_value_t = 20_000)]
+        ttl_ms: u64,
+        #[arg(long, default_value_t = 70_000)]
+        away_ms: u64,
+        #[arg(long, default_value_t = 50_000)]
+        row_us: u64,
+    },
+    /// Connections to Postgres cut at random, before and after the deed (always on this process's own server)
+    Cuts {
+        #[arg(long, default_value_t = 20_000)]
+        rows: usize,
+        #[arg(long, default_value_t = 100)]
+        lost_in_1000: u64,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Both last spans of a batch at the same instant
     LastSpans {
         #[arg(long, default_value_t = 10_000)]
@@ -121,6 +142,7 @@ enum Scenario {
 
 fn main() {
     let Args { on, scenario } = Args::parse();
+    postgres::own_is_durable();
     match scenario {
         Scenario::Kills { rows, kills, row_us, seed } => {
             let sizes = kills::Kills {
@@ -166,6 +188,15 @@ fn main() {
         Scenario::Sigterm => {
             sigterm::run(on);
             println!("running rows finished, unstarted ones were claimable at once, no attempt was used");
+        }
+        Scenario::Restart { rows, ttl_ms, away_ms, row_us } => {
+            let (ttl, away) = (Duration::from_millis(ttl_ms), Duration::from_millis(away_ms));
+            let sizes = restart::Restart { rows, workers: 4, concurrency: 8, row_us, ttl, away };
+            println!("{sizes:#?}\n{:#?}", restart::run(sizes));
+        }
+        Scenario::Cuts { rows, lost_in_1000, seed } => {
+            let sizes = cuts::Cuts { rows, workers: 4, row_us: 2_000, lost_in_1000, seed };
+            println!("{sizes:#?}\n{:#?}", cuts::run(sizes));
         }
         Scenario::LastSpans { rounds } => {
             last_spans::run(on, rounds, &std::env::current_exe().expect("own file"));

@@ -42,8 +42,12 @@ pub fn run(on: StoreKind, sizes: Effects) -> Outcome {
     let place = Place::new(on);
     let batch = submit(place.store(), &["--rows", &sizes.rows.to_string()]);
     place.execute("create table effects (line bigint not null, token bigint not null)");
+    let table = match on {
+        StoreKind::Sqlite => "effects".to_owned(),
+        StoreKind::Postgres | StoreKind::Pgbouncer => format!("{}.effects", place.schema().name()),
+    };
     let arguments = [
-        "--effects".to_owned(),
+        format!("--effects={table}"),
         "--concurrency=8".to_owned(),
         format!("--row-us={}", sizes.row_us),
         format!("--ttl-ms={}", sizes.ttl.as_millis()),

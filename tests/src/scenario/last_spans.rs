@@ -57,12 +57,14 @@ fn prepare(place: &Place, rounds: u64) {
             store.finish_load(batch, end).await.expect("finish");
         }
     });
-    place.execute(match place.kind() {
-        StoreKind::Sqlite => {
-            "create table ends (batch integer); create trigger count_ends after update of status on batches \
-             begin insert into ends values (new.batch); end;"
-        }
-    });
+    place.execute(place.dialect(
+        "create table ends (batch integer); create trigger count_ends after update of status on batches \
+         begin insert into ends values (new.batch); end;",
+        "create table ends (batch bigint); \
+         create function count_end() returns trigger language plpgsql as \
+         $$ begin insert into ends values (new.batch); return null; end $$; \
+         create trigger count_ends after update of status on batches for each row execute function count_end();",
+    ));
 }
 
 fn operation(round: u64) -> String {

@@ -1,6 +1,5 @@
 //! Opening a store, losing the server, poolers, notifications, and what is said when something is wrong.
 
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use fencepost::store::loading::{BatchSpec, LoadEnd, Loaded};
@@ -10,6 +9,7 @@ use fencepost_core::store::{
     Answer, ClaimReply, RecordItem, Recorded, StoreFailure, StoreReply, StoreRequest, Verdict,
 };
 use fencepost_core::{BatchId, LeaseId, Token};
+use fencepost_tests::pooler::Pooler;
 use fencepost_tests::postgres::{Durability, Schema, Server, shared};
 use sqlx::{Connection, PgConnection};
 
@@ -107,21 +107,13 @@ async fn the_server_restarts() {
     store.call(StoreRequest::TakeLease(take(lease))).await.unwrap();
     let grants = granted(store.call(claim(lease, 1, 2)).await);
 
-    server.control(&["-m", "immediate", "stop"]);
+    server.stop("immediate");
     // Whatever is asked now did not happen, or nobody knows; it is never answered.
     let error = store.call(record(lease, &grants, &success())).await.unwrap_err();
     assert!(error.message.contains("127.0.0.1"), "{error}");
     let error = store.call(record(lease, &grants, &success())).await.unwrap_err();
     assert_eq!(error.failure, StoreFailure::NotDone, "refused connections were never sent anything: {error}");
-    server.control(&[
-        "-o",
-        &format!(
-            "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories={}",
-            server.port(),
-            server.socket_folder().display()
-        ),
-        "start",
-    ]);
+    server.start_again();
 
     // All that was acknowledged is there, and the same handles go on.
     assert_eq!(
@@ -274,15 +266,7 @@ async fn behind_a_transaction_pooler() {
     let server = Server::start(Durability::Loose);
     let pooler = Pooler::start(&server);
     let schema = Schema::on(server.url());
-    let url =
-        format!("postgres://postgres@127.0.0.1:{}/postgres?pooler=transaction&schema={}", pooler.port, schema.name());
-    let until = std::time::Instant::now() + STUCK;
-    let store = loop {
-        match open(&url, OpenMode::Create).await {
-            Ok(store) => break store,
-            Err(error) => assert!(std::time::Instant::now() < until, "{error}"),
-        }
-    };
+    let store = open(&schema.url_at(pooler.url()), OpenMode::Create).await.unwrap();
     let batch = load(&store, 500).await;
     let working: Vec<_> = (1..=4)
         .map(|worker| {
@@ -317,48 +301,6 @@ async fn behind_a_transaction_pooler() {
     assert!(matches!(look, StoreReply::Look(look) if look.leases.len() == 4));
     assert_eq!(store.workers(fencepost_core::StoreTime(0)).await.unwrap().workers.len(), 4);
     assert!(store.row_story(batch, 1).await.unwrap().unwrap().row.outcome.unwrap().token > Token(0));
-}
-
-/// PgBouncer in transaction mode, with fewer server connections than clients.
-struct Pooler {
-    port: u16,
-    child: std::process::Child,
-    _folder: tempfile::TempDir,
-}
-
-impl Pooler {
-    fn start(server: &Server) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        let ini = folder.path().join("pgbouncer.ini");
-        std::fs::write(
-            &ini,
-            format!(
-                "[databases]\npostgres = host=127.0.0.1 port={} user=postgres\n[pgbouncer]\nlisten_addr=127.0.0.1\n\
-                 listen_port={port}\nauth_type=any\npool_mode=transaction\ndefault_pool_size=2\nunix_socket_dir=\n",
-                server.port()
-            ),
-        )
-        .unwrap();
-        // Root is refused; the folder is readable for whoever it becomes.
-        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer", "/usr/local/bin/pgbouncer"];
-        let program = program.into_iter().find(|program| std::path::Path::new(program).exists());
-        let program = program.expect("this test needs PgBouncer: install it (Debian: apt-get install pgbouncer)");
-        let mut command = Command::new(program);
-        if nix::unistd::Uid::effective().is_root() {
-            command.args(["-u", "nobody"]);
-        }
-        let child = command.arg("-q").arg(&ini).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        Self { port, child, _folder: folder }
-    }
-}
-
-impl Drop for Pooler {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// Several tests of this program run at once on the shared server: each has its own schema.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod connecting;
+mod effects;
 mod history;
 mod locks;
 mod rig;

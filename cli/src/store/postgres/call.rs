@@ -13,7 +13,7 @@ pub(super) enum Arg<'a> {
     Small(i32),
     Bool(bool),
     Text(Option<Cow<'a, str>>),
-    Ints(Vec<i64>),
+    Ints(Option<Vec<i64>>),
     Smalls(Vec<i32>),
     Tinies(Vec<i16>),
     Texts(Vec<Cow<'a, str>>),
@@ -63,6 +63,12 @@ impl From<String> for Arg<'_> {
 
 impl From<Vec<i64>> for Arg<'_> {
     fn from(value: Vec<i64>) -> Self {
+        Self::Ints(Some(value))
+    }
+}
+
+impl From<Option<Vec<i64>>> for Arg<'_> {
+    fn from(value: Option<Vec<i64>>) -> Self {
         Self::Ints(value)
     }
 }
@@ -149,7 +155,8 @@ fn literal(arg: &Arg<'_>) -> String {
         Arg::Bool(value) => value.to_string(),
         Arg::Text(Some(value)) => quoted(value),
         Arg::Text(None) => "null::text".to_owned(),
-        Arg::Ints(values) => array(values, "bigint"),
+        Arg::Ints(Some(values)) => array(values, "bigint"),
+        Arg::Ints(None) => "null::bigint[]".to_owned(),
         Arg::Smalls(values) => array(values, "integer"),
         Arg::Tinies(values) => array(values, "smallint"),
         Arg::Texts(values) => {

@@ -23,7 +23,7 @@ impl PostgresStore {
         if record.items.is_empty() {
             return Ok(Vec::new());
         }
-        let row = self.connections.call_one(record_call(record, self.at())).await?;
+        let row = self.connections.call_one(record_call(record, self.at(), None)).await?;
         self.read(|| verdicts(record, &row))
     }
 
@@ -46,8 +46,9 @@ impl PostgresStore {
     }
 }
 
-/// A group as the function takes it: its items column by column, then the same lines once more, a set per span.
-pub(super) fn record_call(record: &Record, at: Option<i64>) -> Call<'_> {
+/// A group as the function takes it: its items column by column, then the same lines once more, a set per span. `exclusive`:
+/// what `fence` answered earlier in this transaction, which has the locks.
+pub(super) fn record_call(record: &Record, at: Option<i64>, exclusive: Option<Vec<i64>>) -> Call<'_> {
     let items = &record.items;
     let mut groups: BTreeMap<(BatchId, Token), Vec<u64>> = BTreeMap::new();
     for item in items {
@@ -70,6 +71,7 @@ pub(super) fn record_call(record: &Record, at: Option<i64>) -> Call<'_> {
         .arg(groups.iter().map(|(_, _, lines)| int(lines.count())).collect::<Vec<_>>())
         .arg(DROPPED_ANSWER_BYTES_MAX)
         .arg(at)
+        .arg(exclusive)
 }
 
 fn kind(answer: &Answer) -> i16 {

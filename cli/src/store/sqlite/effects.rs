@@ -1,33 +1,31 @@
 //! O7: effects of handlers, applied inside the transaction that records their rows' outcomes.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fencepost_core::random::Stream;
 use fencepost_core::store::{Answer, Record, RecordItem, StoreFailure, StoreReply, Verdict};
-use fencepost_core::worker::RunKey;
-use futures_util::FutureExt;
-use sqlx::SqliteConnection;
+use sqlx::{Sqlite, SqliteConnection};
 use tokio::time::Instant;
 
 use super::load::LET_OTHERS_IN;
 use super::record::Fences;
 use super::trouble::Trouble;
 use super::{SqliteStore, record};
-use crate::driver::worker::panic_message;
-use crate::handler::transactional::Effects;
+use crate::handler::transactional::{Effects, TransactionalStore, sealed};
 use crate::handler::typed::RowError;
 use crate::store::StoreError;
+use crate::store::effects::{BEFORE_EFFECTS, KEEP_EFFECTS, UNDO_EFFECTS, attempt, too_slow, undone};
 
-impl SqliteStore {
-    /// Records a group of answers, and applies the effects of those that are recorded now.
-    ///
+impl sealed::Sealed for SqliteStore {}
+
+impl TransactionalStore for SqliteStore {
+    type Database = Sqlite;
+
     /// A group whose effects take long is recorded in several transactions: others get their turn in between (T2).
-    pub async fn record_with_effects(
+    async fn record_with_effects(
         &self,
         record: Record,
-        effects: Arc<dyn Effects>,
+        effects: Arc<dyn Effects<Sqlite>>,
     ) -> Result<StoreReply, StoreError> {
         let store = self.clone();
         self.detached(async move {
@@ -51,9 +49,11 @@ impl SqliteStore {
         })
         .await
     }
+}
 
+impl SqliteStore {
     /// Half the time that others wait for the lock may go on effects.
-    async fn record_some(&self, record: &Record, effects: &dyn Effects) -> Result<Vec<Verdict>, StoreError> {
+    async fn record_some(&self, record: &Record, effects: &dyn Effects<Sqlite>) -> Result<Vec<Verdict>, StoreError> {
         let mut write = self.begin().await?;
         let now = write.now;
         let limit = self.lock_wait / 2;
@@ -62,17 +62,13 @@ impl SqliteStore {
     }
 }
 
-const BEFORE_EFFECTS: &str = "savepoint effects";
-const KEEP_EFFECTS: &str = "release effects";
-const UNDO_EFFECTS: &str = "rollback to effects";
-
 /// Applies the effects of the items that hold, from the first item on, until the time is up; one item at least. Answers
 /// those items with what their effects came to, and which of them hold.
 pub(super) async fn apply(
     conn: &mut SqliteConnection,
     record: &Record,
     fences: &mut Fences,
-    effects: &dyn Effects,
+    effects: &dyn Effects<Sqlite>,
     limit: Duration,
 ) -> Result<(Record, Vec<bool>), Trouble> {
     let until = Instant::now() + limit;
@@ -90,9 +86,7 @@ pub(super) async fn apply(
                 Some(Err(error)) => undone(&item, error),
                 // It gets all of the time in the next transaction.
                 None if !first => break,
-                None => {
-                    undone(&item, RowError::Retry(format!("applying the row's effects took longer than {limit:?}")))
-                }
+                None => undone(&item, too_slow(limit)),
             };
         }
         holds.push(fences.take_out(&item));
@@ -105,36 +99,14 @@ pub(super) async fn apply(
 async fn apply_one(
     conn: &mut SqliteConnection,
     item: &RecordItem,
-    effects: &dyn Effects,
+    effects: &dyn Effects<Sqlite>,
     until: Instant,
 ) -> Result<Option<Result<Box<str>, RowError>>, Trouble> {
-    let row = RunKey { batch: item.batch, line: item.line, token: item.token };
     sqlx::query(BEFORE_EFFECTS).execute(&mut *conn).await?;
-    let applying = AssertUnwindSafe(async { effects.apply(&mut *conn, row).await }).catch_unwind();
-    let came_to = match tokio::time::timeout_at(until, applying).await {
-        Ok(Ok(result)) => Some(result),
-        Ok(Err(panic)) => {
-            let error = format!("applying the row's effects {}", panic_message(panic.as_ref()));
-            Some(Err(RowError::Retry(error)))
-        }
-        Err(_) => None,
-    };
+    let came_to = attempt(effects, conn, item, until).await;
     if !matches!(came_to, Some(Ok(_))) {
         sqlx::query(UNDO_EFFECTS).execute(&mut *conn).await?;
     }
     sqlx::query(KEEP_EFFECTS).execute(conn).await?;
     Ok(came_to)
-}
-
-/// The answer for a row whose effects failed. The jitter only spreads backoffs: any number that differs by row does.
-fn undone(item: &RecordItem, error: RowError) -> Answer {
-    let jitter = Stream::new(item.token.0 ^ item.line.rotate_left(32)).next_u64();
-    match error {
-        RowError::Failed(error) => Answer::Failed(error.into()),
-        RowError::Retry(error) => Answer::Retry { error: error.into(), jitter, timed_out: false },
-        RowError::Cancelled => {
-            let error = "the row's effects were given up".into();
-            Answer::Retry { error, jitter, timed_out: false }
-        }
-    }
 }

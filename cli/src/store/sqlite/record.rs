@@ -7,7 +7,7 @@ use fencepost_core::rules::outcome::{AfterRetry, Fence, o1_fence, o5_after_retry
 use fencepost_core::rules::poison::p1_crashes;
 use fencepost_core::store::{Answer, Record, RecordItem, Recorded, Verdict};
 use fencepost_core::{BatchId, LeaseId, LineRange, LineSet, StoreTime, Token};
-use sqlx::SqliteConnection;
+use sqlx::{Sqlite, SqliteConnection};
 
 use super::append::{self, Counts, Ending, Entry, EntryKind, Outcome, Used};
 use super::batch::{self, BatchFacts};
@@ -38,7 +38,7 @@ pub(super) async fn record_with_effects(
     conn: &mut SqliteConnection,
     now: StoreTime,
     record: &Record,
-    effects: &dyn Effects,
+    effects: &dyn Effects<Sqlite>,
     limit: Duration,
 ) -> Result<Vec<Verdict>, Trouble> {
     let mut fences = Fences::read(conn, record).await?;

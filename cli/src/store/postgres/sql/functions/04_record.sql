@@ -1,18 +1,63 @@
 -- O1 to O5: recording a group of answers; S1, L4: giving lines back.
 
--- O3. Items are arrays with one place per item: `answers` 0 success, 1 failed, 2 retry, 3 timed out; `spreads` is the
--- backoff's spread in thousandths (o5_backoff). The groups are the same lines once more, as one set per span. Verdicts, one
--- per item: 1 success, 2 failed, 3 given back, 4 recorded before, 5 fenced; null: all are recorded as they were answered.
-create or replace function record_answers(
-    p_lease bigint, p_batches bigint[], p_lines bigint[], p_tokens bigint[], p_answers smallint[], p_texts text[],
-    p_spreads integer[], p_run_us bigint[], p_group_batches bigint[], p_group_tokens bigint[], p_group_lines text[],
-    p_group_counts bigint[], p_dropped_bytes_max integer, p_at bigint
-) returns smallint[]
+-- T1: batches by id, then spans by token. O4: each batch in the mode that its cursor asks for; answers those that are locked
+-- exclusively.
+create or replace function lock_for_outcomes(p_lease bigint, p_batches bigint[], p_tokens bigint[]) returns bigint[]
 language plpgsql volatile as $$
 #variable_conflict use_column
 declare
     v_batch bigint;
     v_exclusive bigint[] := '{}';
+begin
+    for v_batch in select distinct b from unnest(p_batches) b order by b loop
+        if lock_batch_for_outcomes(v_batch) then
+            v_exclusive := v_exclusive || v_batch;
+        end if;
+    end loop;
+    perform 1 from spans s where s.token = any (p_tokens) and coalesce(s.lease, -1) = p_lease order by s.token for update;
+    return v_exclusive;
+end $$;
+
+-- O7: locks what a group's outcomes need, and answers line by line whether it is held, so that effects are applied before
+-- `record_answers` writes the outcomes in the same transaction.
+--
+-- How each batch is locked is settled here. With fresh lines left now, a claim may take the last of them before the
+-- outcomes are written; whoever records those waits for this transaction, and ends the batch. Asking again would turn a shared
+-- lock into an exclusive one, as another such transaction may be doing.
+create or replace function fence(
+    p_lease bigint, p_batches bigint[], p_lines bigint[], p_tokens bigint[],
+    out exclusive bigint[], out holds boolean[]
+)
+language plpgsql volatile as $$
+#variable_conflict use_column
+begin
+    perform require_read_committed();
+    exclusive := lock_for_outcomes(p_lease, p_batches, p_tokens);
+    select array_agg((
+               select count(*) from spans s
+               where s.token = i.token and coalesce(s.lease, -1) = p_lease and s.batch = i.batch and s.lines @> i.line
+           ) > 0 and (
+               select b.status = 'open' from batches b where b.batch = i.batch
+           ) order by i.place)
+    into holds
+    from unnest(p_batches, p_lines, p_tokens) with ordinality i (batch, line, token, place);
+end $$;
+
+-- O3. Items are arrays with one place per item: `answers` 0 success, 1 failed, 2 retry, 3 timed out; `spreads` is the
+-- backoff's spread in thousandths (o5_backoff). The groups are the same lines once more, as one set per span. Verdicts, one
+-- per item: 1 success, 2 failed, 3 given back, 4 recorded before, 5 fenced; null: all are recorded as they were answered.
+--
+-- `exclusive` is null, unless this transaction took the locks before (`fence`): then it is what that answered.
+create or replace function record_answers(
+    p_lease bigint, p_batches bigint[], p_lines bigint[], p_tokens bigint[], p_answers smallint[], p_texts text[],
+    p_spreads integer[], p_run_us bigint[], p_group_batches bigint[], p_group_tokens bigint[], p_group_lines text[],
+    p_group_counts bigint[], p_dropped_bytes_max integer, p_at bigint, p_exclusive bigint[]
+) returns smallint[]
+language plpgsql volatile as $$
+#variable_conflict use_column
+declare
+    v_batch bigint;
+    v_exclusive bigint[] := p_exclusive;
     v_now bigint;
     v_group_lines int8multirange[] := p_group_lines::int8multirange[];
     v_plain boolean;
@@ -21,13 +66,9 @@ declare
     v_crashes integer[];
 begin
     perform require_read_committed();
-    -- T1: batches by id, then spans by token. O4: each batch in the mode that its cursor asks for.
-    for v_batch in select distinct b from unnest(p_group_batches) b order by b loop
-        if lock_batch_for_outcomes(v_batch) then
-            v_exclusive := v_exclusive || v_batch;
-        end if;
-    end loop;
-    perform 1 from spans s where s.token = any (p_group_tokens) and coalesce(s.lease, -1) = p_lease order by s.token for update;
+    if v_exclusive is null then
+        v_exclusive := lock_for_outcomes(p_lease, p_group_batches, p_group_tokens);
+    end if;
     v_now := store_time(p_at);
 
     -- O1, for the whole group at once: all lines held, none tried before, no answer that wants another attempt.

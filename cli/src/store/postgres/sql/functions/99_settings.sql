@@ -12,7 +12,7 @@ begin
         select p.oid from pg_proc p
         where p.pronamespace = current_schema()::regnamespace
           and p.proname in ('take_lease', 'renew', 'drop_lease', 'look', 'cut_back', 'claim', 'settle_claim',
-                            'record_answers', 'give_back', 'recover', 'withdraw_crashes',
+                            'fence', 'record_answers', 'give_back', 'recover', 'withdraw_crashes',
                             'begin_load', 'advance_load', 'finish_load', 'remove_load_slice',
                             'batch_views', 'batches_with_prefix', 'batch_status', 'worker_views', 'row_page', 'result_page',
                             'input_page', 'row_story')

@@ -1,0 +1,90 @@
+//! Workers whose connections to Postgres are cut at random: before the server hears of a request, after it has done it and
+//! before the worker hears of that, and with no answer at all.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use fencepost_core::random::Stream;
+
+use super::{STUCK, assert_all_succeeded};
+use crate::ledger;
+use crate::place::Place;
+use crate::postgres::own;
+use crate::process::{Process, submit, until};
+use crate::proxy::{Fate, Proxy};
+
+/// Sizes.
+#[derive(Debug, Clone, Copy)]
+pub struct Cuts {
+    /// Rows in all.
+    pub rows: usize,
+    /// Worker processes.
+    pub workers: usize,
+    /// How long a row takes, in microseconds.
+    pub row_us: u64,
+    /// How many of a thousand statements do not pass.
+    pub lost_in_1000: u64,
+    /// Chooses which.
+    pub seed: u64,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Outcome {
+    /// How long it took.
+    pub took: Duration,
+    /// How many statements did not pass, or their answers.
+    pub lost: u64,
+    /// Lines that ran more than once: those whose licence ended (L4).
+    pub lines_repeated: usize,
+}
+
+const TTL: Duration = Duration::from_secs(4);
+
+/// Runs it: every row has one outcome, nothing is stuck, nothing runs twice under one token.
+pub fn run(sizes: Cuts) -> Outcome {
+    let place = Place::on_own();
+    let batch = submit(place.store(), &["--rows", &sizes.rows.to_string()]);
+    let random = Mutex::new(Stream::new(sizes.seed));
+    let proxy = Proxy::start(own(), move |_| {
+        let mut random = random.lock().expect("nobody panics with it");
+        if random.next_u64() % 1000 >= sizes.lost_in_1000 {
+            return Fate::Pass;
+        }
+        match random.next_u64() % 8 {
+            0..3 => Fate::LoseRequest,
+            3..6 => Fate::LoseAnswer,
+            6 => Fate::Silence,
+            _ => Fate::Delay(Duration::from_millis(random.next_u64() % 200)),
+        }
+    });
+    let arguments = [
+        "--until-done".to_owned(),
+        "--concurrency=8".to_owned(),
+        format!("--row-us={}", sizes.row_us),
+        format!("--ttl-ms={}", TTL.as_millis()),
+    ];
+    let way = place.schema().url_at(&proxy.url());
+    let began = Instant::now();
+    let mut workers: Vec<Process> = (0..sizes.workers).map(|_| place.worker_at(&way, &arguments)).collect();
+    let look = place.look();
+    until("the batch ends", STUCK, || {
+        for worker in &mut workers {
+            // One that could not even open its store says so and ends; a person would start it again.
+            if worker.ended().is_some_and(|status| !status.success()) {
+                *worker = place.worker_at(&way, &arguments);
+            }
+        }
+        look.has_ended(&batch).then_some(())
+    });
+    let took = began.elapsed();
+    for worker in &mut workers {
+        until("the worker leaves", STUCK, || worker.ended());
+    }
+    assert_all_succeeded(&place, &batch, sizes.rows);
+    let runs = ledger::read(&place.ledger());
+    assert_eq!(runs.len(), sizes.rows, "every row ran");
+    ledger::assert_no_token_ran_twice(&runs);
+    assert_eq!(place.number("select count(*) from spans"), 0, "no span is left");
+    Outcome { took, lost: proxy.lost(), lines_repeated: ledger::repeats(&runs).0 }
+}

@@ -1,0 +1,118 @@
+//! What the main job and the embedded product must show, on Postgres, at sizes that fit a test run.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::Path;
+use std::time::Duration;
+
+use fencepost_tests::place::StoreKind;
+use fencepost_tests::scenario::{command, cuts, effects, kills, last_spans, poison, restart, sigterm, stopped, stream};
+
+const ON: StoreKind = StoreKind::Postgres;
+
+fn killed_workers(on: StoreKind) {
+    let outcome = kills::run(
+        on,
+        kills::Kills {
+            rows: 4_000,
+            workers: 4,
+            concurrency: 8,
+            row_us: 5_000,
+            kills: 4,
+            lines_held_min: 100,
+            kill_every: Duration::from_millis(100),
+            seed: 7,
+        },
+    );
+    assert_eq!(outcome.kills, 4);
+}
+
+#[test]
+fn killed_workers_lose_and_repeat_no_outcome() {
+    killed_workers(ON);
+}
+
+#[test]
+fn killed_workers_behind_a_transaction_pooler_lose_and_repeat_no_outcome() {
+    killed_workers(StoreKind::Pgbouncer);
+}
+
+fn effects_once(on: StoreKind) {
+    let sizes =
+        effects::Effects { rows: 1_500, kills: 4, pauses: 1, ttl: Duration::from_millis(500), row_us: 20_000, seed: 3 };
+    let outcome = effects::run(on, sizes);
+    assert!(outcome.lines_repeated > 0, "kills in mid-row repeat runs, not effects: {outcome:?}");
+}
+
+#[test]
+fn transactional_effects_happen_once_per_row_under_kills_and_pauses() {
+    effects_once(ON);
+}
+
+#[test]
+fn transactional_effects_behind_a_transaction_pooler_happen_once_per_row() {
+    effects_once(StoreKind::Pgbouncer);
+}
+
+#[test]
+fn a_run_replaces_its_killed_workers() {
+    let kill_every = Duration::from_millis(100);
+    let sizes = command::CommandKills { rows: 200, kills: 3, lines_held_min: 8, kill_every, seed: 7 };
+    assert_eq!(command::run(ON, sizes).kills, 3);
+}
+
+#[test]
+fn a_stopped_worker_s_late_answers_are_fenced_and_shown() {
+    let outcome = stopped::run(ON, Duration::from_millis(1_000));
+    assert!(outcome.fenced > 0);
+    assert!(outcome.story.contains("fenced") && outcome.story.contains("recovered"), "{}", outcome.story);
+}
+
+#[test]
+fn a_row_that_kills_its_worker_fails_alone() {
+    let outcome = poison::run(ON, poison::Poison { rows: 2_000, line: 777, workers: 4, concurrency: 8, row_us: 2_000 });
+    assert!(outcome.error.contains('3'), "it says how often: {}", outcome.error);
+    assert!(outcome.deaths >= 4);
+}
+
+#[test]
+fn a_terminated_worker_finishes_what_runs_and_gives_the_rest_back() {
+    sigterm::run(ON);
+}
+
+#[test]
+fn two_last_outcomes_at_once_end_the_batch_once() {
+    last_spans::run(ON, 100, Path::new(env!("CARGO_BIN_EXE_scenario")));
+}
+
+#[test]
+fn a_stream_handler_s_killed_workers_lose_and_repeat_no_outcome() {
+    let sizes = stream::StreamKills {
+        rows: 3_000,
+        kills: 3,
+        lines_held_min: 100,
+        kill_every: Duration::from_millis(200),
+        row: Duration::from_millis(1),
+        seed: 5,
+    };
+    assert_eq!(stream::run(ON, sizes).kills, 3);
+}
+
+#[test]
+fn a_server_that_restarts_or_stays_away_loses_no_result_and_no_lease() {
+    let outcome = restart::run(restart::Restart {
+        rows: 4_000,
+        workers: 4,
+        concurrency: 8,
+        row_us: 20_000,
+        ttl: Duration::from_secs(1),
+        away: Duration::from_secs(3),
+    });
+    assert!(outcome.kept > 0, "{outcome:?}");
+}
+
+#[test]
+fn connections_cut_at_random_lose_and_repeat_no_outcome() {
+    let outcome = cuts::run(cuts::Cuts { rows: 2_000, workers: 4, row_us: 5_000, lost_in_1000: 60, seed: 11 });
+    assert!(outcome.lost >= 20, "{outcome:?}");
+}
