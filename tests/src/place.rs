@@ -39,7 +39,7 @@ pub struct Place {
 /// Where the store's tables are. Parts are dropped in their order.
 enum At {
     File,
-    Schema { schema: Schema, _pooler: Option<Pooler>, server: Option<Server> },
+    Schema { schema: Schema, _pooler: Option<Pooler>, server: Option<Box<Server>> },
 }
 
 impl Place {
@@ -193,7 +193,7 @@ fn runtime() -> tokio::runtime::Runtime {
 /// A store in this schema, over the pooler if there is one.
 fn in_schema(schema: Schema, pooler: Option<Pooler>, server: Option<Server>) -> (At, String) {
     let url = pooler.as_ref().map_or_else(|| schema.url(), |pooler| schema.url_at(pooler.url()));
-    (At::Schema { schema, _pooler: pooler, server }, url)
+    (At::Schema { schema, _pooler: pooler, server: server.map(Box::new) }, url)
 }
 
 async fn execute<C: Connection>(mut conn: C, statements: &'static str)
