@@ -48,6 +48,9 @@ pub enum HandlerAnswer {
     Retry(Box<str>),
     /// The run was cancelled before it came to an answer.
     Cancelled,
+    /// The run was cut off, and the row is not known to be to blame: it runs again under a new token, with no attempt used. It is
+    /// for the handler to see that this comes to an end.
+    Interrupted,
 }
 
 /// Tells a running handler that its row is to stop.

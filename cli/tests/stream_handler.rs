@@ -67,8 +67,17 @@ fn start(handler: &Arc<StreamHandler>, line: u64, input: &str) -> JoinHandle<Han
 }
 
 fn start_with(handler: &Arc<StreamHandler>, line: u64, input: &str, cancel: CancelToken) -> JoinHandle<HandlerAnswer> {
-    let (handler, row) = (handler.clone(), row(line, input));
-    tokio::spawn(async move { handler.run(row, cancel).await })
+    let (handler, mut row) = (handler.clone(), row(line, input));
+    tokio::spawn(async move {
+        // What was interrupted comes again under a new token, as from the store.
+        loop {
+            let again = Row { token: Token(row.token.0 + 1_000), input: row.input.clone(), ..row };
+            match handler.run(row, cancel.clone()).await {
+                HandlerAnswer::Interrupted => row = again,
+                answer => return answer,
+            }
+        }
+    })
 }
 
 async fn answer(running: JoinHandle<HandlerAnswer>) -> HandlerAnswer {
@@ -300,6 +309,25 @@ async fn only_the_row_that_kills_its_child_uses_an_attempt() {
         assert_eq!(answers[innocent], success("0"), "{answers:?}");
     }
     assert_eq!(words(&seen), ["1", "2", "3", "4"]);
+}
+
+/// L6, with a ledger by line and token.
+#[tokio::test]
+async fn no_token_reaches_a_child_twice() {
+    let (_folder, seen) = file("seen");
+    let (_folder, died) = file("died");
+    let dies_once = script(
+        r#"while next; do
+            echo "$line:$token" >>"$0"
+            [ $line = 3 ] && [ ! -e "$1" ] && : >"$1" && kill -9 $$
+            [ -e "$1" ] && succeed
+        done"#,
+        &[&seen, &died],
+    );
+    assert_eq!(answers(&dies_once, &["0"; 3]).await, [success("0"), success("0"), success("0")]);
+    let runs = words(&seen);
+    assert_eq!(runs.iter().collect::<std::collections::BTreeSet<_>>().len(), runs.len(), "{runs:?}");
+    assert_eq!(runs.len(), 6, "each ran before the death and after it: {runs:?}");
 }
 
 #[tokio::test]

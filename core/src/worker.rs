@@ -68,6 +68,9 @@ pub enum RunAnswer {
     Retry(Box<str>),
     /// Cancelled before it came to an answer.
     Cancelled,
+    /// Cut off, and not known to be to blame for it: the line is given back, with no attempt used, and runs again under a new
+    /// token (L6: no token is run twice).
+    Interrupted,
 }
 
 /// What a worker wants done.

@@ -94,6 +94,7 @@ fn run<T: Spawn, H: Handler>(
             Ok(HandlerAnswer::Failed(error)) => RunAnswer::Failed(error),
             Ok(HandlerAnswer::Retry(error)) => RunAnswer::Retry(error),
             Ok(HandlerAnswer::Cancelled) => RunAnswer::Cancelled,
+            Ok(HandlerAnswer::Interrupted) => RunAnswer::Interrupted,
             Err(panic) => RunAnswer::Retry(format!("the handler {}", panic_message(panic.as_ref())).into()),
         };
         // The worker may have left; then the line is in other hands.

@@ -25,15 +25,16 @@
 //! | writes a line that names no row it has | the line is ignored, counted, and (the first few) shown on stderr |
 //! | writes a line over the limit, or closes stdout | it is killed, and that is a death |
 //! | dies with one row | try again, if the row has an attempt left; the error has the end of stderr |
-//! | dies with several | see below |
+//! | dies with several | see below: none of them has used an attempt |
 //!
 //! # Deaths
 //!
 //! When a child dies over several rows, nobody knows which of them killed it. Only the rows that it has read are
-//! *suspects*: what is still in the pipe goes to the next child as if nothing had happened. The suspects are run again
-//! one by one in the next child, before any other row of that child, while their [`Handler::run`] is still pending. So
-//! they use no attempt, except for the row that kills the child while it is alone: that one is to be tried again. Thus
-//! a row may reach a child twice within one attempt, with the same `attempt`, `token` and `key`.
+//! *suspects*: what is still in the pipe goes to the next child as if nothing had happened. The suspects are interrupted
+//! ([`HandlerAnswer::Interrupted`]): they go back to the store, use no attempt, and come again under new tokens, to this worker or
+//! to another. Here each runs alone in its child from then on, before the child's other rows, until it has an answer. A
+//! row that kills its child while it is alone is to be tried again, which is an attempt. A worker that has not seen the death
+//! runs the row in company once more, and learns of it in the same way.
 //!
 //! The next child is started at once; when that dies without having answered, the pauses double, up to five seconds
 //! while not even a row is read, and up to a tenth of a second otherwise. After five starts in a row that read no row,
@@ -154,6 +155,7 @@ impl StreamHandler {
             kill_after: options.kill_after,
             nonsense: complaints::Complaints::default(),
             deaths: complaints::Complaints::default(),
+            suspects: slot::Suspects::default(),
         });
         let slots = (0..children).map(|place| tokio::spawn(Slot::new(place, shop.clone()).run())).collect();
         Ok(Self { shop, slots })

@@ -183,19 +183,23 @@ impl Worker {
             (RunAnswer::Success(result), _) => Answer::Success(result),
             (RunAnswer::Failed(error), _) => Answer::Failed(error),
             (RunAnswer::Retry(error), _) => Answer::Retry { error, jitter, timed_out: false },
-            (RunAnswer::Cancelled, Some(CancelReason::Timeout)) => {
+            (RunAnswer::Cancelled | RunAnswer::Interrupted, Some(CancelReason::Timeout)) => {
                 let error = format!("timed out after {:.3} s", run_time.as_secs_f64()).into_boxed_str();
                 Answer::Retry { error, jitter, timed_out: true }
+            }
+            (RunAnswer::Interrupted, None) => {
+                self.give_back.add(run.lease, key);
+                return;
             }
             (RunAnswer::Cancelled, None) => {
                 let error = Box::from("the handler gave the row up without being asked to");
                 Answer::Retry { error, jitter, timed_out: false }
             }
-            (RunAnswer::Cancelled, Some(CancelReason::Lapse | CancelReason::BatchClosed)) => {
+            (RunAnswer::Cancelled | RunAnswer::Interrupted, Some(CancelReason::Lapse | CancelReason::BatchClosed)) => {
                 self.give_back.add(run.lease, key);
                 return;
             }
-            (RunAnswer::Cancelled, Some(CancelReason::LeaseEnded | CancelReason::Stop)) => {
+            (RunAnswer::Cancelled | RunAnswer::Interrupted, Some(CancelReason::LeaseEnded | CancelReason::Stop)) => {
                 if self.alone == Some(key) {
                     self.alone = None;
                 }

@@ -357,14 +357,15 @@ impl World {
             return Ok(());
         };
         let text: Box<str> = format!("{key:?}").into();
-        let answer = match how % 6 {
+        let answer = match how % 7 {
             0..=2 => RunAnswer::Success(text),
             3 => RunAnswer::Failed(text),
             4 => RunAnswer::Retry(text),
+            5 => RunAnswer::Interrupted,
             _ => RunAnswer::Cancelled,
         };
         self.running.remove(&key);
-        if answer != RunAnswer::Cancelled {
+        if !matches!(answer, RunAnswer::Cancelled | RunAnswer::Interrupted) {
             self.owed.insert(key, (lease, answer.clone()));
         }
         self.tell(WorkerInput::RunEnded(key, answer))

@@ -304,3 +304,12 @@ fn o6_a_timed_out_run_whose_licence_ends_uses_no_attempt() {
     let effects = rig.tell(ended(run(1, 1), RunAnswer::Cancelled));
     assert_eq!((records(&effects).len(), give_backs(&effects).len()), (0, 1));
 }
+
+/// L6: what was cut off is not run again under its token.
+#[test]
+fn l6_an_interrupted_run_gives_its_line_back_and_uses_no_attempt() {
+    let (mut rig, _) = with_grants(options(2), vec![grant(1, 1..=2)]);
+    let effects = rig.tell(ended(run(1, 1), RunAnswer::Interrupted));
+    assert_eq!(give_backs(&effects).len(), 1, "{effects:?}");
+    assert!(records(&[effects, rig.pass(secs(1))].concat()).is_empty(), "that is no answer");
+}

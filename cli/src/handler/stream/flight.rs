@@ -30,7 +30,7 @@ struct Flying {
 pub(super) struct Left {
     /// The child had this row and no other: it died of it.
     pub(super) culprit: Option<Job>,
-    /// The child died of one of these, or of a row that was cancelled.
+    /// The child had read these, and died of one of them, or of a row that was cancelled.
     pub(super) suspects: VecDeque<Job>,
     /// The child has not read these.
     pub(super) unread: VecDeque<Job>,
@@ -82,10 +82,6 @@ impl Flight {
         let mut rows: Vec<Flying> = self.rows.into_values().collect();
         rows.sort_unstable_by_key(|row| row.start);
         let unread = rows.split_off(rows.partition_point(|row| row.start < read));
-        if self.alone && !unread.is_empty() {
-            // It stays a suspect: nothing was learned.
-            return Left { suspects: jobs(unread), ..Left::default() };
-        }
         // A cancelled row counts here: the child may have died of that one.
         let alone = rows.len() == 1;
         let (mut suspects, unread) = (jobs(rows), jobs(unread));
@@ -155,15 +151,15 @@ mod tests {
     }
 
     #[test]
-    fn a_suspect_stays_one_until_a_child_has_read_it() {
+    fn a_row_that_runs_alone_is_no_culprit_until_the_child_has_read_it() {
         let desk = Desk::new(1);
         let (mut flight, _visits) = flight(&desk, 1);
         let suspect = flight.end(key(1)).unwrap();
         flight.start(suspect, 0, true);
         assert!(flight.is_alone());
         let left = flight.crash(0);
-        assert!(left.culprit.is_none() && left.unread.is_empty());
-        assert_eq!(lines(&left.suspects), [1]);
+        assert!(left.culprit.is_none() && left.suspects.is_empty());
+        assert_eq!(lines(&left.unread), [1]);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The place of one child: keeps a child there while there are rows, and gives it the rows.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::future::pending;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use fencepost_core::BatchId;
 use tokio::time::{Instant, sleep_until};
 
 use super::backoff::{Backoff, Lived};
@@ -13,7 +14,7 @@ use super::complaints::Complaints;
 use super::desk::{Desk, Job};
 use super::flight::Flight;
 use super::wire::{self, Answer};
-use crate::handler::HandlerAnswer;
+use crate::handler::{HandlerAnswer, Row};
 
 /// No more than this is made ready to be written: rows that wait at the desk can still go to another child.
 const READY_BYTES: usize = 256 << 10;
@@ -32,13 +33,45 @@ pub(super) struct Shop {
     /// Lines that are no answer to a row that runs.
     pub(super) nonsense: Complaints,
     pub(super) deaths: Complaints,
+    /// Rows that a child died over, among others perhaps.
+    pub(super) suspects: Suspects,
+}
+
+/// The rows that a child died over: each runs alone until it has an answer, whichever child has it, and whichever token.
+#[derive(Debug, Default)]
+pub(super) struct Suspects(Mutex<HashSet<(BatchId, u64)>>);
+
+/// More are forgotten: rows that went to other workers and never came back.
+const SUSPECTS_MAX: usize = 100_000;
+
+impl Suspects {
+    fn rows(&self) -> MutexGuard<'_, HashSet<(BatchId, u64)>> {
+        // Every change is whole in itself.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, row: &Row) {
+        let mut rows = self.rows();
+        if rows.len() >= SUSPECTS_MAX {
+            rows.clear();
+        }
+        rows.insert((row.batch, row.line));
+    }
+
+    fn has(&self, row: &Row) -> bool {
+        self.rows().contains(&(row.batch, row.line))
+    }
+
+    fn clear(&self, row: &Row) {
+        self.rows().remove(&(row.batch, row.line));
+    }
 }
 
 /// One child's place.
 pub(super) struct Slot {
     place: usize,
     shop: Arc<Shop>,
-    /// One of them may have killed a child: they run one by one, before all others.
+    /// Suspects taken from the desk: they run one by one, before all others.
     suspects: VecDeque<Job>,
     backoff: Backoff,
     next_start: Instant,
@@ -106,7 +139,7 @@ impl Slot {
         let left = flight.crash(read);
         if left.culprit.is_some() || !left.suspects.is_empty() || !answered {
             let again = left.suspects.len();
-            let rows = if again > 0 { format!("; {again} rows are run again one by one") } else { String::new() };
+            let rows = if again > 0 { format!("; {again} rows go back, to run one by one") } else { String::new() };
             self.shop.deaths.tell(format_args!("the stream child {how}{rows}"));
         }
         let words = |what| format!("the stream child {how}{what}");
@@ -118,10 +151,13 @@ impl Slot {
         let what = if lived == Lived::NotAtAll { " before it read a row" } else { " while it ran this row" };
         let error = child.last_words(&words(what)).await;
         if let Some(culprit) = left.culprit {
+            self.shop.suspects.add(&culprit.row);
             culprit.answer(HandlerAnswer::Retry(error.clone()));
         }
-        for suspect in left.suspects.into_iter().rev() {
-            self.suspects.push_front(suspect);
+        for suspect in left.suspects {
+            // L6: a child had it under this token, so it is run again only under another.
+            self.shop.suspects.add(&suspect.row);
+            suspect.answer(HandlerAnswer::Interrupted);
         }
         self.shop.desk.give_back(left.unread.into_iter());
         self.pause(lived, &error);
@@ -220,6 +256,10 @@ impl Session {
             if job.is_cancelled() {
                 continue;
             }
+            if !alone && self.shop.suspects.has(&job.row) {
+                suspects.push_back(job);
+                continue;
+            }
             let start = self.child.stdin.push(|out| wire::write_row(out, &job.row));
             self.flight.start(job, start, alone);
         }
@@ -268,6 +308,7 @@ fn take_line(line: &[u8], flight: &mut Flight, shop: &Shop) -> bool {
         shop.nonsense.tell(format_args!("{what}: {}", shown(line)));
         return false;
     };
+    shop.suspects.clear(&job.row);
     if !job.is_cancelled() {
         job.answer(answer.verdict(shop.result_limit));
     }
