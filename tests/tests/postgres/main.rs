@@ -4,4 +4,5 @@
 mod connecting;
 mod history;
 mod locks;
+mod lost_answers;
 mod rig;
