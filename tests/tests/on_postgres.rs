@@ -97,8 +97,8 @@ fn a_server_that_restarts_or_stays_away_loses_no_result_and_no_lease() {
 
 #[test]
 fn connections_cut_at_random_lose_and_repeat_no_outcome() {
-    let outcome = cuts::run(cuts::Cuts { rows: 4_000, workers: 4, row_us: 10_000, lost_in_1000: 150, seed: 11 });
-    assert!(outcome.lost >= 10, "{outcome:?}");
+    let outcome = cuts::run(cuts::Cuts { rows: 3_000, workers: 4, row_us: 5_000, lost_in_1000: 100, seed: 11 });
+    assert!(outcome.claims_unheard > 0 && outcome.groups_unheard > 0, "{outcome:?}");
 }
 
 /// Everybody on a machine may read command lines.
