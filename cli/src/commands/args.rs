@@ -263,7 +263,7 @@ pub struct WorkerArgs {
     pub timing: TimingArgs,
     #[command(flatten)]
     pub handler: HandlerArgs,
-    /// A worker of a run: leaves when stdin ends, since the run is gone then, and makes no store
+    /// A worker of a run: is told its store through stdin, makes none, leaves when stdin ends, since the run is gone then
     #[arg(long, hide = true)]
     pub supervised: bool,
 }

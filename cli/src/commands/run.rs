@@ -10,6 +10,7 @@ use self::patience::Patience;
 use self::progress::Progress;
 use self::supervisor::Supervisor;
 use self::worker_command::WorkerCommand;
+pub use self::worker_command::read_store;
 use super::args::{Global, RunArgs};
 use super::failure::{Exit, Failure};
 use super::signals::Signals;

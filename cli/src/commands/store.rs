@@ -17,14 +17,7 @@ use crate::store::{AnyStore, OpenMode, Reads, StoreUrl, sqlite};
 /// Which store.
 pub fn url(global: &Global) -> Result<StoreUrl, Failure> {
     match &global.store {
-        Some(name) => {
-            let url: StoreUrl = name.parse().map_err(|error| cannot_open(Exit::Usage, error))?;
-            if let StoreUrl::Postgres(url) = &url {
-                let options: Result<PostgresOptions, _> = url.with_password().parse();
-                options.map_err(|error| cannot_open(Exit::Usage, postgres::OpenError::Url(error).into()))?;
-            }
-            Ok(url)
-        }
+        Some(name) => named(name),
         None => default_store_path().map(StoreUrl::Sqlite).ok_or_else(|| {
             Failure::new(Exit::Usage, "no place for the store: neither HOME nor XDG_STATE_HOME is set")
                 .help("name a file with --store PATH")
@@ -32,13 +25,31 @@ pub fn url(global: &Global) -> Result<StoreUrl, Failure> {
     }
 }
 
-/// The store's name as it was given, to be shown: without a password.
+fn named(name: &str) -> Result<StoreUrl, Failure> {
+    let url: StoreUrl = name.parse().map_err(|error| cannot_open(Exit::Usage, error))?;
+    if let StoreUrl::Postgres(url) = &url {
+        let options: Result<PostgresOptions, _> = url.with_password().parse();
+        options.map_err(|error| cannot_open(Exit::Usage, postgres::OpenError::Url(error).into()))?;
+    }
+    Ok(url)
+}
+
+/// The store's name as it was given, to be shown as a word of a command line: without a password, quoted for a shell.
 pub fn shown(global: &Global) -> Option<String> {
     let name = global.store.as_deref()?;
     match name.parse() {
-        Ok(StoreUrl::Postgres(url)) => Some(url.to_string()),
-        _ => Some(name.to_owned()),
+        Ok(StoreUrl::Postgres(url)) => Some(shell_word(&url.to_string())),
+        _ => Some(shell_word(name)),
     }
+}
+
+/// A text as one word for a shell, whatever is in it.
+pub fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+=,".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Opens the store, and makes it where it is not there.
@@ -75,7 +86,16 @@ fn check_writable(path: &Path) -> Result<(), Failure> {
 
 /// Opens a store that is there.
 pub async fn open(global: &Global) -> Result<AnyStore, Failure> {
-    url(global)?.open(OpenMode::Existing).await.map_err(|error| cannot_open(Exit::Store, error))
+    open_existing(&url(global)?).await
+}
+
+/// The same by a name that did not come with the command.
+pub async fn open_named(name: &str) -> Result<AnyStore, Failure> {
+    open_existing(&named(name)?).await
+}
+
+async fn open_existing(url: &StoreUrl) -> Result<AnyStore, Failure> {
+    url.open(OpenMode::Existing).await.map_err(|error| cannot_open(Exit::Store, error))
 }
 
 fn cannot_open(exit: Exit, error: OpenError) -> Failure {
@@ -135,4 +155,28 @@ pub async fn batch(store: &impl Reads, name: &str) -> Result<BatchView, Failure>
 fn no_batch(name: &str) -> Failure {
     Failure::new(Exit::NotFound, format!("there is no batch {name:?} in this store"))
         .help("`fencepost list` shows all batches; is this the right --store?")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        for (text, word) in [
+            ("rows.db", "rows.db"),
+            ("/a/rows-1.db", "/a/rows-1.db"),
+            (
+                "postgres://u@host:1/d?schema=a&pooler=transaction",
+                "'postgres://u@host:1/d?schema=a&pooler=transaction'",
+            ),
+            ("it's $HOME", r"'it'\''s $HOME'"),
+            ("~/rows.db", "'~/rows.db'"),
+            ("", "''"),
+        ] {
+            assert_eq!(shell_word(text), word);
+            let said = std::process::Command::new("sh").args(["-c", &format!("printf %s {word}")]).output();
+            assert_eq!(said.expect("a shell").stdout, text.as_bytes());
+        }
+    }
 }

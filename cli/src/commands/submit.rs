@@ -33,7 +33,7 @@ pub async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, Failure> 
     let title = if new { "Batch submitted" } else { "Batch was submitted before: nothing added" };
     print(&format!("{}Batch ID: {batch}\nRows:     {rows}\n", headline(title))).map_err(submitted)?;
     if !global.quiet {
-        let op = if args.op == "default" { String::new() } else { format!(" --op {}", args.op) };
+        let op = if args.op == "default" { String::new() } else { format!(" --op {}", store::shell_word(&args.op)) };
         let at = store::shown(global).map_or(String::new(), |store| format!(" --store {store}"));
         say!(
             "\nNext steps:\n  1. Start a worker: fencepost worker{op}{at} -- CMD\n  \

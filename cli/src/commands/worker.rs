@@ -11,6 +11,7 @@ use tokio::io::AsyncReadExt;
 use super::args::{Global, HandlerArgs, LogForm, TimingArgs, WorkArgs, WorkerArgs};
 use super::failure::{Exit, Failure};
 use super::row_log;
+use super::run::read_store;
 use super::signals::Signals;
 use super::store;
 use crate::handler::Handler;
@@ -27,8 +28,12 @@ pub async fn worker(global: &Global, args: WorkerArgs) -> Result<Exit, Failure> 
     let options =
         options(args.op.clone(), args.work.concurrency(&args.handler), &args.work, &args.timing, args.until_done)?;
     let handler = prepare(&args.handler, &args.work).await?;
-    // A run's store is there; where it is not any more, an empty one in its place would have nothing to do.
-    let store = if args.supervised { store::open(global).await? } else { store::open_or_create(global).await? };
+    let store = if args.supervised {
+        // A run's store is there; where it is not any more, an empty one in its place would have nothing to do.
+        store::open_named(&read_store(&mut tokio::io::stdin()).await?).await?
+    } else {
+        store::open_or_create(global).await?
+    };
     match handler {
         Prepared::Command(handler) => work(global, &args, store, *handler, options).await,
         Prepared::Stream(mut handler) => {

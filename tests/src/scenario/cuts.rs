@@ -1,7 +1,8 @@
 //! Workers whose connections to Postgres are cut at random: before the server hears of a request, after it has done it and
 //! before the worker hears of that, and with no answer at all.
 
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fencepost_core::random::Stream;
@@ -35,32 +36,52 @@ pub struct Outcome {
     pub took: Duration,
     /// How many statements did not pass, or their answers.
     pub lost: u64,
+    /// Claims that were done and not heard of.
+    pub claims_unheard: u64,
+    /// Groups of outcomes that were recorded and not heard of.
+    pub groups_unheard: u64,
     /// Lines that ran more than once: those whose licence ended (L4).
     pub lines_repeated: usize,
 }
 
 const TTL: Duration = Duration::from_secs(4);
 
+/// Calls whose lost answers are counted: claims, groups of outcomes.
+const UNHEARD: [&str; 2] = [".claim(", ".record_answers("];
+
+fn choose(random: &mut Stream, lost_in_1000: u64) -> Fate {
+    if random.next_u64() % 1000 >= lost_in_1000 {
+        return Fate::Pass;
+    }
+    match random.next_u64() % 8 {
+        0..3 => Fate::LoseRequest,
+        3..6 => Fate::LoseAnswer,
+        6 => Fate::Silence,
+        _ => Fate::Delay(Duration::from_millis(random.next_u64() % 200)),
+    }
+}
+
 /// Runs it: every row has one outcome, nothing is stuck, nothing runs twice under one token.
 pub fn run(sizes: Cuts) -> Outcome {
     let place = Place::on_own();
     let batch = submit(place.store(), &["--rows", &sizes.rows.to_string()]);
     let random = Mutex::new(Stream::new(sizes.seed));
-    let proxy = Proxy::start(own(), move |_| {
-        let mut random = random.lock().expect("nobody panics with it");
-        if random.next_u64() % 1000 >= sizes.lost_in_1000 {
-            return Fate::Pass;
+    let unheard = Arc::new([const { AtomicU64::new(0) }; UNHEARD.len()]);
+    let counted = unheard.clone();
+    let proxy = Proxy::start(own(), move |statement| {
+        let fate = choose(&mut random.lock().expect("nobody panics with it"), sizes.lost_in_1000);
+        if let Some(at) = UNHEARD.iter().position(|function| statement.contains(function))
+            && matches!(fate, Fate::LoseAnswer | Fate::Silence)
+        {
+            counted[at].fetch_add(1, Ordering::SeqCst);
         }
-        match random.next_u64() % 8 {
-            0..3 => Fate::LoseRequest,
-            3..6 => Fate::LoseAnswer,
-            6 => Fate::Silence,
-            _ => Fate::Delay(Duration::from_millis(random.next_u64() % 200)),
-        }
+        fate
     });
     let arguments = [
         "--until-done".to_owned(),
         "--concurrency=8".to_owned(),
+        // So that there are many claims.
+        "--horizon-ms=50".to_owned(),
         format!("--row-us={}", sizes.row_us),
         format!("--ttl-ms={}", TTL.as_millis()),
     ];
@@ -86,5 +107,7 @@ pub fn run(sizes: Cuts) -> Outcome {
     assert_eq!(runs.len(), sizes.rows, "every row ran");
     ledger::assert_no_token_ran_twice(&runs);
     assert_eq!(place.number("select count(*) from spans"), 0, "no span is left");
-    Outcome { took, lost: proxy.lost(), lines_repeated: ledger::repeats(&runs).0 }
+    let [claims_unheard, groups_unheard] = [0, 1].map(|at: usize| unheard[at].load(Ordering::SeqCst));
+    let lines_repeated = ledger::repeats(&runs).0;
+    Outcome { took, lost: proxy.lost(), claims_unheard, groups_unheard, lines_repeated }
 }

@@ -5,4 +5,5 @@ mod connecting;
 mod effects;
 mod history;
 mod locks;
+mod lost_answers;
 mod rig;

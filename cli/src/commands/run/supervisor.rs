@@ -9,6 +9,7 @@ use fencepost_core::judge::{JudgeInput, JudgeOptions};
 use fencepost_core::store::ProcessIdentity;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::io::AsyncWriteExt;
 use tokio::process::Child;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::Instant;
@@ -102,7 +103,7 @@ impl Supervisor {
             let identity = child.id().and_then(|pid| self.processes.identity(pid));
             let (signals, queue) = mpsc::unbounded_channel();
             place.worker = Some(Worker { identity, since: now, signals });
-            tokio::spawn(own(number, child, queue, self.ended.clone()));
+            tokio::spawn(own(number, child, self.command.handover(), queue, self.ended.clone()));
         }
         Ok(())
     }
@@ -197,9 +198,19 @@ async fn until(due: Option<Instant>) {
 }
 
 /// Owns a worker's process: only who waits for it knows that its number is still its own.
-async fn own(place: usize, mut child: Child, mut signals: UnboundedReceiver<Signal>, ended: UnboundedSender<End>) {
+async fn own(
+    place: usize,
+    mut child: Child,
+    handover: Arc<[u8]>,
+    mut signals: UnboundedReceiver<Signal>,
+    ended: UnboundedSender<End>,
+) {
     // `wait` would close the child's stdin, which tells it that this process is gone.
-    let stdin = child.stdin.take();
+    let mut stdin = child.stdin.take();
+    if let Some(stdin) = &mut stdin {
+        // The pipe has room for it; one that has ended already is waited for below.
+        let _ = stdin.write_all(&handover).await;
+    }
     let status = loop {
         tokio::select! {
             biased;

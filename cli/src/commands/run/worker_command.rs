@@ -1,10 +1,14 @@
-//! The command line of a run's worker processes.
+//! How a run's worker processes are started: their command line, and the store's name through a pipe, since a command line
+//! may be read by everybody on the machine.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
 use super::super::args::RunArgs;
@@ -17,6 +21,7 @@ use crate::store::StoreUrl;
 pub struct WorkerCommand {
     program: PathBuf,
     arguments: Vec<OsString>,
+    store: Arc<[u8]>,
 }
 
 impl WorkerCommand {
@@ -24,7 +29,12 @@ impl WorkerCommand {
     pub fn new(store: &StoreUrl, args: &RunArgs, operation: &str) -> Result<Self, Failure> {
         let program = guard::own_program()
             .map_err(|error| Failure::new(Exit::Unexpected, "cannot find this program's own file").because(error))?;
-        Ok(Self { program, arguments: arguments(store, args, operation) })
+        Ok(Self { program, arguments: arguments(args, operation), store: handover(store) })
+    }
+
+    /// What each worker is to read from its stdin before anything else ([`read_store`]).
+    pub fn handover(&self) -> Arc<[u8]> {
+        self.store.clone()
     }
 
     /// Starts one.
@@ -41,13 +51,43 @@ impl WorkerCommand {
     }
 }
 
-fn arguments(store: &StoreUrl, args: &RunArgs, operation: &str) -> Vec<OsString> {
+/// Ends a store's name: no path and no variable has it.
+const END: u8 = 0;
+
+fn handover(store: &StoreUrl) -> Arc<[u8]> {
+    let mut name = store.argument().into_vec();
+    name.push(END);
+    name.into()
+}
+
+/// Reads what [`WorkerCommand::handover`] gives; later input stays where it is.
+pub async fn read_store(from: &mut (impl AsyncRead + Unpin)) -> Result<String, Failure> {
+    let mut name = Vec::new();
+    loop {
+        match from.read_u8().await {
+            Ok(END) => {
+                return String::from_utf8(name)
+                    .map_err(|error| Failure::new(Exit::Usage, "the store's name is not UTF-8").because(error));
+            }
+            Ok(byte) => name.push(byte),
+            Err(error) => {
+                return Err(Failure::new(
+                    Exit::Usage,
+                    "a supervised worker is told its store through stdin, and was not",
+                )
+                .because(error)
+                .help("leave out --supervised: only `fencepost run` starts such workers"));
+            }
+        }
+    }
+}
+
+fn arguments(args: &RunArgs, operation: &str) -> Vec<OsString> {
     let exactly = |duration: Duration| format!("{}s {}ns", duration.as_secs(), duration.subsec_nanos());
     let timing = args.timing.timing();
     // What this run was told it has said in full: its workers are told by nobody else.
     let mut arguments: Vec<OsString> =
-        ["worker", ONLY_FLAGS, "--supervised", "--until-done", "--quiet", "--store"].map(OsString::from).into();
-    arguments.push(store.argument());
+        ["worker", ONLY_FLAGS, "--supervised", "--until-done", "--quiet"].map(OsString::from).into();
     let mut option = |name: &str, value: String| arguments.extend([name.into(), value.into()]);
     option("--op", operation.to_owned());
     option("--concurrency", args.work.concurrency(&args.handler).to_string());
@@ -85,12 +125,23 @@ mod tests {
     fn a_worker_is_told_exactly_what_the_run_was() {
         let run = "fencepost run rows.csv --ttl 2s1ns --renew 1ms1ns --grace 3ns --horizon 1us500ns --sleep 1ns";
         let Command::Run(run) = Cli::try_parse_from(run.split(' ')).expect("it parses").command else { panic!("run") };
-        let line = arguments(&StoreUrl::Sqlite("rows.db".into()), &run, "run:x");
+        let line = arguments(&run, "run:x");
         let line = [OsString::from("fencepost")].into_iter().chain(line);
         let Command::Worker(worker) = Cli::try_parse_from(line).expect("it parses").command else { panic!("worker") };
         assert_eq!(worker.timing.timing(), run.timing.timing());
         assert_eq!((worker.timing.grace, worker.timing.patience), (run.timing.grace, run.timing.patience));
         assert_eq!((worker.work.horizon, worker.handler.sleep), (run.work.horizon, run.handler.sleep));
         assert_eq!(worker.op, ["run:x"]);
+    }
+
+    #[tokio::test]
+    async fn a_store_s_name_is_handed_over_as_it_is() {
+        let name = "postgres://u:se cret@host/rows?schema=a&pooler=transaction";
+        let told = handover(&name.parse().expect("a store"));
+        let mut stdin = std::io::Cursor::new([&told[..], b"rest"].concat());
+        assert_eq!(read_store(&mut stdin).await.expect("a name"), name);
+        assert_eq!(stdin.position(), told.len() as u64);
+        let cut_off = read_store(&mut &told[..5]).await.expect_err("no end");
+        assert!(cut_off.message.contains("stdin"), "{cut_off}");
     }
 }

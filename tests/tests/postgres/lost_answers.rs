@@ -1,0 +1,253 @@
+//! Answers that are lost after the server has committed: settled, never guessed (C2, O2, L2, S4).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use fencepost::store::loading::{BatchSpec, LoadEnd, Loaded};
+use fencepost::store::postgres::{PostgresOptions, PostgresStore};
+use fencepost::store::{Loads, OpenMode, Store, StoreError, WorkerStore};
+use fencepost_core::LeaseId;
+use fencepost_core::store::{
+    Answer, ClaimReply, Grant, Recorded, RenewReply, StoreFailure, StoreReply, StoreRequest, TakeLeaseReply, Verdict,
+};
+use fencepost_tests::postgres::{Schema, own};
+use fencepost_tests::proxy::{Fate, Proxy};
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use super::rig::{claim, granted, record, success, take, verdicts};
+
+/// A store behind a proxy that loses the answer, or the request, of the next call of one function.
+struct Line {
+    store: PostgresStore,
+    proxy: Proxy,
+    armed: Arc<Armed>,
+    raw: PgConnection,
+    _schema: Schema,
+}
+
+#[derive(Default)]
+struct Armed {
+    /// How many calls are still to end so.
+    calls: AtomicU64,
+    what: std::sync::Mutex<Option<(&'static str, Fate)>>,
+}
+
+impl Line {
+    async fn new() -> Self {
+        let schema = Schema::on(own().url());
+        let armed = Arc::new(Armed::default());
+        let asked = armed.clone();
+        let proxy = Proxy::start(own(), move |statement| match *asked.what.lock().unwrap() {
+            Some((function, fate)) if statement.contains(&format!(".{function}(")) => {
+                let left = asked.calls.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+                if left.is_ok() { fate } else { Fate::Pass }
+            }
+            _ => Fate::Pass,
+        });
+        let options: PostgresOptions = schema.url_at(&proxy.url()).parse().unwrap();
+        let store = PostgresStore::open(options, OpenMode::Create).await.unwrap();
+        let raw = schema.connect().await;
+        Self { store, proxy, armed, raw, _schema: schema }
+    }
+
+    /// The next call of this function ends so.
+    fn lose(&self, function: &'static str, fate: Fate) {
+        *self.armed.what.lock().unwrap() = Some((function, fate));
+        self.armed.calls.store(1, Ordering::SeqCst);
+    }
+
+    /// What was armed has happened, and this is what was heard of it.
+    fn assert_unknown<T: std::fmt::Debug>(&self, lost: u64, end: Result<T, StoreError>) {
+        assert_eq!(self.proxy.lost(), lost, "the proxy was passed by: {end:?}");
+        let error = end.unwrap_err();
+        assert_eq!(error.failure, StoreFailure::Unknown, "{error}");
+    }
+
+    async fn number(&mut self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut self.raw).await.unwrap()
+    }
+
+    async fn lease(&self) -> LeaseId {
+        let lease = LeaseId::from_random(1);
+        let reply = self.store.call(StoreRequest::TakeLease(take(lease))).await.unwrap();
+        assert_eq!(reply, StoreReply::TakeLease(TakeLeaseReply::Taken));
+        lease
+    }
+
+    async fn load(&self, key: Option<&str>) -> (fencepost_core::BatchId, Result<Loaded, StoreError>) {
+        let batch = self.store.begin_load(BatchSpec::new("op")).await.unwrap();
+        self.store.load_rows(batch, 1, &ROWS.map(Into::into)).await.unwrap();
+        (batch, self.store.finish_load(batch, end(key)).await)
+    }
+}
+
+const ROWS: [&str; 3] = ["1", "2", "3"];
+
+fn end(key: Option<&str>) -> LoadEnd {
+    LoadEnd { key: key.map(str::to_owned), digest: "d".to_owned(), total: ROWS.len() as u64 }
+}
+
+fn settled(reply: Result<StoreReply, StoreError>) -> Vec<Grant> {
+    match reply.unwrap() {
+        StoreReply::SettleClaim(grants) => grants,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_claim_whose_answer_is_lost_is_settled_to_what_it_took() {
+    let mut line = Line::new().await;
+    line.load(None).await.1.unwrap();
+    let lease = line.lease().await;
+    line.lose("claim", Fate::LoseAnswer);
+    let lost = line.store.call(claim(lease, 1, 2)).await;
+    line.assert_unknown(1, lost);
+    let token = line.number("select token from spans where lease is not null").await;
+
+    // The answer to the settling may be lost as well.
+    line.lose("settle_claim", Fate::LoseAnswer);
+    let lost = line.store.call(StoreRequest::SettleClaim { lease, number: 1 }).await;
+    line.assert_unknown(2, lost);
+    let grants = settled(line.store.call(StoreRequest::SettleClaim { lease, number: 1 }).await);
+    let lines: Vec<u64> = grants[0].rows.iter().map(|row| row.line).collect();
+    assert_eq!((grants.len(), grants[0].token.0, lines), (1, token.unsigned_abs(), vec![1, 2]));
+    let again = line.store.call(claim(lease, 1, 2)).await.unwrap();
+    assert_eq!(again, StoreReply::Claim(ClaimReply::Closed));
+    let recorded = verdicts(line.store.call(record(lease, &grants, &success())).await);
+    assert_eq!(recorded, [Verdict::Recorded(Recorded::Success); 2]);
+    let rest = granted(line.store.call(claim(lease, 2, 2)).await);
+    verdicts(line.store.call(record(lease, &rest, &success())).await);
+    assert_eq!(line.number("select count(*) from batches where status = 'success'").await, 1, "nothing is stuck");
+    assert_eq!(line.number("select count(*) from spans").await, 0);
+}
+
+#[tokio::test]
+async fn a_claim_that_the_server_never_heard_of_is_settled_to_nothing() {
+    let mut line = Line::new().await;
+    line.load(None).await.1.unwrap();
+    let lease = line.lease().await;
+    line.lose("claim", Fate::LoseRequest);
+    let lost = line.store.call(claim(lease, 1, 2)).await;
+    line.assert_unknown(1, lost);
+    assert_eq!(settled(line.store.call(StoreRequest::SettleClaim { lease, number: 1 }).await), []);
+    assert_eq!(line.number("select count(*) from spans").await, 0);
+    assert_eq!(granted(line.store.call(claim(lease, 2, 3)).await)[0].rows.len(), 3);
+}
+
+#[tokio::test]
+async fn a_group_whose_answer_is_lost_was_recorded_before() {
+    let mut line = Line::new().await;
+    line.load(None).await.1.unwrap();
+    let lease = line.lease().await;
+    let grants = granted(line.store.call(claim(lease, 1, 3)).await);
+    let mut groups = grants.clone();
+    groups[0].rows.truncate(1);
+    let retry = Answer::Retry { error: "again".into(), jitter: 0, timed_out: false };
+    for (lost_so_far, answer) in [(1, retry), (2, success())] {
+        let request = record(lease, &groups, &answer);
+        line.lose("record_answers", Fate::LoseAnswer);
+        let lost = line.store.call(request.clone()).await;
+        line.assert_unknown(lost_so_far, lost);
+        let repeated = verdicts(line.store.call(request).await);
+        assert_eq!(repeated, vec![Verdict::RecordedBefore; groups[0].rows.len()], "{answer:?}");
+        groups[0].rows = grants[0].rows[1..].to_vec();
+    }
+    assert_eq!(line.number("select count(*) from attempts").await, 1, "one retry, nothing fenced");
+    assert_eq!(line.number("select count(*) from outcomes").await, 2);
+    assert_eq!(line.number("select sum(success * 10 + retried)::bigint from tallies").await, 21);
+    // A group that never came is recorded by its repeat.
+    let lease = LeaseId::from_random(2);
+    line.store.call(StoreRequest::TakeLease(take(lease))).await.unwrap();
+    let (_, loaded) = line.load(None).await;
+    loaded.unwrap();
+    let grants = granted(line.store.call(claim(lease, 1, 3)).await);
+    line.lose("record_answers", Fate::LoseRequest);
+    let lost = line.store.call(record(lease, &grants, &success())).await;
+    line.assert_unknown(3, lost);
+    let repeated = verdicts(line.store.call(record(lease, &grants, &success())).await);
+    assert_eq!(repeated, vec![Verdict::Recorded(Recorded::Success); grants[0].rows.len()]);
+}
+
+#[tokio::test]
+async fn a_renewal_whose_answer_is_lost_is_sent_again() {
+    let mut line = Line::new().await;
+    let (batch, loaded) = line.load(None).await;
+    loaded.unwrap();
+    let lease = line.lease().await;
+    let renewals = line.store.for_renewals().await.unwrap();
+    let renew = || renewals.call(StoreRequest::Renew { lease, batches: vec![batch] });
+    line.lose("renew", Fate::LoseAnswer);
+    let lost = renew().await;
+    line.assert_unknown(1, lost);
+    assert_eq!(renew().await.unwrap(), StoreReply::Renew(RenewReply::Renewed { closed: vec![] }));
+    assert_eq!(line.number("select renewals from leases").await, 2, "both count, neither harms");
+    // A take and a drop are repeated as they are, too.
+    let other = LeaseId::from_random(2);
+    line.lose("take_lease", Fate::LoseAnswer);
+    let lost = line.store.call(StoreRequest::TakeLease(take(other))).await;
+    line.assert_unknown(2, lost);
+    let again = line.store.call(StoreRequest::TakeLease(take(other))).await.unwrap();
+    assert_eq!(again, StoreReply::TakeLease(TakeLeaseReply::Taken));
+    line.lose("drop_lease", Fate::LoseAnswer);
+    let lost = line.store.call(StoreRequest::DropLease { lease: other }).await;
+    line.assert_unknown(3, lost);
+    assert_eq!(line.store.call(StoreRequest::DropLease { lease: other }).await.unwrap(), StoreReply::DropLease);
+    assert_eq!(line.number("select count(*) from leases where state = 'dropped'").await, 1);
+}
+
+#[tokio::test]
+async fn a_give_back_whose_answer_is_lost_happens_once() {
+    let mut line = Line::new().await;
+    let (batch, loaded) = line.load(None).await;
+    loaded.unwrap();
+    let lease = line.lease().await;
+    let grants = granted(line.store.call(claim(lease, 1, 3)).await);
+    let lines = vec![(batch, grants[0].token, fencepost_core::LineSet::single(2))];
+    let request = StoreRequest::GiveBack { lease, lines };
+    line.lose("give_back", Fate::LoseAnswer);
+    let lost = line.store.call(request.clone()).await;
+    line.assert_unknown(1, lost);
+    assert_eq!(line.store.call(request).await.unwrap(), StoreReply::GiveBack);
+    assert_eq!(line.number("select count(*) from attempts where kind = 'given_back'").await, 1);
+    assert_eq!(line.number("select count(*) from spans where lease is null").await, 1);
+}
+
+#[tokio::test]
+async fn a_submit_whose_answer_is_lost_gives_the_same_batch() {
+    let mut line = Line::new().await;
+    for (lost_so_far, key) in [(1, None), (2, Some("k"))] {
+        line.lose("finish_load", Fate::LoseAnswer);
+        let (batch, lost) = line.load(key).await;
+        line.assert_unknown(lost_so_far, lost);
+        assert_eq!(line.store.finish_load(batch, end(key)).await.unwrap(), Loaded::Same(batch));
+        if key.is_some() {
+            // Another process that repeats all of the submit adds nothing.
+            assert_eq!(line.load(key).await.1.unwrap(), Loaded::Same(batch));
+        }
+    }
+    // A slice that is repeated is not there twice.
+    let batch = line.store.begin_load(BatchSpec::new("op")).await.unwrap();
+    line.lose("advance_load", Fate::LoseAnswer);
+    let lost = line.store.load_rows(batch, 1, &ROWS.map(Into::into)).await;
+    line.assert_unknown(3, lost);
+    line.store.load_rows(batch, 1, &ROWS.map(Into::into)).await.unwrap();
+    assert_eq!(line.store.finish_load(batch, end(None)).await.unwrap(), Loaded::New);
+    assert_eq!(line.number("select count(*) from batches where status = 'open' and total = 3").await, 3);
+    assert_eq!(line.number("select count(*) from rows").await, 9);
+}
+
+/// The server does what it was asked, the connection stays open, and nothing ever comes back.
+#[tokio::test]
+async fn an_answer_that_never_comes_is_not_waited_for_for_ever() {
+    let mut line = Line::new().await;
+    line.load(None).await.1.unwrap();
+    let lease = line.lease().await;
+    let hasty = line.store.clone().with_lock_wait(std::time::Duration::from_millis(200));
+    line.lose("claim", Fate::Silence);
+    let lost = hasty.call(claim(lease, 1, 2)).await;
+    assert!(lost.as_ref().is_err_and(|error| error.message.contains("no answer within 250ms")), "{lost:?}");
+    line.assert_unknown(1, lost);
+    // Settled over another connection.
+    assert_eq!(settled(hasty.call(StoreRequest::SettleClaim { lease, number: 1 }).await)[0].rows.len(), 2);
+    assert_eq!(line.number("select count(*) from spans where lease is not null").await, 1);
+}
