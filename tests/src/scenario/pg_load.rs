@@ -66,7 +66,7 @@ pub async fn run(sizes: Load) -> Outcome {
     let looker = open(&schema, STATUS).await;
     let batch = load::values(&looker, BatchSpec::new("default"), None, 1..=sizes.rows).await.expect("rows").batch;
     let mut reading = connect(&schema, STATUS).await;
-    let status = format!("begin; select * from \"{}\".batch_status({})", schema.name(), batch.number());
+    let status = format!("begin; select * from \"{}\".batch_status({}, null)", schema.name(), batch.number());
     sqlx::raw_sql(AssertSqlSafe(status)).execute(&mut reading).await.expect("the status");
 
     let done = Arc::new(AtomicBool::new(false));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use fencepost::load;
 use fencepost::store::loading::BatchSpec;
 use fencepost::store::postgres::PostgresStore;
-use fencepost::store::{OpenMode, Store};
+use fencepost::store::{OpenMode, Reads, Store};
 use fencepost_core::LeaseId;
 use fencepost_core::store::{
     Answer, Claim, ClaimReply, Record, RecordItem, StoreReply, StoreRequest, TakeLease, Verdict,
@@ -115,7 +115,10 @@ async fn rate(database: &str, sizes: Growth, connections: u64) -> u64 {
     drain(&store, 1, batch.number() ^ 1, 1, sizes.churn).await;
     let began = Instant::now();
     drain(&store, connections, batch.number() ^ 2, LINES, u64::MAX).await;
-    (sizes.rows as f64 / began.elapsed().as_secs_f64()) as u64
+    let took = began.elapsed();
+    let counts = store.status(batch).await.expect("the store answers").expect("the batch is there");
+    assert_eq!((counts.success, counts.batch.status.name()), (total, "success"));
+    (sizes.rows as f64 / took.as_secs_f64()) as u64
 }
 
 /// Claims and records on so many connections at once, until nothing is left or so many claims were made.
