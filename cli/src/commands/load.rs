@@ -1,7 +1,5 @@
 //! What the options say of an input and a batch, and loading the one as the other.
 
-use fencepost_core::store::StoreFailure;
-
 use super::args::{BatchArgs, FileFormat, InputArgs};
 use super::failure::{Exit, Failure};
 use crate::input::{Input, InputError, InputFormat, InputOptions};
