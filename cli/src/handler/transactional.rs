@@ -42,8 +42,9 @@ pub trait TransactionalHandler: Send + Sync + 'static {
     /// than half the time that others wait for a lock (2.5 s unless set otherwise), the transaction failed, or (on
     /// Postgres) it wanted another try while effects of other rows were in the transaction, whose locks may have been in its way.
     ///
-    /// On Postgres the session belongs to fencepost, under READ COMMITTED, with the user's own search path: what is set, is set by
-    /// `set local`.
+    /// On Postgres the session belongs to fencepost, under READ COMMITTED, with the user's own search path: what is set, is
+    /// set by `set local`. Behind a transaction pooler (`?pooler=transaction`) queries say `.persistent(false)`, unless the
+    /// pooler itself deals with prepared statements (PgBouncer from 1.21 on, if told to).
     fn apply(
         &self,
         transaction: &mut <Self::Database as Database>::Connection,

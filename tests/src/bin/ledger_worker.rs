@@ -17,6 +17,7 @@ use fencepost::worker::{RunningWorker, WorkerConfig};
 use fencepost_core::worker::RunKey;
 use fencepost_core::{Timing, Token, WorkerOptions};
 use fencepost_tests::ledger::Ledger;
+use sqlx::database::HasStatementCache;
 use sqlx::{AssertSqlSafe, Database, Postgres, Sqlite};
 
 #[derive(Debug, Parser)]
@@ -82,7 +83,7 @@ struct EffectHandler<Db> {
 
 impl<Db> TransactionalHandler for EffectHandler<Db>
 where
-    Db: Database,
+    Db: Database + HasStatementCache,
     for<'c> &'c mut Db::Connection: sqlx::Executor<'c, Database = Db>,
     for<'q> i64: sqlx::Encode<'q, Db> + sqlx::Type<Db>,
     Db::Arguments: sqlx::IntoArguments<Db>,
@@ -103,7 +104,8 @@ where
 
     async fn apply(&self, conn: &mut Db::Connection, row: RunKey, token: &u64) -> Result<u64, RowError> {
         let insert = format!("insert into {} (line, token) values ($1, $2)", self.table);
-        let insert = sqlx::query(AssertSqlSafe(insert));
+        // A name would be in the next client's way behind a transaction pooler.
+        let insert = sqlx::query(AssertSqlSafe(insert)).persistent(false);
         let (line, token_number) = (i64::try_from(row.line).expect("few"), i64::try_from(*token).expect("few"));
         insert.bind(line).bind(token_number).execute(conn).await?;
         Ok(row.line)

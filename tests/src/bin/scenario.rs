@@ -8,7 +8,8 @@ use clap::{Parser, Subcommand};
 use fencepost_tests::place::StoreKind;
 use fencepost_tests::postgres;
 use fencepost_tests::scenario::{
-    command, cuts, effects, kills, last_spans, million, poison, restart, sigterm, status, stopped, stream, stream_speed,
+    command, cuts, effects, kills, last_spans, million, pg_idle, pg_load, pg_store, poison, restart, sigterm, status,
+    stopped, stream, stream_speed,
 };
 
 #[derive(Debug, Parser)]
@@ -135,6 +136,37 @@ enum Scenario {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Ten workers on one batch on Postgres: their rate, waits for locks, and the status meanwhile
+    PgLoad {
+        #[arg(long, default_value_t = 1_000_000)]
+        rows: u64,
+        #[arg(long, default_value_t = 10)]
+        workers: usize,
+        #[arg(long, default_value_t = 100)]
+        concurrency: u32,
+    },
+    /// How soon idle workers on Postgres hear of rows, and what they ask meanwhile
+    PgIdle {
+        #[arg(long, default_value_t = 2)]
+        workers: usize,
+        #[arg(long, default_value_t = 100)]
+        times: u32,
+        #[arg(long, default_value_t = 30)]
+        counting_s: u64,
+    },
+    /// Whether the store on Postgres slows down as its tables grow, or beside an old snapshot
+    PgStore {
+        #[arg(long, default_value_t = 100_000)]
+        small: u64,
+        #[arg(long, default_value_t = 10_000_000)]
+        large: u64,
+        #[arg(long, default_value_t = 200_000)]
+        rows: u64,
+        #[arg(long, default_value_t = 2_000)]
+        churn: u64,
+        #[arg(long, default_value_t = 5)]
+        times: usize,
+    },
     /// (a process of last-spans)
     #[command(hide = true)]
     Duel { store: String, rounds: u64, who: u64 },
@@ -225,10 +257,27 @@ fn main() {
                 );
             }
         }
+        Scenario::PgLoad { rows, workers, concurrency } => {
+            let sizes = pg_load::Load { rows, workers, concurrency };
+            println!("{sizes:#?}\n{:#?}", block_on(pg_load::run(sizes)));
+        }
+        Scenario::PgIdle { workers, times, counting_s } => {
+            let sizes = pg_idle::Idle { workers, times, rows: 10, counting: Duration::from_secs(counting_s) };
+            println!("{sizes:#?}\ntold by NOTIFY: {:#?}", block_on(pg_idle::listening(sizes)));
+            println!("behind a transaction pooler: {:#?}", block_on(pg_idle::polling(sizes)));
+        }
+        Scenario::PgStore { small, large, rows, churn, times } => {
+            let sizes = pg_store::Growth { small, large, rows, churn, times };
+            println!("{sizes:#?}\n{:#?}", block_on(pg_store::run(sizes)));
+        }
         Scenario::Duel { store, rounds, who } => {
-            tokio::runtime::Runtime::new().expect("a runtime").block_on(last_spans::duel(&store, rounds, who));
+            block_on(last_spans::duel(&store, rounds, who));
         }
     }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Runtime::new().expect("a runtime").block_on(future)
 }
 
 fn command_kills(rows: usize, kills: usize, seed: u64) -> command::CommandKills {

@@ -43,7 +43,8 @@ const MEETS: i64 = 1000;
 /// An account is locked.
 const LOCKS: i64 = 2000;
 
-const SLOW: Duration = Duration::from_millis(1500);
+/// Longer than the server waits for a session that has [`SHORT`].
+const SLOW: Duration = Duration::from_secs(3);
 
 impl TransactionalHandler for Effect {
     type Database = Postgres;
@@ -62,7 +63,10 @@ impl TransactionalHandler for Effect {
         match *number {
             PANICS => panic!("this number is too much"),
             NEVER_ENDS => std::future::pending().await,
-            KEEPS_THE_THREAD => std::thread::sleep(SLOW),
+            KEEPS_THE_THREAD => {
+                self.entered.add_permits(1);
+                std::thread::sleep(SLOW);
+            }
             TAKES_NO_NOTICE => drop(sqlx::query("select 1 / 0").execute(conn).await),
             FAILS_FOR_GOOD => return Err(RowError::failed("no")),
             WAITS_IN_A_STATEMENT => drop(sqlx::query("select pg_sleep(60)").execute(conn).await),
@@ -249,6 +253,20 @@ async fn effects_that_keep_the_thread_fail_their_own_row() {
     let mut stage = stage([1, KEEPS_THE_THREAD, 3], SHORT).await;
     let (_, request) = stage.run_all().await;
     stage.assert_one_is_given_back(request, "took longer than 500ms").await;
+}
+
+/// T2: the others do not wait for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_stands_still_in_its_effects_loses_them() {
+    let mut stage = stage([KEEPS_THE_THREAD], SHORT).await;
+    let (lease, request) = stage.run_all().await;
+    let recording = stage.start(request);
+    stage.effect.entered.acquire().await.unwrap().forget();
+    let reply = recovered(stage.rig.store.call(died(lease, 0)).await);
+    assert_eq!(reply, RecoverReply::Recovered { lines: 1, failed: 0 });
+    assert!(!recording.is_finished(), "recovery waited for the handler");
+    assert_eq!(recording.await.unwrap(), [Verdict::Fenced]);
+    assert_eq!(stage.written().await, [0i64; 0]);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fencepost_core::store::{Answer, Record, RecordItem, StoreFailure, StoreReply, Verdict};
+use fencepost_core::store::{Answer, Record, RecordItem, Recorded, StoreFailure, StoreReply, Verdict};
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row};
 use tokio::time::{Instant, timeout_at};
 
@@ -175,12 +175,16 @@ impl PostgresStore {
         let row = call.run(conn, schema, prepared).await?.pop();
         let row = row.ok_or_else(|| Trouble::damaged("the server's reply has no record"))?;
         let verdicts = verdicts(&applied, &row)?;
+        // The fence said so under the lock. Whatever is wrong, effects without their outcome are worse.
+        if ending.kept.iter().any(|at| verdicts[*at] != Verdict::Recorded(Recorded::Success)) {
+            return Err(Trouble::damaged("a line changed hands under its lock").into());
+        }
 
         ending.asked = true;
         match execute(conn, "commit").await {
             Ok(()) => Ok(End::Committed(verdicts)),
             // Checks that wait for the end: of one row's effects, but whose is not said. So the first one is tried alone.
-            Err(error) if trouble::is_plain_error(&error) && ending.kept > 0 => {
+            Err(error) if trouble::is_plain_error(&error) && !ending.kept.is_empty() => {
                 let at = usize::from(applied.items.len() > 1);
                 Ok(End::Spoiled { at, error: RowError::from(error) })
             }
@@ -204,18 +208,18 @@ impl PostgresStore {
         let until = Instant::now() + limit;
         let mut applied = Record { lease: record.lease, items: Vec::new() };
         for (at, (item, holds)) in items.iter().zip(holds).enumerate() {
-            if at > 0 && (Instant::now() >= until || ending.kept == EFFECTS_MAX) {
+            if at > 0 && (Instant::now() >= until || ending.kept.len() == EFFECTS_MAX) {
                 break;
             }
             let mut item = item.clone();
             if *holds && matches!(item.answer, Answer::Success(_)) {
                 item.answer = match self.apply_one(conn, &item, effects, until).await? {
                     Applied::Kept(result) => {
-                        ending.kept += 1;
+                        ending.kept.push(at);
                         Answer::Success(result)
                     }
                     // Locks of the effects before it may have been in its way (a deadlock, say): it is judged by how it does first.
-                    Applied::Undone(RowError::Retry(_)) if ending.kept > 0 => break,
+                    Applied::Undone(RowError::Retry(_)) if !ending.kept.is_empty() => break,
                     Applied::Undone(error) => undone(&item, error),
                     Applied::TooSlow => {
                         ending.cut_off = true;
@@ -270,8 +274,8 @@ impl PostgresStore {
 /// What has been done in a transaction so far.
 #[derive(Default)]
 struct Ending {
-    /// Rows whose effects are in it.
-    kept: usize,
+    /// Rows whose effects are in it, by their places.
+    kept: Vec<usize>,
     /// Effects were cut off: a statement of theirs may have been under way.
     cut_off: bool,
     /// Its end was asked for.
