@@ -66,6 +66,7 @@ impl TransactionalHandler for Effect {
             KEEPS_THE_THREAD => {
                 self.entered.add_permits(1);
                 std::thread::sleep(SLOW);
+                self.go.add_permits(1);
             }
             TAKES_NO_NOTICE => drop(sqlx::query("select 1 / 0").execute(conn).await),
             FAILS_FOR_GOOD => return Err(RowError::failed("no")),
@@ -255,17 +256,28 @@ async fn effects_that_keep_the_thread_fail_their_own_row() {
     stage.assert_one_is_given_back(request, "took longer than 500ms").await;
 }
 
-/// T2: the others do not wait for it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// T2: the others do not wait for it. They are in a thread with a runtime of its own, since this one stands still.
+#[tokio::test]
 async fn a_process_that_stands_still_in_its_effects_loses_them() {
     let mut stage = stage([KEEPS_THE_THREAD], SHORT).await;
     let (lease, request) = stage.run_all().await;
-    let recording = stage.start(request);
-    stage.effect.entered.acquire().await.unwrap().forget();
-    let reply = recovered(stage.rig.store.call(died(lease, 0)).await);
-    assert_eq!(reply, RecoverReply::Recovered { lines: 1, failed: 0 });
-    assert!(!recording.is_finished(), "recovery waited for the handler");
-    assert_eq!(recording.await.unwrap(), [Verdict::Fenced]);
+    let (judge, effect) = (stage.rig.store.clone(), stage.effect.clone());
+    let judging = std::thread::spawn(move || {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+            let judge = judge.for_renewals().await.unwrap();
+            effect.entered.acquire().await.unwrap().forget();
+            let reply = recovered(judge.call(died(lease, 0)).await);
+            (reply, effect.go.available_permits())
+        })
+    });
+    let verdicts = stage.record(request).await;
+    let (reply, came_back) = judging.join().unwrap();
+    assert_eq!(
+        (reply, came_back),
+        (RecoverReply::Recovered { lines: 1, failed: 0 }, 0),
+        "before the handler came back"
+    );
+    assert_eq!(verdicts, [Verdict::Fenced]);
     assert_eq!(stage.written().await, [0i64; 0]);
 }
 
