@@ -14,7 +14,7 @@ use fencepost_tests::postgres::{Schema, own};
 use fencepost_tests::proxy::{Fate, Proxy};
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::rig::{claim, granted, record, success, take, verdicts};
+use super::rig::{STUCK, claim, granted, record, success, take, verdicts};
 
 /// A store behind a proxy that loses the answer, or the request, of the next call of one function.
 struct Line {
@@ -250,4 +250,25 @@ async fn an_answer_that_never_comes_is_not_waited_for_for_ever() {
     // Settled over another connection.
     assert_eq!(settled(hasty.call(StoreRequest::SettleClaim { lease, number: 1 }).await)[0].rows.len(), 2);
     assert_eq!(line.number("select count(*) from spans where lease is not null").await, 1);
+}
+
+/// Nor is one while the store is opened, or while somebody begins to listen.
+#[tokio::test]
+async fn a_server_that_falls_silent_is_told_of_while_a_store_is_opened() {
+    let schema = Schema::on(own().url());
+    let options = |url: &str| schema.url_at(url).parse::<PostgresOptions>().unwrap();
+    let store = PostgresStore::open(options(own().url()), OpenMode::Create).await.unwrap();
+    for what in ["worker_version_min", "LISTEN"] {
+        let proxy = Proxy::start(own(), move |sql| if sql.contains(what) { Fate::Silence } else { Fate::Pass });
+        let opening = async {
+            match PostgresStore::open(options(&proxy.url()), OpenMode::Existing).await {
+                Ok(behind) => behind.changes().await.unwrap_err().to_string(),
+                Err(error) => error.to_string(),
+            }
+        };
+        let says = tokio::time::timeout(STUCK, opening).await.unwrap();
+        assert!(says.contains("no answer from 127.0.0.1:") && says.contains("within 5s"), "{says}");
+        assert_eq!(proxy.lost(), 1, "{what}");
+    }
+    store.changes().await.unwrap();
 }

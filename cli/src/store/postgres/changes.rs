@@ -44,9 +44,17 @@ impl Changes {
             let message = trouble::of_connecting(&error, &options.address(), connections.place());
             StoreError::not_done(message, None)
         };
-        let mut listener = PgListener::connect_with(&pool).await.map_err(not_done)?;
-        listener.listen(&format!("fencepost_{}", options.schema)).await.map_err(not_done)?;
-        Ok(Self { listener: Some(listener), place })
+        let listening = async {
+            let mut listener = PgListener::connect_with(&pool).await?;
+            listener.listen(&format!("fencepost_{}", options.schema)).await?;
+            Ok(listener)
+        };
+        let limit = Connections::probe_limit();
+        let Ok(listener) = tokio::time::timeout(limit, listening).await else {
+            let message = format!("{place}: no answer from {} within {limit:?}", options.address());
+            return Err(StoreError::not_done(message, None));
+        };
+        Ok(Self { listener: Some(listener.map_err(not_done)?), place })
     }
 }
 

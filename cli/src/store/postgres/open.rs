@@ -3,7 +3,7 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fencepost_core::LeaseId;
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -118,6 +118,9 @@ pub enum OpenError {
     },
 }
 
+/// How long making or migrating the tables may take, with the wait for others who do so.
+const MAKING_LIMIT: Duration = Duration::from_secs(120);
+
 impl PostgresStore {
     /// Opens the store. Any number of processes may do so at once.
     ///
@@ -191,14 +194,29 @@ impl Opening<'_> {
 
     /// The store's id, after whatever had to be made.
     async fn prepare(&self, conn: &mut PgConnection, mode: OpenMode) -> Result<String, OpenError> {
-        if let Some(store_id) = self.current(self.identify(conn, mode).await?, mode)? {
+        let found = self.within(Connections::probe_limit(), self.identify(conn, mode)).await?;
+        if let Some(store_id) = self.current(found, mode)? {
             return Ok(store_id);
         }
-        self.execute(conn, "begin isolation level read committed".to_owned()).await?;
         // On an error the connection is closed, which rolls back.
-        let store_id = self.migrate(conn, mode).await?;
-        self.execute(conn, "commit".to_owned()).await?;
-        Ok(store_id)
+        let making = async {
+            self.execute(conn, "begin isolation level read committed".to_owned()).await?;
+            let store_id = self.migrate(conn, mode).await?;
+            self.execute(conn, "commit".to_owned()).await?;
+            Ok(store_id)
+        };
+        self.within(MAKING_LIMIT, making).await
+    }
+
+    /// A connection may stay open although nothing comes over it any more.
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        answer: impl Future<Output = Result<T, OpenError>>,
+    ) -> Result<T, OpenError> {
+        tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| {
+            Err(OpenError::Connect { message: format!("no answer from {} within {limit:?}", self.options.address()) })
+        })
     }
 
     /// The store's id, if nothing is to be done; an error, if nothing may be done.
