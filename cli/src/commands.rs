@@ -13,6 +13,7 @@ mod completions;
 mod config;
 mod demo;
 mod failure;
+mod hint;
 mod list;
 mod load;
 mod man;

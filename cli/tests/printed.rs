@@ -265,6 +265,27 @@ fn wait() {
 }
 
 #[test]
+fn hints_name_the_store() {
+    let place = Place::with_rows();
+    let store = ["--store", "my rows.db"];
+    let prints =
+        |name: &str, arguments: &[&str]| place.prints(name, &[&arguments[..1], &store, &arguments[1..]].concat());
+    prints("hint_submit", &["submit", "rows.csv"]);
+    place.ok(&[&["worker", "--until-done", "--quiet", "--sleep", "0s"], &store[..]].concat());
+    prints("hint_run", &[&["run", "rows.csv", "--workers", "1", "-o", "out.csv"], &FAILS_TWO[..]].concat());
+    let batch = place.submit(&["--rows", "3", "--store", "my rows.db"]);
+    prints("hint_rows", &["rows", &batch, "--limit", "2", "--status", "queued"]);
+    prints("hint_row", &["rows", &batch, "--line", "4"]);
+    prints("hint_wait", &["wait", &batch, "--timeout", "10ms"]);
+    prints("hint_batch", &["results", "zzzzzzzz"]);
+    prints("hint_workers", &["workers"]);
+    // A store that has never had a batch.
+    place.ok(&["worker", "--until-done", "--quiet", "--sleep", "0s", "--store", "my rows 2.db"]);
+    place.prints("hint_list", &["list", "--store", "my rows 2.db"]);
+    place.prints("hint_status", &["status", "--store", "my rows 2.db"]);
+}
+
+#[test]
 fn a_worker_s_log() {
     for (name, form) in [("worker_text", "text"), ("worker_json", "json"), ("worker_quiet", "quiet")] {
         let place = Place::with_rows();

@@ -297,6 +297,9 @@ pub struct ListArgs {
     pub json: bool,
 }
 
+/// So many rows make a page unless told.
+pub const ROWS_PER_PAGE: u64 = 100;
+
 #[derive(Debug, Args)]
 pub struct RowsArgs {
     /// The batch's id, or an unambiguous beginning of it
@@ -308,7 +311,7 @@ pub struct RowsArgs {
     #[arg(long, value_name = "N", conflicts_with = "status", value_parser = clap::value_parser!(u64).range(1..))]
     pub line: Option<u64>,
     /// At most so many rows
-    #[arg(long, default_value_t = 100, value_name = "N")]
+    #[arg(long, default_value_t = ROWS_PER_PAGE, value_name = "N")]
     pub limit: u64,
     /// Only rows behind this line
     #[arg(long, default_value_t = 0, value_name = "N")]

@@ -9,6 +9,7 @@ use nix::unistd::{AccessFlags, access};
 use super::args::Global;
 use super::config::default_store_path;
 use super::failure::{Exit, Failure};
+use super::hint::store_option;
 use crate::store::postgres::{self, PostgresOptions};
 use crate::store::url::OpenError;
 use crate::store::view::{BatchView, Resolved};
@@ -29,15 +30,6 @@ pub fn url(global: &Global) -> Result<StoreUrl, Failure> {
             Failure::new(Exit::Usage, "no place for the store: neither HOME nor XDG_STATE_HOME is set")
                 .help("name a file with --store PATH")
         }),
-    }
-}
-
-/// The store's name as it was given, to be shown: without a password.
-pub fn shown(global: &Global) -> Option<String> {
-    let name = global.store.as_deref()?;
-    match name.parse() {
-        Ok(StoreUrl::Postgres(url)) => Some(url.to_string()),
-        _ => Some(name.to_owned()),
     }
 }
 
@@ -119,20 +111,20 @@ fn file_help(error: &sqlite::OpenError) -> Option<&'static str> {
 }
 
 /// The batch that a person named.
-pub async fn batch(store: &impl Reads, name: &str) -> Result<BatchView, Failure> {
+pub async fn batch(global: &Global, store: &impl Reads, name: &str) -> Result<BatchView, Failure> {
     let id = match store.resolve_batch(name).await? {
         Resolved::Found(id) => id,
-        Resolved::None => return Err(no_batch(name)),
+        Resolved::None => return Err(no_batch(global, name)),
         Resolved::Ambiguous(ids) => {
             let ids: Vec<String> = ids.iter().map(BatchId::to_string).collect();
             return Err(Failure::new(Exit::NotFound, format!("{name:?} names several batches: {}", ids.join(", ")))
                 .help("type more of the id"));
         }
     };
-    store.batch(id).await?.ok_or_else(|| no_batch(name))
+    store.batch(id).await?.ok_or_else(|| no_batch(global, name))
 }
 
-fn no_batch(name: &str) -> Failure {
+fn no_batch(global: &Global, name: &str) -> Failure {
     Failure::new(Exit::NotFound, format!("there is no batch {name:?} in this store"))
-        .help("`fencepost list` shows all batches; is this the right --store?")
+        .help(format!("`fencepost list{}` shows all batches; is this the right --store?", store_option(global)))
 }
