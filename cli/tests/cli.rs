@@ -118,7 +118,7 @@ fn an_empty_batch_ends_at_once() {
 fn what_is_wrong_is_found_before_anything_is_done() {
     let place = Place::new();
     let file = place.write("rows.csv", ROWS);
-    let nameless = place.write("rows", ROWS);
+    let nameless = place.write("rows", "\"name\"\n\"one\"\n");
     let fifo = place.file("pipe.csv").to_str().expect("UTF-8").to_owned();
     nix::unistd::mkfifo(fifo.as_str(), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
     for (arguments, exit, says) in [

@@ -91,7 +91,7 @@ pub struct BatchArgs {
 /// How an input file is read.
 #[derive(Debug, Clone, Args)]
 pub struct InputArgs {
-    /// The input's format [default: by its name, else by its first character]
+    /// The input's format [default: by its name, else by its first line]
     #[arg(long, env = "FENCEPOST_INPUT_FORMAT", value_name = "FORMAT")]
     pub input_format: Option<FileFormat>,
     /// The character between CSV fields [default: comma, or tab for .tsv]
