@@ -26,7 +26,7 @@ mod support {
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// What differs from run to run, and what stands for it.
-const FILTERS: [(&str, &str); 17] = [
+const FILTERS: [(&str, &str); 18] = [
     (r#"[^\s"]*/\.tmp\w{6}\b"#, "[DIR]"),
     (r"\[\d\d:\d\d:\d\d\]", "[hh:mm:ss]"),
     (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "YYYY-MM-DD hh:mm:ss"),
@@ -39,6 +39,7 @@ const FILTERS: [(&str, &str); 17] = [
     (r#"("id":\s*|"lease":\s*)"[0-9a-z]{12}""#, r#"$1"[LEASE]""#),
     (r"[\w.-]+-\d+-[0-9a-z]{5}\b", "[WORKER]"),
     (r"PID:( +)\d+", "PID:$1[PID]"),
+    (r"\(process \d+", "(process [PID]"),
     (r"kill -9 \d+", "kill -9 [PID]"),
     (r#"("(?:token|pid|run_us|at_us|seen_s_ago)":\s*)\d+"#, "$1[N]"),
     (r"\btoken \d+( *)", "token [N]$1"),
@@ -346,6 +347,7 @@ fn a_worker_that_is_told_to_leave_or_may_not_start() {
     let mut worker = place.start(&first);
     worker.until(|said| said.contains("taken"));
     place.prints("worker_of_a_name_in_use", &["worker", "--name", "the-only-one", "--sleep", "0s", "--log", "quiet"]);
+    place.prints("worker_waits_for_its_name", &["worker", "--name", "the-only-one", "--sleep", "0s"]);
     worker.signal(Signal::SIGTERM);
     let (said, code) = worker.end();
     check("worker_leaves", &format!("{said}exit code {code:?}\n"));
