@@ -199,7 +199,7 @@ pub struct RunArgs {
     /// Where the results go; - is stdout
     #[arg(long, short, default_value = "-", value_name = "FILE")]
     pub output: PathBuf,
-    /// The results' format [default: by the name of the output, else jsonl]
+    /// The results' format [default: by the name of the output, csv or tsv; else jsonl, also for .json]
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<FileFormat>,
     /// What makes a repeat the same run [default: hash of the content, the command and the options that change results]
@@ -337,7 +337,7 @@ pub struct ResultsArgs {
     /// Where they go; - is stdout
     #[arg(long, short, default_value = "-", value_name = "FILE")]
     pub output: PathBuf,
-    /// Their format [default: by the name of the output, else jsonl]
+    /// Their format [default: by the name of the output, csv or tsv; else jsonl, also for .json]
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<FileFormat>,
     /// Only failed rows; as CSV with the input's columns and the error, to be mended and submitted again
