@@ -354,6 +354,21 @@ fn a_worker_that_is_told_to_leave_or_may_not_start() {
 }
 
 #[test]
+fn a_worker_that_finds_nothing_to_do() {
+    let place = Place::new();
+    place.prints("worker_without_a_batch", &["worker", "--until-done", "--sleep", "0s", "--store", "typo.db"]);
+    let quiet = place.run(&["worker", "--until-done", "--sleep", "0s", "--log", "quiet"]);
+    assert_eq!((code(&quiet), quiet.stderr.len()), (0, 0));
+    place.submit(&["--rows", "1", "--op", "mail"]);
+    let mut worker = place.start(&["worker", "--op", "typo", "--op", "slip", "--sleep", "0s"]);
+    worker.until(|said| said.contains("taken"));
+    worker.signal(Signal::SIGTERM);
+    let (said, code) = worker.end();
+    let line = said.lines().find(|line| line.starts_with("Waiting: ")).unwrap_or_else(|| panic!("{said}"));
+    check("worker_of_operations_without_a_batch", &format!("{line}\nexit code {code:?}\n"));
+}
+
+#[test]
 fn status_of_nothing_and_of_a_batch_without_a_worker() {
     let place = Place::new();
     place.prints("status_without_a_store", &["status"]);
