@@ -13,6 +13,7 @@ mod completions;
 mod config;
 mod demo;
 mod failure;
+mod hint;
 mod list;
 mod load;
 mod man;
@@ -38,10 +39,11 @@ pub fn main() -> ExitCode {
         Ok(command) => command,
         Err(error) => return end(Err(Failure::from_error(Exit::Usage, error)), false),
     };
-    let cli = command.try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = command.clone().try_get_matches_from(&args).and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match cli {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(mut error) => {
+            config::name_variable(&mut error, &command, &args);
             // Help and version go to stdout with code 0, mistakes to stderr with code 2.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8));

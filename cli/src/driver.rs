@@ -16,7 +16,7 @@ use fencepost_core::Instant;
 use fencepost_core::judge::JudgeEvent;
 use fencepost_core::liveness::{LivenessReply, LivenessRequest};
 use fencepost_core::rules::recovery::ProcessState;
-use fencepost_core::store::{ProcessIdentity, StoreFailure, StoreReply, StoreRequest};
+use fencepost_core::store::{LeaseView, ProcessIdentity, StoreFailure, StoreReply, StoreRequest};
 use fencepost_core::worker::{RunKey, WorkerEvent};
 
 use crate::store::{Store, StoreError};
@@ -80,6 +80,14 @@ pub enum Report<'a> {
     Worker(&'a WorkerEvent),
     /// Of its judge.
     Judge(&'a JudgeEvent),
+    /// R5: another live lease has the worker's stable name, and its process is not known to be gone. Told once for each
+    /// such lease.
+    NameHeld {
+        /// That lease.
+        holder: &'a LeaseView,
+        /// Its process, if it is of this machine.
+        process: ProcessState,
+    },
     /// The store did not answer a request.
     StoreTrouble(&'a StoreError),
 }

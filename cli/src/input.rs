@@ -133,8 +133,9 @@ impl Input {
     /// Opens a file, or standard input for `-` (a file of that name is `./-`).
     ///
     /// Gzip is recognised by the first bytes, not by the name. The format is that of the options, else that of the name;
-    /// where there is no name to go by (standard input, pipes), the first line decides: text that begins with `{` or `[`
-    /// or is a JSON number, `true`, `false` or `null` is JSON lines, anything else CSV.
+    /// where that says nothing (standard input, pipes, `rows.txt`), the first line decides: text that begins with `{` or `[`
+    /// or is a JSON number, `true`, `false` or `null` is JSON lines, anything else CSV, delimited by tabs where it has
+    /// tabs and no comma.
     ///
     /// # Errors
     ///

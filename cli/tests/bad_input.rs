@@ -493,6 +493,7 @@ fn outputs_that_cannot_be() {
         ("output_is_the_store_s_log", "rows.db-wal"),
         ("output_is_the_input", "rows.csv"),
         ("output_below_a_file", "rows.csv/out.jsonl"),
+        ("output_gzipped", "out.csv.gz"),
     ] {
         place.refuses(name, 2, &to(output));
     }
@@ -509,4 +510,5 @@ fn outputs_that_cannot_be() {
     let batch = place.submit(&["rows.csv", "--store", "rows.db"]);
     place.refuses("output_is_the_store", 2, &["results", &batch, "--store", "rows.db", "-o", "rows.db"]);
     place.refuses("output_is_a_directory", 2, &["results", &batch, "--store", "rows.db", "-o", "folder"]);
+    place.refuses("output_gzipped", 2, &["results", &batch, "--store", "rows.db", "-o", "out.csv.gz"]);
 }

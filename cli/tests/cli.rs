@@ -118,7 +118,7 @@ fn an_empty_batch_ends_at_once() {
 fn what_is_wrong_is_found_before_anything_is_done() {
     let place = Place::new();
     let file = place.write("rows.csv", ROWS);
-    let nameless = place.write("rows", ROWS);
+    let nameless = place.write("rows", "\"name\"\n\"one\"\n");
     let fifo = place.file("pipe.csv").to_str().expect("UTF-8").to_owned();
     nix::unistd::mkfifo(fifo.as_str(), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
     for (arguments, exit, says) in [
@@ -351,6 +351,9 @@ fn a_mistake_in_the_file_is_told_with_the_file() {
         ("[run]\nkey = \"k\"", "belongs on a command line"),
         ("[worker]\nname = \"w\"", "belongs on a command line"),
         ("output = \"out.jsonl\"", "belongs on a command line"),
+        ("store = 5", "a text"),
+        ("store = true", "a text"),
+        ("[worker]\nop = [\"a\", 5]", "a text"),
     ] {
         place.write("fencepost.toml", text);
         let output = place.run(&["run", &file, "--", "true"]);
@@ -361,6 +364,24 @@ fn a_mistake_in_the_file_is_told_with_the_file() {
     place.write("fencepost.toml", "quiet = true\nttl = \"10s\"\n[run]\nworkers = 1\n");
     let output = place.run(&["run", &file, "--", "true"]);
     assert_eq!((code(&output), stderr(&output).as_str()), (0, ""));
+}
+
+#[test]
+fn a_mistake_in_a_variable_is_told_with_the_variable() {
+    let place = Place::new();
+    let tip = "the value comes from the variable FENCEPOST_CONCURRENCY";
+    let worker = |value: &str, flags: &[&str]| {
+        let all = [&["worker", "--until-done", "--sleep", "0s"], flags].concat();
+        let output = run_with(&place, &all, &[("FENCEPOST_CONCURRENCY", value)]);
+        (code(&output), stderr(&output).contains(tip))
+    };
+    assert_eq!(worker("x", &[]), (2, true));
+    assert_eq!(worker("0", &[]), (2, true), "out of range");
+    assert_eq!(worker("x", &["--concurrency", "x"]), (2, false), "the flag is wrong, too, and it counts");
+    assert_eq!(worker("x", &["--concurrency=x"]), (2, false));
+    assert_eq!(worker("x", &["--concurrency", "2"]), (0, false));
+    let quiet = run_with(&place, &["list"], &[("FENCEPOST_QUIET", "perhaps")]);
+    assert!(code(&quiet) == 2 && stderr(&quiet).contains("variable FENCEPOST_QUIET"), "{}", stderr(&quiet));
 }
 
 #[test]

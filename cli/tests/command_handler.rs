@@ -202,7 +202,7 @@ async fn a_result_over_the_limit_fails_the_row() {
     let exact = "head -c 1000 /dev/zero | tr '\\0' 1";
     assert_eq!(answer(&limited(exact), "{}").await, success(&"1".repeat(1000)));
     let over = failed(answer(&limited("head -c 1001 /dev/zero | tr '\\0' 1"), "{}").await);
-    assert!(over.contains("limit of 1000 bytes"), "{over}");
+    assert!(over.contains("limit of 1000 bytes") && over.contains("--max-result-bytes"), "{over}");
     // It would never end by itself, and its exit code does not matter.
     let endless =
         failed(answer(&limited("echo why >&2; trap '' TERM PIPE; while :; do echo xxxxxxxx; done"), "{}").await);

@@ -191,6 +191,25 @@ fn the_format_option_wins_over_the_name() {
     assert_eq!(input.read_row().unwrap(), None);
 }
 
+#[test]
+fn the_first_line_tells_the_format_of_a_file_whose_name_does_not() {
+    let files = Files::new();
+    for (name, content, format) in [
+        ("rows.txt", b"{\"a\":1}\n".to_vec(), InputFormat::Jsonl),
+        ("rows", b"[1]\n".to_vec(), InputFormat::Jsonl),
+        ("rows.json", b"{}\n".to_vec(), InputFormat::Jsonl),
+        ("rows.gz", gzip(b"{}\n"), InputFormat::Jsonl),
+        ("packed.txt", gzip(b"{}\n"), InputFormat::Jsonl),
+        ("table.txt", b"a,b\n1,2\n".to_vec(), InputFormat::CSV),
+        ("tabs.txt", b"a\tb\n1\t2\n".to_vec(), InputFormat::TSV),
+        ("a_column_called_brace.csv", b"{\n1\n".to_vec(), InputFormat::CSV),
+    ] {
+        let input = Input::open(files.put(name, content), &InputOptions::default()).unwrap();
+        assert_eq!(input.format(), format, "{name}");
+        assert_eq!(input.count(), 1, "{name}");
+    }
+}
+
 /// The first line decides where there is no name to go by: through a pipe, as standard input is one.
 #[cfg(unix)]
 #[test]
@@ -214,6 +233,8 @@ fn the_first_line_tells_the_format_of_a_pipe() {
     assert_eq!(sniff(b"\n\na,b\r\n1,2\r\n"), Ok((InputFormat::CSV, 1)));
     assert_eq!(sniff(b"\"a\",\"b\"\n1,2\n"), Ok((InputFormat::CSV, 1)));
     assert_eq!(sniff(b"true_name\n1\n"), Ok((InputFormat::CSV, 1)));
+    assert_eq!(sniff(b"a b\tc\n1\t2\n"), Ok((InputFormat::TSV, 1)));
+    assert_eq!(sniff(b"a\tb,c\n1,2\n"), Ok((InputFormat::CSV, 1)));
     assert_eq!(sniff(&gzip(b"{}\n")), Ok((InputFormat::Jsonl, 1)));
     // A row whose start alone is longer than what is looked at.
     assert_eq!(sniff(format!("[{}1]\n2", " ".repeat(50_000)).as_bytes()), Ok((InputFormat::Jsonl, 2)));
@@ -239,8 +260,8 @@ fn errors_of_opening() {
     fs::create_dir(files.0.path().join("folder.csv")).unwrap();
     assert_snapshot!(files.error(&files.0.path().join("folder.csv")), @"folder.csv: is a directory; name one file, and submit several one by one");
     assert_snapshot!(files.error(&files.put("file", "").join("below.csv")), @"file/below.csv: cannot be opened: Not a directory (os error 20); check its permissions and its path");
-    assert_snapshot!(files.error(&files.put("rows.txt", "a\n1\n")), @"rows.txt: the format is not clear; give it with --input-format (csv, tsv, jsonl), or name the file .csv, .tsv, .jsonl or .ndjson, each also with .gz");
-    assert_snapshot!(files.error(&files.put("rows.gz", gzip(b"a\n1\n"))), @"rows.gz: the format is not clear; give it with --input-format (csv, tsv, jsonl), or name the file .csv, .tsv, .jsonl or .ndjson, each also with .gz");
+    assert_snapshot!(files.error(&files.put("rows.txt", "\"a\"\n\"b\"\n")), @"rows.txt: the format is not clear; give it with --input-format (csv, tsv, jsonl), or name the file .csv, .tsv, .jsonl or .ndjson, each also with .gz");
+    assert_snapshot!(files.error(&files.put("rows.gz", gzip(b"\"a\"\n\"b\"\n"))), @"rows.gz: the format is not clear; give it with --input-format (csv, tsv, jsonl), or name the file .csv, .tsv, .jsonl or .ndjson, each also with .gz");
     for delimiter in [b'"', b'\n', b'\r', 0, 0xe9] {
         let format = InputFormat::Csv { delimiter };
         assert!(matches!(read("a\n1\n", format), Err(InputError::Delimiter { .. })), "{delimiter}");

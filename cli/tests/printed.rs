@@ -26,7 +26,7 @@ mod support {
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// What differs from run to run, and what stands for it.
-const FILTERS: [(&str, &str); 17] = [
+const FILTERS: [(&str, &str); 18] = [
     (r#"[^\s"]*/\.tmp\w{6}\b"#, "[DIR]"),
     (r"\[\d\d:\d\d:\d\d\]", "[hh:mm:ss]"),
     (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "YYYY-MM-DD hh:mm:ss"),
@@ -39,6 +39,7 @@ const FILTERS: [(&str, &str); 17] = [
     (r#"("id":\s*|"lease":\s*)"[0-9a-z]{12}""#, r#"$1"[LEASE]""#),
     (r"[\w.-]+-\d+-[0-9a-z]{5}\b", "[WORKER]"),
     (r"PID:( +)\d+", "PID:$1[PID]"),
+    (r"\(process \d+", "(process [PID]"),
     (r"kill -9 \d+", "kill -9 [PID]"),
     (r#"("(?:token|pid|run_us|at_us|seen_s_ago)":\s*)\d+"#, "$1[N]"),
     (r"\btoken \d+( *)", "token [N]$1"),
@@ -265,6 +266,27 @@ fn wait() {
 }
 
 #[test]
+fn hints_name_the_store() {
+    let place = Place::with_rows();
+    let store = ["--store", "my rows.db"];
+    let prints =
+        |name: &str, arguments: &[&str]| place.prints(name, &[&arguments[..1], &store, &arguments[1..]].concat());
+    prints("hint_submit", &["submit", "rows.csv"]);
+    place.ok(&[&["worker", "--until-done", "--quiet", "--sleep", "0s"], &store[..]].concat());
+    prints("hint_run", &[&["run", "rows.csv", "--workers", "1", "-o", "out.csv"], &FAILS_TWO[..]].concat());
+    let batch = place.submit(&["--rows", "3", "--store", "my rows.db"]);
+    prints("hint_rows", &["rows", &batch, "--limit", "2", "--status", "queued"]);
+    prints("hint_row", &["rows", &batch, "--line", "4"]);
+    prints("hint_wait", &["wait", &batch, "--timeout", "10ms"]);
+    prints("hint_batch", &["results", "zzzzzzzz"]);
+    prints("hint_workers", &["workers"]);
+    // A store that has never had a batch.
+    place.ok(&["worker", "--until-done", "--quiet", "--sleep", "0s", "--store", "my rows 2.db"]);
+    place.prints("hint_list", &["list", "--store", "my rows 2.db"]);
+    place.prints("hint_status", &["status", "--store", "my rows 2.db"]);
+}
+
+#[test]
 fn a_worker_s_log() {
     for (name, form) in [("worker_text", "text"), ("worker_json", "json"), ("worker_quiet", "quiet")] {
         let place = Place::with_rows();
@@ -325,9 +347,25 @@ fn a_worker_that_is_told_to_leave_or_may_not_start() {
     let mut worker = place.start(&first);
     worker.until(|said| said.contains("taken"));
     place.prints("worker_of_a_name_in_use", &["worker", "--name", "the-only-one", "--sleep", "0s", "--log", "quiet"]);
+    place.prints("worker_waits_for_its_name", &["worker", "--name", "the-only-one", "--sleep", "0s"]);
     worker.signal(Signal::SIGTERM);
     let (said, code) = worker.end();
     check("worker_leaves", &format!("{said}exit code {code:?}\n"));
+}
+
+#[test]
+fn a_worker_that_finds_nothing_to_do() {
+    let place = Place::new();
+    place.prints("worker_without_a_batch", &["worker", "--until-done", "--sleep", "0s", "--store", "typo.db"]);
+    let quiet = place.run(&["worker", "--until-done", "--sleep", "0s", "--log", "quiet"]);
+    assert_eq!((code(&quiet), quiet.stderr.len()), (0, 0));
+    place.submit(&["--rows", "1", "--op", "mail"]);
+    let mut worker = place.start(&["worker", "--op", "typo", "--op", "slip", "--sleep", "0s"]);
+    worker.until(|said| said.contains("taken"));
+    worker.signal(Signal::SIGTERM);
+    let (said, code) = worker.end();
+    let line = said.lines().find(|line| line.starts_with("Waiting: ")).unwrap_or_else(|| panic!("{said}"));
+    check("worker_of_operations_without_a_batch", &format!("{line}\nexit code {code:?}\n"));
 }
 
 #[test]

@@ -67,29 +67,29 @@ fn done() -> StatusReport {
 
 #[test]
 fn status_after_a_worker_was_killed() {
-    insta::assert_snapshot!(text(&after_the_kill()));
+    insta::assert_snapshot!(text(&after_the_kill(), ""));
 }
 
 #[test]
 fn status_while_workers_work() {
-    insta::assert_snapshot!(text(&busy()));
+    insta::assert_snapshot!(text(&busy(), ""));
 }
 
 #[test]
 fn status_when_all_is_done() {
-    insta::assert_snapshot!(text(&done()));
+    insta::assert_snapshot!(text(&done(), ""));
 }
 
 #[test]
 fn status_without_an_open_batch() {
-    insta::assert_snapshot!(text(&StatusReport { batches: Vec::new(), workers: Vec::new() }));
+    insta::assert_snapshot!(text(&StatusReport { batches: Vec::new(), workers: Vec::new() }, " --store rows.db"));
 }
 
 #[test]
 fn status_of_many_ranges_is_cut() {
     let mut report = after_the_kill();
     report.workers[0].lines[0].1 = (1..100).step_by(2).collect();
-    let text = text(&report);
+    let text = text(&report, "");
     assert!(text.contains("39, ... 50 ranges in all]"), "{text}");
 }
 
@@ -104,11 +104,11 @@ fn lists() {
     let batches = [batch("open", Counts { queued: 15, inprog: 1, success: 4, ..Counts::default() })];
     insta::assert_json_snapshot!("list_json", list_json(&batches));
     insta::with_settings!({filters => vec![(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "YYYY-MM-DD hh:mm:ss")]}, {
-        insta::assert_snapshot!("list_text", list_text(&batches));
+        insta::assert_snapshot!("list_text", list_text(&batches, ""));
     });
-    insta::assert_snapshot!("list_text_empty", list_text(&[]));
+    insta::assert_snapshot!("list_text_empty", list_text(&[], " --store rows.db"));
     insta::assert_json_snapshot!("workers_json", workers_json(&busy().workers));
-    insta::assert_snapshot!("workers_text", list_workers_text(&busy().workers));
+    insta::assert_snapshot!("workers_text", list_workers_text(&busy().workers, ""));
 }
 
 fn row() -> ResultRow {

@@ -203,7 +203,8 @@ async fn a_result_over_the_limit_fails_its_row_only() {
     let handler = script_with(large, &[], StreamOptions { result_limit: 4, ..options() });
     let answers = answers(&handler, &["0"; 3]).await;
     assert_eq!((&answers[0], &answers[1]), (&success("\" \""), &success("\"  \"")));
-    assert!(failed(&answers[2]).contains("4 bytes"), "{answers:?}");
+    let error = failed(&answers[2]);
+    assert!(error.contains("4 bytes") && error.contains("--max-result-bytes"), "{answers:?}");
 }
 
 #[tokio::test]

@@ -91,7 +91,7 @@ pub struct BatchArgs {
 /// How an input file is read.
 #[derive(Debug, Clone, Args)]
 pub struct InputArgs {
-    /// The input's format [default: by its name, else by its first character]
+    /// The input's format [default: by its name, else by its first line]
     #[arg(long, env = "FENCEPOST_INPUT_FORMAT", value_name = "FORMAT")]
     pub input_format: Option<FileFormat>,
     /// The character between CSV fields [default: comma, or tab for .tsv]
@@ -199,7 +199,7 @@ pub struct RunArgs {
     /// Where the results go; - is stdout
     #[arg(long, short, default_value = "-", value_name = "FILE")]
     pub output: PathBuf,
-    /// The results' format [default: by the name of the output, else jsonl]
+    /// The results' format [default: by the name of the output, csv or tsv; else jsonl, also for .json]
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<FileFormat>,
     /// What makes a repeat the same run [default: hash of the content, the command and the options that change results]
@@ -297,6 +297,9 @@ pub struct ListArgs {
     pub json: bool,
 }
 
+/// So many rows make a page unless told.
+pub const ROWS_PER_PAGE: u64 = 100;
+
 #[derive(Debug, Args)]
 pub struct RowsArgs {
     /// The batch's id, or an unambiguous beginning of it
@@ -308,7 +311,7 @@ pub struct RowsArgs {
     #[arg(long, value_name = "N", conflicts_with = "status", value_parser = clap::value_parser!(u64).range(1..))]
     pub line: Option<u64>,
     /// At most so many rows
-    #[arg(long, default_value_t = 100, value_name = "N")]
+    #[arg(long, default_value_t = ROWS_PER_PAGE, value_name = "N")]
     pub limit: u64,
     /// Only rows behind this line
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -334,7 +337,7 @@ pub struct ResultsArgs {
     /// Where they go; - is stdout
     #[arg(long, short, default_value = "-", value_name = "FILE")]
     pub output: PathBuf,
-    /// Their format [default: by the name of the output, else jsonl]
+    /// Their format [default: by the name of the output, csv or tsv; else jsonl, also for .json]
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<FileFormat>,
     /// Only failed rows; as CSV with the input's columns and the error, to be mended and submitted again

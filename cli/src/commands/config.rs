@@ -1,9 +1,11 @@
 //! The configuration file: its values become the defaults of the command line, so that flag > variable > file > built-in.
 
+use std::any::TypeId;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use clap::builder::Resettable;
+use clap::builder::{Resettable, StyledStr};
+use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgAction};
 use toml::{Table, Value};
 
@@ -87,7 +89,7 @@ fn set_for_one(mut command: clap::Command, name: &str, section: Table) -> Result
         let set = values_of(&value).and_then(|values| {
             let sub = command.find_subcommand(name).filter(|sub| has(sub, &option));
             let arg = sub.and_then(|sub| arg_of(sub, &option)).ok_or_else(|| unknown(&option, "that"))?;
-            check(arg, &values).map(|()| values)
+            check(arg, &value, &values).map(|()| values)
         });
         let values = set.map_err(|why| Wrong { key: format!("{name}.{option}"), why })?;
         command = command.mut_subcommand(name, |sub| set_default(sub, &option, &values));
@@ -106,7 +108,7 @@ fn set_for_all(mut command: clap::Command, key: &str, value: &Value) -> Result<c
     }
     for having in command.get_subcommands().chain([&command]).filter(|command| with_key(command)) {
         if let Some(arg) = arg_of(having, key) {
-            check(arg, &values).map_err(|why| wrong(format!("{why} (for `{}`)", having.get_name())))?;
+            check(arg, value, &values).map_err(|why| wrong(format!("{why} (for `{}`)", having.get_name())))?;
         }
     }
     if with_key(&command) {
@@ -156,13 +158,16 @@ fn arg_of<'a>(command: &'a clap::Command, option: &str) -> Option<&'a Arg> {
 }
 
 /// Checked here and not as a default later, so that the error can name the file.
-fn check(arg: &Arg, values: &[String]) -> Result<(), String> {
+fn check(arg: &Arg, value: &Value, values: &[String]) -> Result<(), String> {
     if !arg.get_action().takes_values() {
         let is_flag = matches!(values, [value] if value == "true" || value == "false");
         return if is_flag { Ok(()) } else { Err("whose value is true or false".to_owned()) };
     }
     if values.len() > 1 && !matches!(arg.get_action(), ArgAction::Append) {
         return Err("which has one value, not a list".to_owned());
+    }
+    if takes_text(arg) && !is_text(value) {
+        return Err("whose value is a text: put it in quotes".to_owned());
     }
     let long = arg.get_long().unwrap_or_default();
     let alone = arg.clone().global(false).env(Resettable::Reset);
@@ -174,6 +179,19 @@ fn check(arg: &Arg, values: &[String]) -> Result<(), String> {
             let first = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
             Err(format!("which does not do: {}", first.split_whitespace().collect::<Vec<_>>().join(" ")))
         }
+    }
+}
+
+/// Whether any text will do: then what TOML calls a number or a truth was meant for something else.
+fn takes_text(arg: &Arg) -> bool {
+    let parsed = arg.get_value_parser().type_id();
+    parsed == TypeId::of::<String>() || parsed == TypeId::of::<PathBuf>()
+}
+
+fn is_text(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.iter().all(Value::is_str),
+        value => value.is_str(),
     }
 }
 
@@ -192,6 +210,30 @@ fn each_arg(command: clap::Command, change: fn(Arg) -> Arg) -> clap::Command {
 fn without_empty_variable(arg: Arg) -> Arg {
     let is_empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
     if is_empty { arg.env(Resettable::Reset) } else { arg }
+}
+
+/// Adds to an error about an option's value that the value came from a variable, if it did.
+pub fn name_variable(error: &mut clap::Error, command: &clap::Command, args: &[OsString]) {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let (Some(option), Some(value)) = (context(ContextKind::InvalidArg), context(ContextKind::InvalidValue)) else {
+        return;
+    };
+    let mut command = command.clone();
+    // Before, options do not know how they are shown.
+    command.build();
+    let all = command.get_subcommands().chain([&command]).flat_map(clap::Command::get_arguments);
+    let from_variable = |arg: &&Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|found| found == value);
+    let Some(arg) = all.filter(|arg| arg.to_string() == option).find(from_variable) else { return };
+    let (Some(long), Some(variable)) = (arg.get_long(), arg.get_env()) else { return };
+    let (flag, with_value) = (format!("--{long}"), format!("--{long}="));
+    if options(args).any(|arg| *arg == *flag || arg.to_string_lossy().starts_with(&with_value)) {
+        return;
+    }
+    let tip = StyledStr::from(format!("the value comes from the variable {}", variable.to_string_lossy()));
+    error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
 }
 
 fn variable(name: &str) -> Option<PathBuf> {

@@ -47,7 +47,7 @@ pub async fn demo(global: &Global) -> Result<Exit, Failure> {
         .await
         .map_err(|error| Failure::from_error(Exit::Store, error))?;
     let args = BatchArgs { max_attempts: 3, max_crashes: 3, timeout: Duration::from_secs(3600), priority: 0 };
-    let batch = load::numbered(&store, ROWS, "demo", &args, None, |_| {}).await?.batch;
+    let batch = load::numbered(global, &store, ROWS, "demo", &args, None, |_| {}).await?.batch;
     let mut stage = Stage::new(&place, store, batch)?;
     stage.say(&format!("{ROWS} rows submitted as batch {batch}. Three workers, ttl {TTL}, half a second per row."));
     let acted = tokio::time::timeout(LIMIT, stage.act()).await;

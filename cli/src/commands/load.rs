@@ -1,7 +1,8 @@
 //! What the options say of an input and a batch, and loading the one as the other.
 
-use super::args::{BatchArgs, FileFormat, InputArgs};
+use super::args::{BatchArgs, FileFormat, Global, InputArgs};
 use super::failure::{Exit, Failure};
+use super::hint::store_option;
 use crate::input::{Input, InputError, InputFormat, InputOptions};
 use crate::load::{self, Load, LoadError};
 use crate::store::Loads;
@@ -50,6 +51,7 @@ pub fn spec(operation: &str, args: &BatchArgs, header: Option<&[String]>, source
 
 /// Loads a file's rows as a batch.
 pub async fn file(
+    global: &Global,
     store: &impl Loads,
     mut input: Input,
     operation: &str,
@@ -59,11 +61,12 @@ pub async fn file(
 ) -> Result<Load, Failure> {
     let spec = spec(operation, args, input.columns(), Some(input.name().to_owned()));
     let mut next = move || input.read_row().map(|row| row.map(Box::from));
-    load::rows(store, spec, key, &mut next, progress).await.map_err(failure)
+    load::rows(store, spec, key, &mut next, progress).await.map_err(|error| failure(global, error))
 }
 
 /// Loads numbered rows as a batch.
 pub async fn numbered(
+    global: &Global,
     store: &impl Loads,
     count: u64,
     operation: &str,
@@ -74,19 +77,20 @@ pub async fn numbered(
     let spec = spec(operation, args, None, Some(format!("{count} numbered rows")));
     let mut numbers = 1..=count;
     let mut next = move || Ok::<_, InputError>(numbers.next().map(|n| format!("{{\"n\":{n}}}").into_boxed_str()));
-    load::rows(store, spec, key, &mut next, progress).await.map_err(failure)
+    load::rows(store, spec, key, &mut next, progress).await.map_err(|error| failure(global, error))
 }
 
-fn failure(error: LoadError) -> Failure {
+fn failure(global: &Global, error: LoadError) -> Failure {
     match error {
         LoadError::Input(error) => error.into(),
         LoadError::Store(error) => {
             Failure::from(error).help("nothing was submitted; put that right and try again")
         }
-        LoadError::Unknown { .. } => Failure::from_error(Exit::Store, error).help(
-            "`fencepost list` tells, once the store answers (a batch that is loading there is not submitted); under the same --key \
-             it is safe to try again",
-        ),
+        LoadError::Unknown { .. } => Failure::from_error(Exit::Store, error).help(format!(
+            "`fencepost list{}` tells, once the store answers (a batch that is loading there is not submitted); under the same \
+             --key it is safe to try again",
+            store_option(global)
+        )),
         LoadError::KeyBound { .. } => {
             Failure::from_error(Exit::Input, error).help("submit under another --key, or without one")
         }

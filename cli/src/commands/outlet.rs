@@ -27,11 +27,25 @@ pub fn check(output: &Path, store_files: &[PathBuf], input: Option<&Path>) -> Re
     if stdout {
         return Ok(());
     }
+    if let Some(plain) = output.to_str().and_then(without_gz) {
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("results are not compressed, and {} says they are", output.display()),
+        )
+        .help(format!("name it {plain}, and run gzip on it afterwards, or pipe standard output into gzip")));
+    }
     writable(output).map_err(|error| {
         Failure::new(Exit::Usage, format!("results cannot be written to {}", output.display()))
             .because(error)
             .help("name another file with -o")
     })
+}
+
+/// The name without its `.gz`, if it has one.
+fn without_gz(name: &str) -> Option<&str> {
+    let stem = name.len().checked_sub(3)?;
+    let end = name.get(stem..)?;
+    end.eq_ignore_ascii_case(".gz").then(|| &name[..stem])
 }
 
 /// Whether both paths lead to one file, be it there or not.

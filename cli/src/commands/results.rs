@@ -17,7 +17,7 @@ const PAGE_ROWS: u32 = 1_000;
 
 pub async fn results(global: &Global, args: ResultsArgs) -> Result<Exit, Failure> {
     let store = store::open(global).await?;
-    let batch = store::batch(&store, &args.batch).await?;
+    let batch = store::batch(global, &store, &args.batch).await?;
     outlet::check(&args.output, &store::url(global)?.files(), batch.source.as_deref().map(Path::new))?;
     write(&store, &batch, &args.output, args.format, args.failed).await?;
     if batch.ended_at.is_none() && !global.quiet {

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use fencepost_core::judge::JudgeEvent;
-use fencepost_core::store::{EndCause, Recorded};
+use fencepost_core::rules::recovery::ProcessState;
+use fencepost_core::store::{EndCause, LeaseView, Recorded};
 use fencepost_core::worker::{RunKey, WorkerEvent};
 use serde_json::json;
 
@@ -99,6 +100,7 @@ fn text(report: &Report<'_>, untold: u64, worker: &str) -> String {
             let failed = if *failed > 0 { format!(", {failed} failed: they crashed too often") } else { String::new() };
             format!("Worker {worker} is dead ({}): {lines} rows came back{failed}", cause_text(*cause))
         }
+        Report::NameHeld { holder, process } => name_held_text(holder, *process),
         Report::StoreTrouble(error) => trouble_text(error, untold),
     };
     format!("[{}] {line}", clock())
@@ -115,6 +117,19 @@ fn trouble_text(error: &crate::store::StoreError, untold: u64) -> String {
     let cause = std::error::Error::source(error).map_or(String::new(), |cause| format!(": {cause}"));
     let more = if untold > 0 { format!(" ({untold} such lines were left out before)") } else { String::new() };
     format!("The store did not answer: {error}{cause}; it is asked again{more}")
+}
+
+fn name_held_text(holder: &LeaseView, process: ProcessState) -> String {
+    let who = match (&holder.process, process) {
+        (Some(process), ProcessState::Running) => format!(" (process {} of this machine)", process.pid),
+        (Some(process), _) => format!(" (process {}, not seen from here)", process.pid),
+        (None, _) => String::new(),
+    };
+    format!(
+        "The name {} is held by another worker{who}: waiting to see whether it lives. If it does, this one leaves; if \
+         not, this one takes its name over",
+        holder.worker
+    )
 }
 
 fn first_line(text: &str) -> &str {
@@ -162,6 +177,10 @@ fn json(report: &Report<'_>, untold: u64, worker: &str) -> String {
             "event": "recovered", "lease": lease.to_string(), "from": worker, "cause": cause_text(*cause),
             "lines": lines, "failed": failed,
         }),
+        Report::NameHeld { holder, process } => json!({
+            "event": "name_held", "lease": holder.lease.to_string(),
+            "pid": holder.process.as_ref().map(|process| process.pid), "local": *process == ProcessState::Running,
+        }),
         Report::StoreTrouble(error) => {
             let cause = std::error::Error::source(error).map(ToString::to_string);
             json!({"event": "store_trouble", "message": error.to_string(), "cause": cause, "left_out": untold})
@@ -174,7 +193,8 @@ fn json(report: &Report<'_>, untold: u64, worker: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use fencepost_core::{BatchId, LeaseId, Token};
+    use fencepost_core::store::ProcessIdentity;
+    use fencepost_core::{BatchId, LeaseId, StoreTime, Token};
 
     use super::*;
 
@@ -209,6 +229,20 @@ mod tests {
         ];
         reports.extend(of_worker.iter().map(Report::Worker));
         reports.extend(of_judge.iter().map(Report::Judge));
+        let process = ProcessIdentity { machine: "boot".into(), pid: 12_345, start_ticks: 1 };
+        let holder = |process| LeaseView {
+            lease,
+            worker: "second".into(),
+            ttl: Duration::from_secs(60),
+            renew: Duration::from_secs(30),
+            expires_at: StoreTime(0),
+            renewals: 1,
+            process,
+        };
+        let (here, unknown) = (holder(Some(process)), holder(None));
+        reports.push(Report::NameHeld { holder: &here, process: ProcessState::Running });
+        reports.push(Report::NameHeld { holder: &here, process: ProcessState::Unknown });
+        reports.push(Report::NameHeld { holder: &unknown, process: ProcessState::Unknown });
         reports.push(Report::StoreTrouble(&trouble));
         let said = |form: &dyn Fn(&Report<'_>) -> Option<String>| -> String {
             reports.iter().filter_map(form).map(|line| format!("{line}\n")).collect()

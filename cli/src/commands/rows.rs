@@ -1,9 +1,11 @@
 //! `fencepost rows`
 
+use clap::ValueEnum;
 use fencepost_core::BatchId;
 
-use super::args::{Global, RowStatusArg, RowsArgs};
+use super::args::{Global, ROWS_PER_PAGE, RowStatusArg, RowsArgs};
 use super::failure::{Exit, Failure};
+use super::hint::store_option;
 use super::status::json;
 use super::{overview, print, store};
 use crate::report::rows::{Story, StoryEntry, row_json, rows_text, story_json, story_text};
@@ -13,17 +15,17 @@ use crate::store::view::{RowStatus, RowStory};
 
 pub async fn rows(global: &Global, args: RowsArgs) -> Result<Exit, Failure> {
     let store = store::open(global).await?;
-    let batch = store::batch(&store, &args.batch).await?;
+    let batch = store::batch(global, &store, &args.batch).await?;
     match args.line {
-        Some(line) => one(&store, batch.batch, line, args.json).await,
-        None => page(&store, batch.batch, &args).await,
+        Some(line) => one(global, &store, batch.batch, line, args.json).await,
+        None => page(global, &store, batch.batch, &args).await,
     }
 }
 
-async fn one(store: &impl Reads, batch: BatchId, line: u64, as_json: bool) -> Result<Exit, Failure> {
+async fn one(global: &Global, store: &impl Reads, batch: BatchId, line: u64, as_json: bool) -> Result<Exit, Failure> {
     let Some(story) = store.row_story(batch, line).await? else {
         return Err(Failure::new(Exit::NotFound, format!("batch {batch} has no row {line}"))
-            .help(format!("`fencepost status {batch}` tells how many rows it has")));
+            .help(format!("`fencepost status {batch}{}` tells how many rows it has", store_option(global))));
     };
     let story = told(batch, story);
     print(&if as_json { json(&story_json(&story), false) } else { story_text(&story) })?;
@@ -68,7 +70,7 @@ fn told(batch: BatchId, story: RowStory) -> Story {
     Story { batch, row: overview::result_row(story.row), entries }
 }
 
-async fn page(store: &impl Reads, batch: BatchId, args: &RowsArgs) -> Result<Exit, Failure> {
+async fn page(global: &Global, store: &impl Reads, batch: BatchId, args: &RowsArgs) -> Result<Exit, Failure> {
     let status = args.status.map(|status| match status {
         RowStatusArg::Queued => RowStatus::Queued,
         RowStatusArg::Inprog => RowStatus::InProg,
@@ -85,7 +87,10 @@ async fn page(store: &impl Reads, batch: BatchId, args: &RowsArgs) -> Result<Exi
     } else {
         print(&rows_text(&rows))?;
         if let Some(after) = page.next_after {
-            say!("more: fencepost rows {batch} --after {after}");
+            let only = args.status.and_then(|status| status.to_possible_value());
+            let only = only.map_or(String::new(), |status| format!(" --status {}", status.get_name()));
+            let limit = if args.limit == ROWS_PER_PAGE { String::new() } else { format!(" --limit {}", args.limit) };
+            say!("more: fencepost rows {batch}{}{only}{limit} --after {after}", store_option(global));
         }
     }
     Ok(Exit::Done)

@@ -13,6 +13,7 @@ use self::worker_command::WorkerCommand;
 pub use self::worker_command::read_store;
 use super::args::{Global, RunArgs};
 use super::failure::{Exit, Failure};
+use super::hint::store_option;
 use super::signals::Signals;
 use super::worker::Prepared;
 use super::{load, outlet, overview, results, store, worker};
@@ -112,7 +113,7 @@ async fn find_or_submit(
     }
     let input = Input::open(&args.file, &checked.input_options)?;
     let operation = identity::operation(&bound);
-    let loaded = load::file(store, input, &operation, &args.batch, Some(&bound), |_| {}).await?;
+    let loaded = load::file(global, store, input, &operation, &args.batch, Some(&bound), |_| {}).await?;
     if !global.quiet {
         say!("Batch {}: {} rows from {}", loaded.batch, loaded.rows, args.file.display());
     }
@@ -218,7 +219,8 @@ impl Run<'_> {
             let (batch, counts) = (self.batch, now.counts);
             say!("Batch {batch}: {} success, {} failed, {} aborted", counts.success, counts.failed, counts.aborted);
             if counts.failed > 0 {
-                say!("Failed rows with their errors: fencepost results {batch} --failed --format csv");
+                let at = store_option(self.global);
+                say!("Failed rows with their errors: fencepost results {batch}{at} --failed --format csv");
             }
         }
         Ok(match now.status {

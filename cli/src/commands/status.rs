@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::args::{Global, StatusArgs};
 use super::failure::{Exit, Failure};
+use super::hint::store_option;
 use super::{overview, print, store};
 use crate::report::status::{self, StatusReport};
 use crate::store::Reads;
@@ -14,13 +15,13 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 pub async fn status(global: &Global, args: StatusArgs) -> Result<Exit, Failure> {
     let store = store::open(global).await?;
     loop {
-        let report = read(&store, args.batch.as_deref()).await?;
+        let report = read(global, &store, args.batch.as_deref()).await?;
         let text = match (args.json, report.batches.as_slice()) {
             (true, [batch]) if args.batch.is_some() => {
                 json(&status::batch_status_json(batch, &report.workers), args.watch)
             }
             (true, batches) => json(&status::list_json(batches), args.watch),
-            (false, _) => status::text(&report),
+            (false, _) => status::text(&report, &store_option(global)),
         };
         print(&text)?;
         let ended = report.batches.iter().all(crate::report::BatchSummary::has_ended);
@@ -36,11 +37,11 @@ pub fn json(value: &serde_json::Value, one_line: bool) -> String {
     if one_line { format!("{value}\n") } else { format!("{value:#}\n") }
 }
 
-async fn read(store: &impl Reads, name: Option<&str>) -> Result<StatusReport, Failure> {
+async fn read(global: &Global, store: &impl Reads, name: Option<&str>) -> Result<StatusReport, Failure> {
     let workers = overview::workers(store).await?;
     let batches = match name {
         Some(name) => {
-            let view = store::batch(store, name).await?;
+            let view = store::batch(global, store, name).await?;
             overview::batch(store, view.batch).await?.into_iter().collect()
         }
         None => {

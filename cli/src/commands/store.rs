@@ -9,6 +9,7 @@ use nix::unistd::{AccessFlags, access};
 use super::args::Global;
 use super::config::default_store_path;
 use super::failure::{Exit, Failure};
+use super::hint::store_option;
 use crate::store::postgres::{self, PostgresOptions};
 use crate::store::url::OpenError;
 use crate::store::view::{BatchView, Resolved};
@@ -32,24 +33,6 @@ fn named(name: &str) -> Result<StoreUrl, Failure> {
         options.map_err(|error| cannot_open(Exit::Usage, postgres::OpenError::Url(error).into()))?;
     }
     Ok(url)
-}
-
-/// The store's name as it was given, to be shown as a word of a command line: without a password, quoted for a shell.
-pub fn shown(global: &Global) -> Option<String> {
-    let name = global.store.as_deref()?;
-    match name.parse() {
-        Ok(StoreUrl::Postgres(url)) => Some(shell_word(&url.to_string())),
-        _ => Some(shell_word(name)),
-    }
-}
-
-/// A text as one word for a shell, whatever is in it.
-pub fn shell_word(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+=,".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        return text.to_owned();
-    }
-    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Opens the store, and makes it where it is not there.
@@ -139,44 +122,20 @@ fn file_help(error: &sqlite::OpenError) -> Option<&'static str> {
 }
 
 /// The batch that a person named.
-pub async fn batch(store: &impl Reads, name: &str) -> Result<BatchView, Failure> {
+pub async fn batch(global: &Global, store: &impl Reads, name: &str) -> Result<BatchView, Failure> {
     let id = match store.resolve_batch(name).await? {
         Resolved::Found(id) => id,
-        Resolved::None => return Err(no_batch(name)),
+        Resolved::None => return Err(no_batch(global, name)),
         Resolved::Ambiguous(ids) => {
             let ids: Vec<String> = ids.iter().map(BatchId::to_string).collect();
             return Err(Failure::new(Exit::NotFound, format!("{name:?} names several batches: {}", ids.join(", ")))
                 .help("type more of the id"));
         }
     };
-    store.batch(id).await?.ok_or_else(|| no_batch(name))
+    store.batch(id).await?.ok_or_else(|| no_batch(global, name))
 }
 
-fn no_batch(name: &str) -> Failure {
+fn no_batch(global: &Global, name: &str) -> Failure {
     Failure::new(Exit::NotFound, format!("there is no batch {name:?} in this store"))
-        .help("`fencepost list` shows all batches; is this the right --store?")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_are_quoted_for_a_shell() {
-        for (text, word) in [
-            ("rows.db", "rows.db"),
-            ("/a/rows-1.db", "/a/rows-1.db"),
-            (
-                "postgres://u@host:1/d?schema=a&pooler=transaction",
-                "'postgres://u@host:1/d?schema=a&pooler=transaction'",
-            ),
-            ("it's $HOME", r"'it'\''s $HOME'"),
-            ("~/rows.db", "'~/rows.db'"),
-            ("", "''"),
-        ] {
-            assert_eq!(shell_word(text), word);
-            let said = std::process::Command::new("sh").args(["-c", &format!("printf %s {word}")]).output();
-            assert_eq!(said.expect("a shell").stdout, text.as_bytes());
-        }
-    }
+        .help(format!("`fencepost list{}` shows all batches; is this the right --store?", store_option(global)))
 }

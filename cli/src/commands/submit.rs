@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::args::{Global, SubmitArgs};
 use super::failure::{Exit, Failure};
+use super::hint::{quoted, store_option};
 use super::{load, print, store};
 use crate::input::Input;
 use crate::report::{SCHEMA_VERSION, headline};
@@ -19,8 +20,8 @@ pub async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, Failure> 
     let store = store::open_or_create(global).await?;
     let key = args.key.as_deref();
     let loaded = match input {
-        Some(input) => load::file(&store, input, &args.op, &args.batch, key, |_| {}).await?,
-        None => load::numbered(&store, args.rows.unwrap_or(0), &args.op, &args.batch, key, |_| {}).await?,
+        Some(input) => load::file(global, &store, input, &args.op, &args.batch, key, |_| {}).await?,
+        None => load::numbered(global, &store, args.rows.unwrap_or(0), &args.op, &args.batch, key, |_| {}).await?,
     };
     let crate::load::Load { batch, rows, new } = loaded;
     // The rows are in, whoever was told: without the id they would be lost to whoever submitted them.
@@ -33,8 +34,8 @@ pub async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, Failure> 
     let title = if new { "Batch submitted" } else { "Batch was submitted before: nothing added" };
     print(&format!("{}Batch ID: {batch}\nRows:     {rows}\n", headline(title))).map_err(submitted)?;
     if !global.quiet {
-        let op = if args.op == "default" { String::new() } else { format!(" --op {}", store::shell_word(&args.op)) };
-        let at = store::shown(global).map_or(String::new(), |store| format!(" --store {store}"));
+        let op = if args.op == "default" { String::new() } else { format!(" --op {}", quoted(&args.op)) };
+        let at = store_option(global);
         say!(
             "\nNext steps:\n  1. Start a worker: fencepost worker{op}{at} -- CMD\n  \
              2. Check status:   fencepost status {batch}{at}\n  \

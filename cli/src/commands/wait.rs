@@ -7,18 +7,19 @@ use fencepost_core::rules::claim::BatchStatus;
 
 use super::args::{Global, WaitArgs};
 use super::failure::{Exit, Failure};
+use super::hint::store_option;
 use super::store;
 use crate::store::{Changes, Reads, WorkerStore};
 
 pub async fn wait(global: &Global, args: WaitArgs) -> Result<Exit, Failure> {
     let store = store::open(global).await?;
-    let batch = store::batch(&store, &args.batch).await?.batch;
+    let batch = store::batch(global, &store, &args.batch).await?.batch;
     let ended = until_ended(&store, batch);
     match args.timeout {
         None => ended.await,
         Some(limit) => tokio::time::timeout(limit, ended).await.unwrap_or_else(|_| {
             Err(Failure::new(Exit::TimedOut, format!("batch {batch} has not ended after {limit:?}"))
-                .help(format!("`fencepost status {batch}` tells why")))
+                .help(format!("`fencepost status {batch}{}` tells why", store_option(global))))
         }),
     }
 }

@@ -5,11 +5,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fencepost_core::WorkerOptions;
+use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::worker::ExitReason;
 use tokio::io::AsyncReadExt;
 
 use super::args::{Global, HandlerArgs, LogForm, TimingArgs, WorkArgs, WorkerArgs};
 use super::failure::{Exit, Failure};
+use super::hint::store_option;
 use super::row_log;
 use super::run::read_store;
 use super::signals::Signals;
@@ -21,7 +23,7 @@ use crate::handler::sleep::SleepHandler;
 use crate::handler::stream::{StreamHandler, StreamOptions};
 use crate::report::headline;
 use crate::say::say;
-use crate::store::WorkerStore;
+use crate::store::{Reads, StoreError, WorkerStore};
 use crate::worker::{RunningWorker, WorkerConfig};
 
 pub async fn worker(global: &Global, args: WorkerArgs) -> Result<Exit, Failure> {
@@ -114,7 +116,7 @@ pub fn options(
 async fn work(
     global: &Global,
     args: &WorkerArgs,
-    store: impl WorkerStore,
+    store: impl WorkerStore + Reads,
     handler: impl Handler,
     options: WorkerOptions,
 ) -> Result<Exit, Failure> {
@@ -126,12 +128,18 @@ async fn work(
     config.name.clone_from(&args.name);
     config.options = options;
     config.observer = observer;
+    // A store or an operation with a slip in its name has nothing to do: said, since that is no error. A store in trouble
+    // is told by whoever asks it something.
+    let nothing_open = form == LogForm::Text && has_open_batch(&store, &args.op).await.is_ok_and(|open| !open);
     let running = RunningWorker::on_store(store, handler, config)
         .map_err(|error| Failure::new(Exit::Unexpected, "cannot start the worker").because(error))?;
     // Set once: nothing reads it before the first row.
     let _ = name.set(running.name().to_owned());
     if form == LogForm::Text {
         announce(running.name());
+        if nothing_open {
+            say!("{}", nothing_to_do(global, args));
+        }
     }
     let left = wait_for_end(running, &mut signals, args, form).await?;
     match left {
@@ -148,6 +156,20 @@ fn announce(name: &str) {
     say!("{}Instance ID: {name}\nPID:         {pid}\n", headline("Worker started"));
     say!("To simulate a crash, kill this process:\n  kill -9 {pid}\n\nProcessing rows...");
     say!("-------------------------------------------------");
+}
+
+async fn has_open_batch(store: &impl Reads, operations: &[String]) -> Result<bool, StoreError> {
+    let batches = store.batches().await?;
+    Ok(batches.iter().any(|batch| batch.status == BatchStatus::Open && operations.contains(&batch.operation)))
+}
+
+fn nothing_to_do(global: &Global, args: &WorkerArgs) -> String {
+    let plural = if args.op.len() > 1 { "s" } else { "" };
+    let operations = args.op.join(", ");
+    let at = store::url(global).map_or(String::new(), |url| format!(" in {url}"));
+    let what = format!("no open batch of operation{plural} {operations}{at}");
+    let list = format!("`fencepost list{}` shows all", store_option(global));
+    if args.until_done { format!("Nothing to do: {what}; {list}.") } else { format!("Waiting: {what} yet; {list}.") }
 }
 
 /// The first signal asks the worker to leave (S1); the second leaves at once, which is a crash to the others.

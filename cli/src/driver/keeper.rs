@@ -1,9 +1,12 @@
 //! The loop of a lease's keeper.
 
+use fencepost_core::LeaseId;
 use fencepost_core::keeper::{Keeper, KeeperEffect, KeeperInput, KeeperOptions, LeaseEvent};
+use fencepost_core::rules::recovery::ProcessState;
+use fencepost_core::store::{LeaseView, StoreReply, TakeLeaseReply};
 use tokio::sync::mpsc;
 
-use super::{Clock, Liveness, Ports, Processes, Spawn, ask, sleep};
+use super::{Clock, Liveness, Ports, Processes, Report, Spawn, ask, sleep};
 use crate::store::Store;
 
 /// Keeps a lease until it is dropped or its name is in use elsewhere, or nobody can tell it anything any more: a worker whose
@@ -16,6 +19,7 @@ pub async fn drive<S: Store, L: Liveness, C: Clock, T: Spawn, P: Processes>(
     tell: impl Fn(LeaseEvent),
 ) {
     let mut keeper = Keeper::new(options, ports.clock.now());
+    let mut told_holder = None;
     loop {
         keeper.handle_timeout(ports.clock.now());
         while let Some(effect) = keeper.poll_effect() {
@@ -50,10 +54,35 @@ pub async fn drive<S: Store, L: Liveness, C: Clock, T: Spawn, P: Processes>(
         tokio::select! {
             biased;
             input = inputs.recv() => match input {
-                Some(input) => keeper.handle_input(ports.clock.now(), input),
+                Some(input) => {
+                    tell_name_held(&input, &mut told_holder, &ports);
+                    keeper.handle_input(ports.clock.now(), input);
+                }
                 None => return,
             },
             () = sleep(&ports.clock, keeper.poll_timeout()) => {}
         }
+    }
+}
+
+/// R5: says who has the name, since a worker that waits to see whether it lives would else say nothing until it is decided.
+fn tell_name_held<S, L, C, T, P: Processes>(
+    input: &KeeperInput,
+    told: &mut Option<LeaseId>,
+    ports: &Ports<S, L, C, T, P>,
+) {
+    let Some(holder) = holder(input).filter(|holder| *told != Some(holder.lease)) else { return };
+    let process = holder.process.as_ref().map_or(ProcessState::Unknown, |process| ports.processes.state(process));
+    // Where the process is gone nothing is waited for.
+    if process != ProcessState::Gone {
+        *told = Some(holder.lease);
+        (ports.observer)(Report::NameHeld { holder, process });
+    }
+}
+
+fn holder(input: &KeeperInput) -> Option<&LeaseView> {
+    match input {
+        KeeperInput::Store(_, Ok(StoreReply::TakeLease(TakeLeaseReply::NameHeld { holder, .. }))) => Some(holder),
+        _ => None,
     }
 }

@@ -68,20 +68,13 @@ pub(super) fn peek(reader: &mut impl Read, enough: impl Fn(&[u8]) -> bool) -> io
 }
 
 pub(super) fn open(path: &Path, options: &InputOptions) -> Result<(Source, Origin, InputFormat), InputError> {
-    let (raw, name, format, may_sniff): (Box<dyn Read + Send>, _, _, _) = if path == Path::new("-") {
-        (Box::new(io::stdin()), "standard input".to_string(), options.format, true)
+    let (raw, name, format): (Box<dyn Read + Send>, _, _) = if path == Path::new("-") {
+        (Box::new(io::stdin()), "standard input".to_string(), options.format)
     } else {
-        let file = open_file(path)?;
-        // A pipe such as `<(command)` has a name that says nothing.
-        let may_sniff = file.metadata().is_ok_and(|about| !about.is_file());
         let format = options.format.or_else(|| InputFormat::from_path(path));
-        (Box::new(file), path.display().to_string(), format, may_sniff)
+        (Box::new(open_file(path)?), path.display().to_string(), format)
     };
     let mut origin = Origin::new(&name);
-    if format.is_none() && !may_sniff {
-        return Err(InputError::UnknownFormat { input: name });
-    }
-
     let mut source = unpack(raw, &mut origin)?;
     let format = match format {
         Some(format) => format,
@@ -140,6 +133,7 @@ fn sniff(head: &[u8], origin: &Origin) -> Result<InputFormat, InputError> {
             // A quoted text alone on its line is as likely the header of a CSV with one column.
             Ok(_) if *first == b'"' => Err(InputError::UnknownFormat { input: origin.name.to_string() }),
             Ok(_) => Ok(InputFormat::Jsonl),
+            Err(_) if line.contains(&b'\t') && !line.contains(&b',') => Ok(InputFormat::TSV),
             Err(_) => Ok(InputFormat::CSV),
         },
     }

@@ -60,11 +60,11 @@ pub struct StatusReport {
     pub workers: Vec<WorkerSummary>,
 }
 
-/// The report as text.
-pub fn text(report: &StatusReport) -> String {
+/// The report as text. `store_option` stands behind the commands that it names: ` --store rows.db`, or nothing.
+pub fn text(report: &StatusReport, store_option: &str) -> String {
     let mut out = headline("Status Report");
     if report.batches.is_empty() {
-        out.push_str("\nNo open batch. `fencepost list` shows all.\n");
+        let _ = writeln!(out, "\nNo open batch. `fencepost list{store_option}` shows all.");
     }
     let only = match report.batches.as_slice() {
         [one] => Some(one.id),
@@ -203,10 +203,10 @@ pub fn list_json(batches: &[BatchSummary]) -> Value {
     json!({ "schema_version": SCHEMA_VERSION, "batches": batches })
 }
 
-/// `list` as text.
-pub fn list_text(batches: &[BatchSummary]) -> String {
+/// `list` as text; for `store_option` see [`text`].
+pub fn list_text(batches: &[BatchSummary], store_option: &str) -> String {
     if batches.is_empty() {
-        return "No batches. `fencepost submit FILE` makes one.\n".to_owned();
+        return format!("No batches. `fencepost submit FILE{store_option}` makes one.\n");
     }
     let mut out = format!(
         "{:<8}  {:<8}  {:>10}  {:>10}  {:>8}  {:<19}  {}\n",
@@ -243,10 +243,10 @@ pub fn workers_json(workers: &[WorkerSummary]) -> Value {
     json!({ "schema_version": SCHEMA_VERSION, "workers": workers })
 }
 
-/// `workers` as text.
-pub fn list_workers_text(workers: &[WorkerSummary]) -> String {
+/// `workers` as text; for `store_option` see [`text`].
+pub fn list_workers_text(workers: &[WorkerSummary], store_option: &str) -> String {
     if workers.is_empty() {
-        return "No workers. `fencepost worker -- CMD` starts one.\n".to_owned();
+        return format!("No workers. `fencepost worker{store_option} -- CMD` starts one.\n");
     }
     let mut out = format!("{:<32}  {:<6}  {:>8}  {:>8}  {}\n", "WORKER", "STATE", "HELD", "SEEN", "OPERATIONS");
     for worker in workers {

@@ -38,7 +38,7 @@ pub(super) fn result(stdout: &[u8], limit: usize) -> Result<Box<str>, String> {
 
 /// The error of a result that is too large.
 pub(in crate::handler) fn too_large(limit: usize) -> String {
-    format!("the result is larger than the limit of {limit} bytes: print less, or raise the limit")
+    format!("the result is larger than the limit of {limit} bytes: print less, or raise the limit (--max-result-bytes)")
 }
 
 /// What keeps a JSON text out of a store, if anything: Postgres takes no NUL and no half of a surrogate pair.
