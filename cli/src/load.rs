@@ -119,7 +119,7 @@ async fn load<E: Into<LoadError>>(
         bytes += row.len();
         slice.push(row);
         if slice.len() >= SLICE_ROWS || bytes >= SLICE_BYTES {
-            until_known(|| store.load_rows(batch, first_line, &slice)).await?;
+            until_known(SLICE_PATIENCE, || store.load_rows(batch, first_line, &slice)).await?;
             first_line += slice.len() as u64;
             progress(first_line - 1);
             slice.clear();
@@ -127,12 +127,12 @@ async fn load<E: Into<LoadError>>(
         }
     }
     if !slice.is_empty() {
-        until_known(|| store.load_rows(batch, first_line, &slice)).await?;
+        until_known(SLICE_PATIENCE, || store.load_rows(batch, first_line, &slice)).await?;
     }
     let rows = digest.rows();
     progress(rows);
     let end = LoadEnd { key: key.map(str::to_owned), digest: digest.finish().to_string(), total: rows };
-    let loaded = until_known(|| store.finish_load(batch, end.clone())).await;
+    let loaded = until_known(END_PATIENCE, || store.finish_load(batch, end.clone())).await;
     let loaded = loaded.map_err(|error| match error.failure {
         StoreFailure::NotDone => LoadError::Store(error),
         StoreFailure::Unknown => LoadError::Unknown { batch, cause: error },
@@ -146,17 +146,20 @@ async fn load<E: Into<LoadError>>(
     }
 }
 
-/// How long a write that may have happened is asked for.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a slice that may have been stored is asked for: without it nothing is submitted, and that is known.
+const SLICE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long an end that may have happened is asked for: nothing else tells.
+const END_PATIENCE: Duration = Duration::from_secs(60);
 /// How soon it is asked for again.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 
 /// O2: a write of a load whose answer was lost is repeated as it is until its end is known; the batch's id and the slice's first
 /// line make that harmless. What certainly did not happen is an error at once.
 async fn until_known<T, F: Future<Output = Result<T, StoreError>>>(
+    patience: Duration,
     mut ask: impl FnMut() -> F,
 ) -> Result<T, StoreError> {
-    let (until, mut unknown) = (Instant::now() + PATIENCE, false);
+    let (until, mut unknown) = (Instant::now() + patience, false);
     loop {
         let mut error = match ask().await {
             Ok(known) => return Ok(known),
