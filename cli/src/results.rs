@@ -68,7 +68,7 @@ pub struct ResultRow {
 pub enum ResultLayout {
     /// JSON lines.
     Jsonl,
-    /// CSV of all rows: the input's columns and what came of them.
+    /// CSV of all rows: the input's columns and what came of them. A result that is a string stands there without quotes.
     Csv {
         /// What stands between two values.
         delimiter: u8,
@@ -359,7 +359,7 @@ impl<W: Write> ResultWriter<W> {
                     values.extend([
                         row.line.to_string(),
                         row.status.to_string(),
-                        row.result.as_deref().unwrap_or_default().to_string(),
+                        row.result.as_deref().map(cell_of).unwrap_or_default(),
                         error,
                         row.attempts.to_string(),
                         row.crashes.to_string(),
@@ -392,6 +392,11 @@ fn free_name(name: &str, taken: &[String]) -> String {
     let mut names = std::iter::once(name.to_string()).chain(numbered);
     // The names never run out.
     names.find(|name| !taken.contains(name)).unwrap_or_default()
+}
+
+/// A result in a cell: a string is its text, as a spreadsheet shows it, anything else is JSON.
+fn cell_of(result: &str) -> String {
+    serde_json::from_str(result).unwrap_or_else(|_| result.to_owned())
 }
 
 fn csv_error(output: &str, error: csv::Error) -> ResultError {

@@ -81,6 +81,19 @@ fn json_lines_have_all_fields_in_order() {
 }
 
 #[test]
+fn csv_shows_a_string_as_its_text() {
+    let columns = InputColumns::new();
+    let rows = [
+        ResultRow { result: Some(r#""04G: \"Lansdowne\"\n""#.into()), ..success(1, "{}") },
+        ResultRow { result: Some(r#"["x"]"#.into()), ..success(2, "{}") },
+    ];
+    let text = text(CSV, &columns, &rows).unwrap();
+    let mut read = csv::Reader::from_reader(text.as_bytes());
+    let cells: Vec<String> = read.records().map(|row| row.unwrap()[2].to_owned()).collect();
+    assert_eq!(cells, ["04G: \"Lansdowne\"\n", r#"["x"]"#]);
+}
+
+#[test]
 fn csv_shows_inputs_and_results() {
     let columns = ["id", "name"].into_iter().collect();
     let rows = [
