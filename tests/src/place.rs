@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use fencepost::store::view::{BatchCounts, WorkersView};
@@ -161,8 +162,11 @@ impl Place {
     /// stopped, the write lock is held here. On Postgres a stopped worker holds nothing.
     pub fn stop(&self, pid: u32) {
         let held = matches!(self.at, At::File).then(|| {
-            let mut conn = self.block_on(self.connect_to_file());
-            self.block_on(sqlx::raw_sql("begin immediate").execute(&mut conn)).expect("the lock is given");
+            // SQLite's own waiting would starve behind busy writers, and the job be over before the lock is had.
+            let options = SqliteConnectOptions::new().filename(self.store_file()).busy_timeout(Duration::ZERO);
+            let mut conn = self.block_on(options.connect()).expect("the file opens");
+            let mut begin = || self.block_on(sqlx::raw_sql("begin immediate").execute(&mut conn));
+            until("the write lock is had", STUCK, || begin().is_ok().then_some(()));
             conn
         });
         signal(pid, Signal::SIGSTOP);

@@ -25,7 +25,7 @@ fn a_stream_handler_s_killed_workers_lose_and_repeat_no_outcome() {
 #[test]
 fn transactional_effects_happen_once_per_row_under_kills_and_pauses() {
     let sizes =
-        effects::Effects { rows: 1_500, kills: 4, pauses: 1, ttl: Duration::from_millis(500), row_us: 20_000, seed: 3 };
+        effects::Effects { rows: 2_500, kills: 4, pauses: 1, ttl: Duration::from_millis(500), row_us: 20_000, seed: 3 };
     let outcome = effects::run(ON, sizes);
     assert!(outcome.lines_repeated > 0, "kills in mid-row repeat runs, not effects: {outcome:?}");
 }

@@ -42,7 +42,7 @@ fn killed_workers_behind_a_transaction_pooler_lose_and_repeat_no_outcome() {
 
 fn effects_once(on: StoreKind) {
     let sizes =
-        effects::Effects { rows: 1_500, kills: 4, pauses: 1, ttl: Duration::from_millis(500), row_us: 20_000, seed: 3 };
+        effects::Effects { rows: 2_500, kills: 4, pauses: 1, ttl: Duration::from_millis(500), row_us: 20_000, seed: 3 };
     let outcome = effects::run(on, sizes);
     assert!(outcome.lines_repeated > 0, "kills in mid-row repeat runs, not effects: {outcome:?}");
 }
