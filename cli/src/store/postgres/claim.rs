@@ -1,20 +1,22 @@
 //! C1 to C3: claims and their settling.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
-use fencepost_core::store::{Claim, ClaimReply, Grant, GrantedRow};
+use fencepost_core::store::{Claim, ClaimReply, Grant, GrantedRow, StoreFailure};
 use fencepost_core::{LeaseId, Token};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use super::PostgresStore;
 use super::call::Call;
-use super::codec::{batch_id, from_millis, int, natural, small, storable};
+use super::codec::{batch_id, from_millis, int, lines_of, natural, small, storable};
 use super::trouble::Trouble;
 use crate::store::StoreError;
 
 impl PostgresStore {
-    /// C1: takes lines.
+    /// C1: takes lines, then reads their inputs. Where the second fails, the claim's end is unknown to the worker, which
+    /// settles it.
     pub(super) async fn claim(&self, claim: &Claim) -> Result<ClaimReply, StoreError> {
         let call = Call::new("claim")
             .arg(int(claim.lease.number()))
@@ -25,31 +27,66 @@ impl PostgresStore {
             .arg(claim.idle)
             .arg(self.at());
         let row = self.connections.call_one(call).await?;
-        self.read(|| match row.try_get("outcome")? {
-            "closed" => Ok(ClaimReply::Closed),
-            "lease_ended" => Ok(ClaimReply::LeaseEnded),
+        let (reply, taken) = self.read(|| match row.try_get("outcome")? {
+            "closed" => Ok((ClaimReply::Closed, Vec::new())),
+            "lease_ended" => Ok((ClaimReply::LeaseEnded, Vec::new())),
             _ => {
                 let next_after: Option<i64> = row.try_get("next_after_us")?;
-                Ok(ClaimReply::Granted {
-                    grants: grants(&row)?,
+                let reply = ClaimReply::Granted {
+                    grants: Vec::new(),
                     suspect_waits: row.try_get("suspect_waits")?,
                     next_after: next_after.map(natural).transpose()?.map(Duration::from_micros),
                     open_lines: row.try_get("open_lines")?,
-                })
+                };
+                Ok((reply, taken(&row)?))
             }
-        })
+        })?;
+        match reply {
+            ClaimReply::Granted { suspect_waits, next_after, open_lines, .. } => {
+                let grants = self
+                    .with_rows(taken)
+                    .await
+                    .map_err(|error| StoreError { failure: StoreFailure::Unknown, ..error })?;
+                Ok(ClaimReply::Granted { grants, suspect_waits, next_after, open_lines })
+            }
+            other => Ok(other),
+        }
     }
 
     /// C2: closes the claim's number, then reads what that claim took and still holds.
     pub(super) async fn settle_claim(&self, lease: LeaseId, number: u64) -> Result<Vec<Grant>, StoreError> {
         let call = Call::new("settle_claim").arg(int(lease.number())).arg(int(number));
         let row = self.connections.call_one(call).await?;
-        self.read(|| grants(&row))
+        let taken = self.read(|| taken(&row))?;
+        self.with_rows(taken).await
+    }
+
+    /// The spans with their rows, which are read by a request of their own: it holds no lock while megabytes are on the way (T2).
+    async fn with_rows(&self, taken: Vec<Taken>) -> Result<Vec<Grant>, StoreError> {
+        if taken.is_empty() {
+            return Ok(Vec::new());
+        }
+        let call = Call::new("claimed_rows")
+            .arg(taken.iter().map(|taken| int(taken.grant.batch.number())).collect::<Vec<_>>())
+            .arg(taken.iter().map(|taken| Cow::Borrowed(&*taken.lines)).collect::<Vec<_>>())
+            .arg(taken.iter().map(|taken| taken.tried).collect::<Vec<_>>());
+        let reply = self.connections.call_one(call).await?;
+        self.read(|| {
+            let rows = rows(&reply, taken.len())?;
+            taken.into_iter().zip(rows).map(|(taken, rows)| filled(taken, rows)).collect()
+        })
     }
 }
 
-/// Spans as arrays with one place per span, and their rows with one place per row; null where there is none.
-fn grants(row: &PgRow) -> Result<Vec<Grant>, Trouble> {
+/// A span as it was taken, still without its rows.
+struct Taken {
+    grant: Grant,
+    lines: String,
+    tried: bool,
+}
+
+/// Spans as arrays with one place per span; null where there is none.
+fn taken(row: &PgRow) -> Result<Vec<Taken>, Trouble> {
     let Some(tokens): Option<Vec<i64>> = row.try_get("tokens")? else { return Ok(Vec::new()) };
     let batches: Vec<i64> = row.try_get("batches")?;
     let operations: Vec<String> = row.try_get("operations")?;
@@ -57,39 +94,52 @@ fn grants(row: &PgRow) -> Result<Vec<Grant>, Trouble> {
     let suspicions: Vec<i32> = row.try_get("suspicions")?;
     let alone: Vec<bool> = row.try_get("alone")?;
     let recovered_from: Vec<Option<String>> = row.try_get("recovered_from")?;
-    let counts: Vec<i64> = row.try_get("line_counts")?;
-    let mut rows = rows(row)?.into_iter();
+    let lines: Vec<String> = row.try_get("lines")?;
+    let tried: Vec<bool> = row.try_get("tried")?;
 
     let spans = tokens.into_iter().zip(batches.into_iter().zip(operations));
-    let spans = spans.zip(timeouts.into_iter().zip(suspicions)).zip(alone.into_iter().zip(recovered_from)).zip(counts);
-    let mut grants = Vec::new();
-    for ((((token, (batch, operation)), (timeout, suspicion)), (alone, recovered_from)), count) in spans {
-        let count = usize::try_from(count).map_err(|_| Trouble::damaged("a span of no lines"))?;
-        let rows: Vec<GrantedRow> = rows.by_ref().take(count).collect();
-        if rows.len() != count {
-            return Err(Trouble::damaged(format!("span {token} lacks rows")));
-        }
-        grants.push(Grant {
+    let spans = spans.zip(timeouts.into_iter().zip(suspicions)).zip(alone.into_iter().zip(recovered_from));
+    let taken = |((((token, (batch, operation)), (timeout, suspicion)), (alone, recovered_from)), (lines, tried))| {
+        let grant = Grant {
             batch: batch_id(batch)?,
             operation,
             token: Token(natural(token)?),
-            rows,
-            suspicion: small(suspicion.into())?,
+            rows: Vec::new(),
+            suspicion: small(i64::from(suspicion))?,
             alone,
             recovered_from,
             timeout: from_millis(timeout)?,
-        });
-    }
-    Ok(grants)
+        };
+        Ok(Taken { grant, lines, tried })
+    };
+    spans.zip(lines.into_iter().zip(tried)).map(taken).collect()
 }
 
-fn rows(row: &PgRow) -> Result<Vec<GrantedRow>, Trouble> {
+/// The rows of each of so many spans, in the order of lines.
+fn rows(row: &PgRow, spans: usize) -> Result<Vec<Vec<GrantedRow>>, Trouble> {
+    let mut of_spans = vec![Vec::new(); spans];
+    let Some(places): Option<Vec<i64>> = row.try_get("places")? else { return Ok(of_spans) };
     let lines: Vec<i64> = row.try_get("lines")?;
     let inputs: Vec<String> = row.try_get("inputs")?;
     let attempts: Option<Vec<i32>> = row.try_get("attempts")?;
     let attempts = attempts.unwrap_or_default().into_iter().chain(std::iter::repeat(0));
-    let granted = |((line, input), attempts): ((i64, String), i32)| {
-        Ok(GrantedRow { line: natural(line)?, attempts: small(attempts.into())?, input: input.into_boxed_str() })
-    };
-    lines.into_iter().zip(inputs).zip(attempts).map(granted).collect()
+    for (((place, line), input), attempts) in places.into_iter().zip(lines).zip(inputs).zip(attempts) {
+        let of_span = usize::try_from(place - 1).ok().and_then(|place| of_spans.get_mut(place));
+        let of_span = of_span.ok_or_else(|| Trouble::damaged("a row of a span that was not asked for"))?;
+        let line = natural(line)?;
+        of_span.push(GrantedRow { line, attempts: small(attempts.into())?, input: input.into_boxed_str() });
+    }
+    for rows in &mut of_spans {
+        rows.sort_unstable_by_key(|row| row.line);
+    }
+    Ok(of_spans)
+}
+
+/// The span with its rows.
+fn filled(taken: Taken, rows: Vec<GrantedRow>) -> Result<Grant, Trouble> {
+    let Taken { grant, lines, .. } = taken;
+    if !lines_of(&lines)?.iter().eq(rows.iter().map(|row| row.line)) {
+        return Err(Trouble::damaged(format!("batch {} lacks rows of its lines {lines}", grant.batch)));
+    }
+    Ok(Grant { rows, ..grant })
 }

@@ -116,7 +116,13 @@ impl PostgresStore {
         let begin = "begin isolation level read committed; set local synchronous_commit = off";
         sqlx::raw_sql(begin).execute(&mut *conn).await?;
         let rows = i64::try_from(inputs.len()).unwrap_or(i64::MAX);
-        let call = Call::new("advance_load").arg(int(batch.number())).arg(int(first_line)).arg(rows).arg(self.at());
+        let longest = inputs.iter().map(|input| input.len()).max().unwrap_or(0);
+        let call = Call::new("advance_load")
+            .arg(int(batch.number()))
+            .arg(int(first_line))
+            .arg(rows)
+            .arg(i64::try_from(longest).unwrap_or(i64::MAX))
+            .arg(self.at());
         let place = call.run(conn, &options.schema, !options.transaction_pooler).await?;
         let there: Option<i64> = place.first().map(|row| row.try_get(0)).transpose()?.flatten();
         let Some(there) = there else { return Ok(false) };

@@ -30,6 +30,7 @@ const FUNCTIONS: &[&str] = &[
     include_str!("sql/functions/01_shared.sql"),
     include_str!("sql/functions/02_lease.sql"),
     include_str!("sql/functions/03_claim.sql"),
+    include_str!("sql/functions/03_claimed.sql"),
     include_str!("sql/functions/04_record.sql"),
     include_str!("sql/functions/05_recover.sql"),
     include_str!("sql/functions/06_load.sql"),

@@ -25,6 +25,7 @@ create table batches (
     held          boolean not null default false,    -- S3: stops claims, not running rows and not the end
     priority      integer not null default 0,        -- higher first
     total         bigint  not null default 0,        -- lines 1..total are the batch's (loading: are there so far)
+    input_bytes_max bigint not null default 0,       -- no input of the batch is longer (C3)
     cursor        bigint  not null default 1,        -- the first line that was never claimed
     last_claim    bigint  not null default 0,        -- token of the last claim: fair turns (C3)
     generation    integer not null default 1,        -- S5: goes up when an operator's retry opens the batch again

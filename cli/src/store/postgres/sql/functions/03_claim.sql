@@ -56,15 +56,15 @@ begin
     );
 end $$;
 
--- C1. `outcome`: granted, closed or lease_ended. Spans are arrays with one place per span, rows arrays with one place
--- per row, in the spans' order; `attempts` is null where no row was tried.
+-- C1. `outcome`: granted, closed or lease_ended. Spans are arrays with one place per span. Their inputs are not among them: a
+-- reply of megabytes is sent before the commit, and would keep the locks until the worker has received it (T2). It asks for
+-- them afterwards (`claimed_rows`).
 create or replace function claim(
     p_lease bigint, p_number bigint, p_operations text[], p_lines_max bigint, p_bytes_max bigint, p_idle boolean,
     p_at bigint,
     out outcome text, out suspect_waits boolean, out next_after_us bigint, out open_lines boolean,
     out batches bigint[], out tokens bigint[], out operations text[], out timeouts_ms bigint[], out suspicions integer[],
-    out alone boolean[], out recovered_from text[], out line_counts bigint[],
-    out lines bigint[], out inputs text[], out attempts integer[]
+    out alone boolean[], out recovered_from text[], out lines text[], out tried boolean[]
 )
 language plpgsql volatile as $$
 #variable_conflict use_column
@@ -171,10 +171,8 @@ begin
         suspicions := v_taken.suspicions;
         alone := array_fill(v_alone, array[cardinality(v_taken.tokens)]);
         recovered_from := v_taken.recovered_from;
-        line_counts := v_taken.line_counts;
         lines := v_taken.lines;
-        inputs := v_taken.inputs;
-        attempts := v_taken.attempts;
+        tried := v_taken.tried;
     end if;
     suspect_waits := v_may_suspect and not (v_alone and v_granted) and exists (
         select from batches b
@@ -206,14 +204,14 @@ create or replace function take_from_batch(
     p_lease bigint, p_number bigint, p_batch bigint, p_lines_max bigint, p_bytes_max bigint, p_alone boolean,
     p_nothing_else boolean, p_now bigint,
     out tokens bigint[], out operation text, out timeout_ms bigint, out suspicions integer[], out recovered_from text[],
-    out line_counts bigint[], out lines bigint[], out inputs text[], out attempts integer[]
+    out lines text[], out tried boolean[]
 )
 language plpgsql volatile as $$
 #variable_conflict use_column
 declare
     v_cursor bigint;
     v_total bigint;
-    v_generation integer;
+    v_input_bytes_max bigint;
     v_may_suspect boolean := false;
     v_due bigint[];
     v_left bigint := greatest(p_lines_max, 1);
@@ -226,12 +224,11 @@ declare
     v_found bigint;
     v_bytes bigint;
     v_token bigint;
-    v_tried boolean := false;
 begin
     -- One claim of a batch at a time, as each moves its last claim: what is free is looked at when the one before is over.
     -- Records with fresh lines left (for key share) do not wait for this; the batch's end and its abort (for update) do.
-    select b.operation, b.timeout_ms, b.cursor, b.total, b.generation
-    into operation, timeout_ms, v_cursor, v_total, v_generation
+    select b.operation, b.timeout_ms, b.cursor, b.total, b.input_bytes_max
+    into operation, timeout_ms, v_cursor, v_total, v_input_bytes_max
     from batches b
     where b.batch = p_batch and b.status = 'open' and not b.held
     for no key update;
@@ -274,14 +271,18 @@ begin
         return;
     end if;
 
-    -- c3_rows_within_bytes: the first row always fits.
-    select count(*), coalesce(sum(octet_length(r.input)), 0) into v_found, v_bytes
-    from lines_in_order(v_heads, v_cursor, v_fresh) o
-    cross join lateral (
-        select r.input from rows r where r.batch = p_batch and r.line between o.first and o.last offset 0
-    ) r;
-    if v_found <> v_fresh + (select coalesce(sum(c), 0) from unnest(v_counts) c) then
-        raise exception 'batch % lacks rows', p_batch using errcode = 'data_corrupted';
+    -- c3_rows_within_bytes: the first row always fits. The rows are looked at only where the batch's largest might not fit so
+    -- many times.
+    v_count := v_fresh + (select coalesce(sum(c), 0) from unnest(v_counts) c);
+    if v_count * v_input_bytes_max > p_bytes_max then
+        select count(*), coalesce(sum(octet_length(r.input)), 0) into v_found, v_bytes
+        from lines_in_order(v_heads, v_cursor, v_fresh) o
+        cross join lateral (
+            select r.input from rows r where r.batch = p_batch and r.line between o.first and o.last offset 0
+        ) r;
+        if v_found <> v_count then
+            raise exception 'batch % lacks rows', p_batch using errcode = 'data_corrupted';
+        end if;
     end if;
     if v_bytes > p_bytes_max then
         select greatest(count(*) filter (where sized.bytes <= p_bytes_max), 1) into v_left
@@ -315,7 +316,8 @@ begin
     tokens := '{}';
     suspicions := '{}';
     recovered_from := '{}';
-    line_counts := '{}';
+    lines := '{}';
+    tried := '{}';
     if cardinality(v_free) > 0 then
         delete from spans s
         where s.token = any (array(select f.token from unnest(v_free) f)) and coalesce(s.lease, -1) = -1;
@@ -340,8 +342,8 @@ begin
         )
         select array_agg(new_token order by place), array_agg(suspicion order by place),
                array_agg((select l.worker from leases l where l.lease = from_lease) order by place),
-               array_agg(part_count order by place), bool_or(tried), max(new_token)
-        into tokens, suspicions, recovered_from, line_counts, v_tried, v_token
+               array_agg(part_lines::text order by place), array_agg(tried order by place), max(new_token)
+        into tokens, suspicions, recovered_from, lines, tried, v_token
         from drawn
         where part = 1;
     end if;
@@ -352,20 +354,11 @@ begin
         tokens := tokens || v_token;
         suspicions := suspicions || 0;
         recovered_from := recovered_from || null::text;
-        line_counts := line_counts || v_fresh;
+        lines := lines || int8multirange(int8range(v_cursor, v_cursor + v_fresh))::text;
+        tried := tried || false;
     end if;
     -- The cursor is a column, since a sequence would not roll back.
     update batches b set cursor = v_cursor + v_fresh, last_claim = v_token where b.batch = p_batch and b.status = 'open';
-
-    select array_agg(r.line order by o.place, r.line), array_agg(r.input order by o.place, r.line)
-    into lines, inputs
-    from lines_in_order(v_heads, v_cursor, v_fresh) o
-    cross join lateral (
-        select r.line, r.input from rows r where r.batch = p_batch and r.line between o.first and o.last offset 0
-    ) r;
-    if v_tried then
-        attempts := attempts_used(p_batch, v_generation, lines);
-    end if;
 end $$;
 
 -- C3: the batch's due free spans that this claim may take, the first 64 by line, one suspect range at most; with `p_alone` the first suspect of one
@@ -435,73 +428,3 @@ language sql immutable rows 4 as $$
     union all
     select 9223372036854775807, fresh_from, fresh_from + fresh - 1 where fresh > 0
 $$;
-
--- O5: the attempts that each of the lines used up in this generation, in the order of the lines.
-create or replace function attempts_used(p_batch bigint, p_generation integer, p_lines bigint[]) returns integer[]
-language plpgsql volatile as $$
-begin
-    return (
-        select array_agg((
-            select count(*) from attempts a
-            where a.batch = p_batch and a.first_line = l.line and a.generation = p_generation
-              and a.kind in ('retried', 'timed_out')
-        )::integer order by l.place)
-        from unnest(p_lines) with ordinality l (line, place)
-    );
-end $$;
-
--- C2: closes the claim's number, then reads what that claim took and the lease still holds.
-create or replace function settle_claim(
-    p_lease bigint, p_number bigint,
-    out batches bigint[], out tokens bigint[], out operations text[], out timeouts_ms bigint[], out suspicions integer[],
-    out alone boolean[], out recovered_from text[], out line_counts bigint[],
-    out lines bigint[], out inputs text[], out attempts integer[]
-)
-language plpgsql volatile as $$
-#variable_conflict use_column
-declare
-    v_state text;
-    v_row record;
-begin
-    perform require_read_committed();
-    select l.state into v_state from leases l where l.lease = p_lease for key share;
-    if not found then
-        return;
-    end if;
-    -- Waits for the claim, if it is under way.
-    insert into lease_claims as c (lease, number) values (p_lease, p_number)
-    on conflict (lease) do update set number = greatest(c.number, excluded.number);
-    if v_state <> 'live' then
-        return;
-    end if;
-    for v_row in
-        select s.token, s.batch, s.suspicion, s.alone, s.tried, s.lines, s.line_count,
-               b.operation, b.timeout_ms, b.generation,
-               (select l.worker from leases l where l.lease = s.from_lease) as from_worker,
-               r.lines as row_lines, r.inputs as row_inputs
-        from spans s
-        join batches b on b.batch = s.batch
-        cross join lateral (
-            select array_agg(r.line order by r.line) as lines, array_agg(r.input order by r.line) as inputs
-            from unnest(s.lines) range
-            cross join lateral (
-                select r.line, r.input from rows r
-                where r.batch = s.batch and r.line between lower(range) and upper(range) - 1 offset 0
-            ) r
-        ) r
-        where s.lease = p_lease and s.claim_number = p_number
-        order by s.token
-    loop
-        batches := batches || v_row.batch;
-        tokens := tokens || v_row.token;
-        operations := operations || v_row.operation;
-        timeouts_ms := timeouts_ms || v_row.timeout_ms;
-        suspicions := suspicions || v_row.suspicion;
-        alone := alone || v_row.alone;
-        recovered_from := recovered_from || v_row.from_worker;
-        line_counts := line_counts || v_row.line_count;
-        lines := lines || v_row.row_lines;
-        inputs := inputs || v_row.row_inputs;
-        attempts := attempts || attempts_used(v_row.batch, v_row.generation, v_row.row_lines);
-    end loop;
-end $$;

@@ -1,21 +1,64 @@
 -- O1 to O5: recording a group of answers; S1, L4: giving lines back.
 
--- T1: batches by id, then spans by token. O4: each batch in the mode that its cursor asks for; answers those that are locked
--- exclusively.
-create or replace function lock_for_outcomes(p_lease bigint, p_batches bigint[], p_tokens bigint[]) returns bigint[]
+-- T1: batches by id, then spans by token. One place per span: its batch, its token, how many of its lines are answered. O4: each
+-- batch in the mode that `may_take_the_last` asks for; answers those that are locked exclusively.
+--
+-- That is asked without a lock first, and again under the locks, since claims and records may have come between. Where it comes out
+-- otherwise, all locks are let go, by rolling back the block they were taken in, before the exclusive one is asked for:
+-- upgrading it would deadlock with another that does the same.
+create or replace function lock_for_outcomes(p_lease bigint, p_batches bigint[], p_tokens bigint[], p_counts bigint[])
+returns bigint[]
 language plpgsql volatile as $$
 #variable_conflict use_column
 declare
     v_batch bigint;
     v_exclusive bigint[] := '{}';
+    v_before integer;
 begin
-    for v_batch in select distinct b from unnest(p_batches) b order by b loop
-        if lock_batch_for_outcomes(v_batch) then
-            v_exclusive := v_exclusive || v_batch;
-        end if;
+    loop
+        begin
+            for v_batch in select distinct b from unnest(p_batches) b order by b loop
+                if v_batch <> all (v_exclusive) and may_take_the_last(p_lease, v_batch, p_batches, p_tokens, p_counts) then
+                    v_exclusive := v_exclusive || v_batch;
+                end if;
+                if v_batch = any (v_exclusive) then
+                    perform 1 from batches b where b.batch = v_batch for update;
+                else
+                    perform 1 from batches b where b.batch = v_batch for key share;
+                end if;
+            end loop;
+            perform 1 from spans s where s.token = any (p_tokens) and coalesce(s.lease, -1) = p_lease order by s.token for update;
+            v_before := cardinality(v_exclusive);
+            for v_batch in select distinct b from unnest(p_batches) b where b <> all (v_exclusive) loop
+                if may_take_the_last(p_lease, v_batch, p_batches, p_tokens, p_counts) then
+                    v_exclusive := v_exclusive || v_batch;
+                end if;
+            end loop;
+            if cardinality(v_exclusive) = v_before then
+                return v_exclusive;
+            end if;
+            raise exception 'at the end' using errcode = 'FP001';
+        exception when sqlstate 'FP001' then
+            null;
+        end;
     end loop;
-    perform 1 from spans s where s.token = any (p_tokens) and coalesce(s.lease, -1) = p_lease order by s.token for update;
-    return v_exclusive;
+end $$;
+
+-- O4: whether this group may take the batch's last open lines: none is left past the cursor, and no span of the group keeps
+-- any. A span that keeps lines is locked by this transaction, so whoever takes the last of them comes later.
+create or replace function may_take_the_last(
+    p_lease bigint, p_batch bigint, p_batches bigint[], p_tokens bigint[], p_counts bigint[]
+) returns boolean
+language plpgsql volatile as $$
+begin
+    return coalesce((select b.cursor > b.total from batches b where b.batch = p_batch), false) and not exists (
+        select from unnest(p_batches, p_tokens, p_counts) g (batch, token, line_count)
+        where g.batch = p_batch and exists (
+            select from spans s
+            where s.token = g.token and coalesce(s.lease, -1) = p_lease and s.batch = p_batch
+              and s.line_count > g.line_count offset 0
+        )
+    );
 end $$;
 
 -- O7: locks what a group's outcomes need, and answers line by line whether it is held, so that effects are applied before
@@ -32,7 +75,13 @@ language plpgsql volatile as $$
 #variable_conflict use_column
 begin
     perform require_read_committed();
-    exclusive := lock_for_outcomes(p_lease, p_batches, p_tokens);
+    exclusive := (
+        select lock_for_outcomes(p_lease, array_agg(g.batch), array_agg(g.token), array_agg(g.line_count))
+        from (
+            select i.batch, i.token, count(*) as line_count from unnest(p_batches, p_tokens) i (batch, token)
+            group by i.batch, i.token
+        ) g
+    );
     select array_agg((
                select count(*) from spans s
                where s.token = i.token and coalesce(s.lease, -1) = p_lease and s.batch = i.batch and s.lines @> i.line
@@ -67,7 +116,7 @@ declare
 begin
     perform require_read_committed();
     if v_exclusive is null then
-        v_exclusive := lock_for_outcomes(p_lease, p_group_batches, p_group_tokens);
+        v_exclusive := lock_for_outcomes(p_lease, p_group_batches, p_group_tokens, p_group_counts);
     end if;
     v_now := store_time(p_at);
 

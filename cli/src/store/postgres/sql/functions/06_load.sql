@@ -22,8 +22,11 @@ begin
 end $$;
 
 -- Takes a slice's place: locks the batch, and says how many of the slice's first rows are there already. Null: the batch
--- takes no such rows. The caller's transaction copies the rest in before it ends.
-create or replace function advance_load(p_batch bigint, p_first_line bigint, p_rows bigint, p_at bigint) returns bigint
+-- takes no such rows. The caller's transaction copies the rest in before it ends. No input of the slice is longer than
+-- `p_input_bytes_max`.
+create or replace function advance_load(
+    p_batch bigint, p_first_line bigint, p_rows bigint, p_input_bytes_max bigint, p_at bigint
+) returns bigint
 language plpgsql volatile as $$
 #variable_conflict use_column
 declare
@@ -34,7 +37,9 @@ begin
     if not found or v_total < p_first_line - 1 then
         return null;
     end if;
-    update batches b set total = greatest(v_total, p_first_line + p_rows - 1), loaded_at = store_time(p_at)
+    update batches b
+    set total = greatest(v_total, p_first_line + p_rows - 1), loaded_at = store_time(p_at),
+        input_bytes_max = greatest(b.input_bytes_max, p_input_bytes_max)
     where b.batch = p_batch and b.status = 'loading';
     return least(v_total - (p_first_line - 1), p_rows);
 end $$;

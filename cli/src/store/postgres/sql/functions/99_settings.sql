@@ -11,7 +11,7 @@ begin
     for v_function in
         select p.oid from pg_proc p
         where p.pronamespace = current_schema()::regnamespace
-          and p.proname in ('take_lease', 'renew', 'drop_lease', 'look', 'cut_back', 'claim', 'settle_claim',
+          and p.proname in ('take_lease', 'renew', 'drop_lease', 'look', 'cut_back', 'claim', 'settle_claim', 'claimed_rows',
                             'fence', 'record_answers', 'give_back', 'recover', 'withdraw_crashes',
                             'begin_load', 'advance_load', 'finish_load', 'remove_load_slice',
                             'batch_views', 'batches_with_prefix', 'batch_status', 'worker_views', 'row_page', 'result_page',

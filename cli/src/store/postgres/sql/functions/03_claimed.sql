@@ -1,0 +1,73 @@
+-- C2: settling a claim; and the rows of what was claimed.
+
+-- C2: closes the claim's number, then reads what that claim took and the lease still holds.
+create or replace function settle_claim(
+    p_lease bigint, p_number bigint,
+    out batches bigint[], out tokens bigint[], out operations text[], out timeouts_ms bigint[], out suspicions integer[],
+    out alone boolean[], out recovered_from text[], out lines text[], out tried boolean[]
+)
+language plpgsql volatile as $$
+#variable_conflict use_column
+declare
+    v_state text;
+begin
+    perform require_read_committed();
+    select l.state into v_state from leases l where l.lease = p_lease for key share;
+    if not found then
+        return;
+    end if;
+    -- Waits for the claim, if it is under way.
+    insert into lease_claims as c (lease, number) values (p_lease, p_number)
+    on conflict (lease) do update set number = greatest(c.number, excluded.number);
+    if v_state <> 'live' then
+        return;
+    end if;
+    select array_agg(s.batch order by s.token), array_agg(s.token order by s.token), array_agg(b.operation order by s.token),
+           array_agg(b.timeout_ms order by s.token), array_agg(s.suspicion order by s.token), array_agg(s.alone order by s.token),
+           array_agg((select l.worker from leases l where l.lease = s.from_lease) order by s.token),
+           array_agg(s.lines::text order by s.token), array_agg(s.tried order by s.token)
+    into batches, tokens, operations, timeouts_ms, suspicions, alone, recovered_from, lines, tried
+    from spans s
+    join batches b on b.batch = s.batch
+    where s.lease = p_lease and s.claim_number = p_number;
+end $$;
+
+-- The inputs of spans that a lease holds, by a request of its own that locks nothing: rows never change. One place per span
+-- in the arguments, one per row in the reply, in any order: `places` says whose row it is, from 1 on; `attempts` is null where no
+-- row was tried.
+create or replace function claimed_rows(
+    p_batches bigint[], p_lines text[], p_tried boolean[],
+    out places bigint[], out lines bigint[], out inputs text[], out attempts integer[]
+)
+language plpgsql volatile as $$
+#variable_conflict use_column
+begin
+    select array_agg(o.place), array_agg(r.line), array_agg(r.input),
+           case when true = any (p_tried) then array_agg(
+               case when o.tried then (attempts_used(o.batch, o.generation, array[r.line]))[1] else 0 end
+           ) end
+    into places, lines, inputs, attempts
+    from (
+        select s.place, s.batch, s.tried, lower(range) as first, upper(range) - 1 as last,
+               (select b.generation from batches b where b.batch = s.batch) as generation
+        from unnest(p_batches, p_lines, p_tried) with ordinality s (batch, lines, tried, place)
+        cross join lateral unnest(s.lines::int8multirange) range
+    ) o
+    cross join lateral (
+        select r.line, r.input from rows r where r.batch = o.batch and r.line between o.first and o.last offset 0
+    ) r;
+end $$;
+
+-- O5: the attempts that each of the lines used up in this generation, in the order of the lines.
+create or replace function attempts_used(p_batch bigint, p_generation integer, p_lines bigint[]) returns integer[]
+language plpgsql volatile as $$
+begin
+    return (
+        select array_agg((
+            select count(*) from attempts a
+            where a.batch = p_batch and a.first_line = l.line and a.generation = p_generation
+              and a.kind in ('retried', 'timed_out')
+        )::integer order by l.place)
+        from unnest(p_lines) with ordinality l (line, place)
+    );
+end $$;
