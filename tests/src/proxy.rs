@@ -25,6 +25,8 @@ pub enum Fate {
     LoseAnswer,
     /// The server does it; the client waits for an answer that never comes, on a connection that stays open.
     Silence,
+    /// The client reads nothing more of the answer, as a process that stands still: the server can send what fits between them.
+    Stall,
     /// The answer comes late.
     Delay(Duration),
 }
@@ -170,6 +172,13 @@ impl Shared {
                     return io::copy(&mut server, &mut io::sink()).map(drop);
                 }
                 Fate::LoseAnswer | Fate::Silence => continue,
+                Fate::Stall => {
+                    self.lost.fetch_add(1, Ordering::SeqCst);
+                    // The other thread ends the connection with its client.
+                    loop {
+                        thread::park();
+                    }
+                }
                 Fate::Delay(by) if ready => thread::sleep(by),
                 _ => {}
             }

@@ -7,7 +7,7 @@ use fencepost_core::store::{
     ClaimReply, LookReply, Recorded, RecoverReply, RenewReply, StoreFailure, StoreReply, StoreRequest, Verdict,
 };
 
-use super::rig::{Rig, claim, died, granted, record, recovered, success, verdicts};
+use super::rig::{Rig, STUCK, claim, died, granted, record, recovered, success, verdicts};
 
 fn lock_batch(batch: BatchId) -> String {
     format!("select from batches where batch = {} for update", batch.number())
@@ -57,6 +57,48 @@ async fn of_many_that_record_the_last_rows_at_once_one_ends_the_batch() {
         let started: Vec<_> = records.into_iter().map(|request| rig.start(request)).collect();
         for reply in started {
             assert_eq!(verdicts(reply.await.unwrap()), [Verdict::Recorded(Recorded::Success)]);
+        }
+        assert_ended_once(&mut rig, batch).await;
+    }
+}
+
+/// O4: a group that leaves lines in its span cannot be the last, and waits for no other at the end of the batch.
+#[tokio::test]
+async fn groups_that_leave_lines_share_the_batch_at_its_end() {
+    let mut rig = Rig::new().await;
+    let (one, two) = (rig.lease(1).await, rig.lease(2).await);
+    let batch = rig.batch(4).await;
+    let (mut first, second) = (rig.grants(one, 1, 2).await, rig.grants(two, 1, 2).await);
+    let holding = rig.holding(&format!("select from batches where batch = {} for key share", batch.number())).await;
+    let last_of_first = first[0].rows.split_off(1);
+    let reply = tokio::time::timeout(STUCK / 3, rig.start(record(one, &first, &success()))).await;
+    assert_eq!(verdicts(reply.expect("it waits for nobody").unwrap()), [Verdict::Recorded(Recorded::Success)]);
+    first[0].rows = last_of_first;
+    let recording = rig.start(record(one, &first, &success()));
+    rig.until_waiting(1).await;
+    holding.commit().await;
+    verdicts(recording.await.unwrap());
+    verdicts(rig.store.call(record(two, &second, &success())).await);
+    assert_ended_once(&mut rig, batch).await;
+}
+
+/// O4: two groups of one span, each of which would leave lines if the other were not there.
+#[tokio::test]
+async fn of_two_groups_that_share_the_last_span_one_ends_the_batch() {
+    let mut rig = Rig::new().await;
+    let lease = rig.lease(1).await;
+    for round in 1..=10 {
+        let batch = rig.batch(4).await;
+        let mut first = rig.grants(lease, round, 4).await;
+        let mut second = first.clone();
+        second[0].rows = first[0].rows.split_off(2);
+        let holding = rig.holding(&format!("select from spans where token = {} for update", first[0].token.0)).await;
+        let a = rig.start(record(lease, &first, &success()));
+        let b = rig.start(record(lease, &second, &success()));
+        rig.until_waiting(2).await;
+        holding.commit().await;
+        for reply in [a.await.unwrap(), b.await.unwrap()] {
+            assert_eq!(verdicts(reply), [Verdict::Recorded(Recorded::Success); 2]);
         }
         assert_ended_once(&mut rig, batch).await;
     }

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use fencepost::store::loading::{BatchSpec, LoadEnd, Loaded};
 use fencepost::store::postgres::{PostgresOptions, PostgresStore};
 use fencepost::store::{Loads, OpenMode, Store, StoreError, WorkerStore};
-use fencepost_core::LeaseId;
 use fencepost_core::store::{
-    Answer, ClaimReply, Grant, Recorded, RenewReply, StoreFailure, StoreReply, StoreRequest, TakeLeaseReply, Verdict,
+    Answer, Claim, ClaimReply, Grant, Recorded, RenewReply, StoreFailure, StoreReply, StoreRequest, TakeLeaseReply,
+    Verdict,
 };
+use fencepost_core::{BatchId, LeaseId, LineSet, Token};
 use fencepost_tests::postgres::{Schema, own};
 use fencepost_tests::proxy::{Fate, Proxy};
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -74,7 +75,7 @@ impl Line {
         lease
     }
 
-    async fn load(&self, key: Option<&str>) -> (fencepost_core::BatchId, Result<Loaded, StoreError>) {
+    async fn load(&self, key: Option<&str>) -> (BatchId, Result<Loaded, StoreError>) {
         let batch = self.store.begin_load(BatchSpec::new("op")).await.unwrap();
         self.store.load_rows(batch, 1, &ROWS.map(Into::into)).await.unwrap();
         (batch, self.store.finish_load(batch, end(key)).await)
@@ -119,6 +120,68 @@ async fn a_claim_whose_answer_is_lost_is_settled_to_what_it_took() {
     verdicts(line.store.call(record(lease, &rest, &success())).await);
     assert_eq!(line.number("select count(*) from batches where status = 'success'").await, 1, "nothing is stuck");
     assert_eq!(line.number("select count(*) from spans").await, 0);
+}
+
+/// The claim has happened; only the inputs of what it took never came.
+#[tokio::test]
+async fn a_claim_whose_inputs_never_come_is_settled_to_what_it_took() {
+    let mut line = Line::new().await;
+    line.load(None).await.1.unwrap();
+    let lease = line.lease().await;
+    for (number, fate) in [(1, Fate::LoseAnswer), (2, Fate::LoseRequest)] {
+        line.lose("claimed_rows", fate);
+        let lost = line.store.call(claim(lease, number, 1)).await;
+        line.assert_unknown(number, lost);
+        let grants = settled(line.store.call(StoreRequest::SettleClaim { lease, number }).await);
+        assert_eq!(grants.len(), 1);
+        assert_eq!(grants[0].rows[0].line, number);
+    }
+    assert_eq!(line.number("select count(*) from spans where lease is not null").await, 2);
+}
+
+/// T2: inputs are megabytes. Whoever stands still while they arrive keeps nobody from the batch.
+#[tokio::test]
+async fn a_worker_that_stands_still_while_it_receives_holds_no_lock() {
+    let line = Line::new().await;
+    // More than fits into the buffers between the two, which take a few megabytes each.
+    let inputs: Vec<Box<str>> = vec![format!("\"{}\"", "x".repeat(200_000)).into(); 160];
+    let batch = line.store.begin_load(BatchSpec::new("op")).await.unwrap();
+    line.store.load_rows(batch, 1, &inputs).await.unwrap();
+    line.store.finish_load(batch, LoadEnd { total: inputs.len() as u64, ..end(None) }).await.unwrap();
+    let lease = line.lease().await;
+    let operations = vec!["op".to_owned()];
+    let all = Claim { lease, number: 1, operations, lines_max: 150, bytes_max: 1 << 30, idle: true };
+    for (lost, function) in [(1, "claim"), (2, "claimed_rows")] {
+        line.lose(function, Fate::Stall);
+        let number = lost;
+        let stopped = line.store.clone();
+        let claim = Claim { number, ..all.clone() };
+        let stopped = tokio::spawn(async move { stopped.call(StoreRequest::Claim(claim)).await });
+        let until = std::time::Instant::now() + STUCK;
+        while line.proxy.lost() < lost {
+            assert!(std::time::Instant::now() < until, "{function} was not called");
+            tokio::task::yield_now().await;
+        }
+        // It waits for a lock at most half as long as the stopped one for its answer.
+        let other = LeaseId::from_random(10 + lost);
+        line.store.call(StoreRequest::TakeLease(take(other))).await.unwrap();
+        assert_eq!(granted(line.store.call(claim_of_one(other)).await).len(), 1, "{function}");
+        stopped.abort();
+        let _ = stopped.await;
+        line.store.call(StoreRequest::DropLease { lease: other }).await.unwrap();
+        let freed = line.store.call(StoreRequest::GiveBack { lease, lines: held(&line, lease, number, batch).await });
+        freed.await.unwrap();
+    }
+}
+
+fn claim_of_one(lease: LeaseId) -> StoreRequest {
+    claim(lease, 1, 1)
+}
+
+/// All that a claim took, as it is given back.
+async fn held(line: &Line, lease: LeaseId, number: u64, batch: BatchId) -> Vec<(BatchId, Token, LineSet)> {
+    let grants = settled(line.store.call(StoreRequest::SettleClaim { lease, number }).await);
+    grants.iter().map(|grant| (batch, grant.token, grant.rows.iter().map(|row| row.line).collect())).collect()
 }
 
 #[tokio::test]
