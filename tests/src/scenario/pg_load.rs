@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use fencepost::handler::{CancelToken, Handler, HandlerAnswer, Row};
@@ -12,7 +13,7 @@ use fencepost::store::postgres::PostgresStore;
 use fencepost::store::{OpenMode, Reads};
 use fencepost::worker::{RunningWorker, WorkerConfig};
 use fencepost_core::BatchId;
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::percentiles::Percentiles;
 use crate::postgres::{Schema, own};
@@ -63,18 +64,21 @@ const STATUS_EVERY: Duration = Duration::from_millis(10);
 /// Runs it, on this process's own server. All the time a transaction is open that has read the status.
 pub async fn run(sizes: Load) -> Outcome {
     let schema = Schema::on(own().url());
-    let looker = open(&schema, STATUS).await;
+    let looker = open(&named(&schema, STATUS)).await;
     let batch = load::values(&looker, BatchSpec::new("default"), None, 1..=sizes.rows).await.expect("rows").batch;
     let mut reading = connect(&schema, STATUS).await;
     let status = format!("begin; select * from \"{}\".batch_status({}, null)", schema.name(), batch.number());
     sqlx::raw_sql(AssertSqlSafe(status)).execute(&mut reading).await.expect("the status");
 
     let done = Arc::new(AtomicBool::new(false));
-    let sampling = tokio::spawn(sample(connect(&schema, "sampler").await, done.clone()));
-    let looking = tokio::spawn(look(looker.clone(), batch, sizes.rows, done.clone()));
+    // On threads of their own, as other processes would be: the workers keep this runtime's threads busy.
+    let (of_sampler, of_looker) = (done.clone(), done.clone());
+    let looker_url = named(&schema, STATUS);
+    let sampling = alone(move || async move { sample(own().url(), of_sampler).await });
+    let looking = alone(move || async move { look(&looker_url, batch, sizes.rows, of_looker).await });
     let mut stores = Vec::new();
     for _ in 0..sizes.workers {
-        stores.push(open(&schema, WORKERS).await);
+        stores.push(open(&named(&schema, WORKERS)).await);
     }
     let began = Instant::now();
     let start = |store| {
@@ -93,7 +97,7 @@ pub async fn run(sizes: Load) -> Outcome {
 
     let counts = looker.status(batch).await.expect("the store answers").expect("the batch is there");
     assert_eq!((counts.success, counts.batch.status.name()), (sizes.rows, "success"));
-    let (samples, samples_with_lock_wait, waits, waits_for_status) = sampling.await.expect("samples");
+    let (samples, samples_with_lock_wait, waits, waits_for_status) = sampling.join().expect("samples");
     assert_eq!(waits_for_status, 0, "nobody waits for a status query");
     Outcome {
         took,
@@ -102,16 +106,23 @@ pub async fn run(sizes: Load) -> Outcome {
         samples_with_lock_wait,
         waits,
         waits_for_status,
-        status: looking.await.expect("looks"),
+        status: looking.join().expect("looks"),
     }
+}
+
+fn alone<T: Send + 'static, F: Future<Output = T>>(work: impl FnOnce() -> F + Send + 'static) -> JoinHandle<T> {
+    std::thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(work())
+    })
 }
 
 fn named(schema: &Schema, name: &str) -> String {
     format!("{}&application_name={name}", schema.url())
 }
 
-async fn open(schema: &Schema, name: &str) -> PostgresStore {
-    let options = named(schema, name).parse().expect("a store's URL");
+async fn open(url: &str) -> PostgresStore {
+    let options = url.parse().expect("a store's URL");
     PostgresStore::open(options, OpenMode::Create).await.expect("the store opens")
 }
 
@@ -130,7 +141,8 @@ select a.wait_event || ' in ' || coalesce(substring(a.query from '"\.([a-z_]+)\(
 from pg_stat_activity a
 where a.application_name = 'worker' and a.wait_event_type = 'Lock'"#;
 
-async fn sample(mut conn: PgConnection, done: Arc<AtomicBool>) -> (u64, u64, BTreeMap<String, u64>, u64) {
+async fn sample(url: &str, done: Arc<AtomicBool>) -> (u64, u64, BTreeMap<String, u64>, u64) {
+    let mut conn = <PgConnection as Connection>::connect(url).await.expect("the server answers");
     let (mut samples, mut with_wait, mut waits, mut for_status) = (0, 0, BTreeMap::new(), 0);
     let mut every = tokio::time::interval(SAMPLE_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -149,7 +161,8 @@ async fn sample(mut conn: PgConnection, done: Arc<AtomicBool>) -> (u64, u64, BTr
 }
 
 /// Only looks that show rows not done yet count.
-async fn look(store: PostgresStore, batch: BatchId, rows: u64, done: Arc<AtomicBool>) -> Percentiles {
+async fn look(url: &str, batch: BatchId, rows: u64, done: Arc<AtomicBool>) -> Percentiles {
+    let store = open(url).await;
     let mut times = Vec::new();
     let mut every = tokio::time::interval(STATUS_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -140,6 +140,9 @@ begin
                 return;
             end if;
             v_locked := true;
+            -- The commit lets the locks go without waiting for the disk. The claim is on it before anybody works on what it took
+            -- (`claimed_rows`, `settle_claim`), and whatever builds on it comes later in the log.
+            perform set_config('synchronous_commit', 'off', true);
             -- What this lease holds is looked at again where it matters.
             continue when v_may_suspect or exists (select from spans s where s.lease = p_lease and s.alone);
         end if;

@@ -32,7 +32,8 @@ begin
     where s.lease = p_lease and s.claim_number = p_number;
 end $$;
 
--- The inputs of spans that a lease holds, by a request of its own that locks nothing: rows never change. One place per span
+-- The inputs of spans that a lease holds, by a request of its own that locks nothing: rows never change. Its commit waits until
+-- the claim, too, is on the disk; for that it writes a message into the log, which nobody reads. One place per span
 -- in the arguments, one per row in the reply, in any order: `places` says whose row it is, from 1 on; `attempts` is null where no
 -- row was tried.
 create or replace function claimed_rows(
@@ -42,6 +43,7 @@ create or replace function claimed_rows(
 language plpgsql volatile as $$
 #variable_conflict use_column
 begin
+    perform pg_logical_emit_message(true, 'fencepost', '');
     select array_agg(o.place), array_agg(r.line), array_agg(r.input),
            case when true = any (p_tried) then array_agg(
                case when o.tried then (attempts_used(o.batch, o.generation, array[r.line]))[1] else 0 end
