@@ -173,7 +173,10 @@ impl Checker for Order {
             Event::Freed { batch, lines, token, suspicion, not_before, .. } => {
                 self.free(*batch, lines, *token, *suspicion, *not_before);
             }
-            // A batch that opens again is left out: it is rare, and its priority is not told again.
+            Event::RowsRetried { batch, spans, .. } => {
+                spans.iter().for_each(|(lines, token)| self.free(*batch, lines, *token, 0, None));
+            }
+            // A batch that a retry opens again is left out: it is rare, and its priority is not told again.
             Event::BatchEnded { batch, .. } | Event::BatchAborted { batch, .. } => {
                 self.batches.remove(batch);
             }

@@ -12,8 +12,8 @@ use crate::view::StoreView;
 
 const NAME: &str = "7 progress";
 
-/// Asserts that a batch that is open and not held has ended `bound` after the last of: faults stopped; it was loaded,
-/// reopened or let go. (Before faults stop, nothing.) And by each snapshot that no batch is open with all its rows ended.
+/// Asserts that a batch that is open and not held has ended `bound` after the last of: faults stopped; it was loaded, let go,
+/// or rows of it were retried by an operator (a hold outlives the end). (Before faults stop, nothing.) And by each snapshot that no batch is open with all its rows ended.
 /// The simulator chooses the bound from the work there is, and leaves somebody whole who can do it.
 #[derive(Debug)]
 pub struct Progress {
@@ -52,8 +52,13 @@ impl Checker for Progress {
     fn on_event(&mut self, at: u64, event: &Event) -> Result<(), Violation> {
         self.in_time(at)?;
         match *event {
-            Event::BatchLoaded { batch, .. } | Event::BatchReopened { batch, .. } => {
+            Event::BatchLoaded { batch, .. } => {
                 self.open.insert(batch, at);
+            }
+            Event::RowsRetried { batch, .. } => {
+                if !self.held.contains_key(&batch) {
+                    self.open.insert(batch, at);
+                }
             }
             Event::BatchHeld { batch, held: true } => {
                 self.open.remove(&batch);
@@ -66,7 +71,6 @@ impl Checker for Progress {
             }
             Event::BatchEnded { batch, .. } | Event::BatchAborted { batch, .. } => {
                 self.open.remove(&batch);
-                self.held.remove(&batch);
             }
             Event::FaultsStopped => self.stopped_at = Some(at),
             _ => return Ok(()),
