@@ -213,7 +213,6 @@ language plpgsql volatile as $$
 declare
     v_cursor bigint;
     v_total bigint;
-    v_generation integer;
     v_may_suspect boolean := false;
     v_due bigint[];
     v_left bigint := greatest(p_lines_max, 1);
@@ -230,8 +229,8 @@ declare
 begin
     -- One claim of a batch at a time, as each moves its last claim: what is free is looked at when the one before is over.
     -- Records with fresh lines left (for key share) do not wait for this; the batch's end and its abort (for update) do.
-    select b.operation, b.timeout_ms, b.cursor, b.total, b.generation
-    into operation, timeout_ms, v_cursor, v_total, v_generation
+    select b.operation, b.timeout_ms, b.cursor, b.total
+    into operation, timeout_ms, v_cursor, v_total
     from batches b
     where b.batch = p_batch and b.status = 'open' and not b.held
     for no key update;
@@ -364,7 +363,7 @@ begin
         select r.line, r.input from rows r where r.batch = p_batch and r.line between o.first and o.last offset 0
     ) r;
     if v_tried then
-        attempts := attempts_used(p_batch, v_generation, lines);
+        attempts := attempts_used(p_batch, lines);
     end if;
 end $$;
 
@@ -436,15 +435,15 @@ language sql immutable rows 4 as $$
     select 9223372036854775807, fresh_from, fresh_from + fresh - 1 where fresh > 0
 $$;
 
--- O5: the attempts that each of the lines used up in this generation, in the order of the lines.
-create or replace function attempts_used(p_batch bigint, p_generation integer, p_lines bigint[]) returns integer[]
+-- O5: the attempts that each of the lines used up since its last operator's retry, in the order of the lines.
+create or replace function attempts_used(p_batch bigint, p_lines bigint[]) returns integer[]
 language plpgsql volatile as $$
 begin
     return (
         select array_agg((
             select count(*) from attempts a
-            where a.batch = p_batch and a.first_line = l.line and a.generation = p_generation
-              and a.kind in ('retried', 'timed_out')
+            where a.batch = p_batch and a.first_line = l.line and a.kind in ('retried', 'timed_out')
+              and a.token > superseded_token(p_batch, l.line)
         )::integer order by l.place)
         from unnest(p_lines) with ordinality l (line, place)
     );
@@ -476,7 +475,7 @@ begin
     end if;
     for v_row in
         select s.token, s.batch, s.suspicion, s.alone, s.tried, s.lines, s.line_count,
-               b.operation, b.timeout_ms, b.generation,
+               b.operation, b.timeout_ms,
                (select l.worker from leases l where l.lease = s.from_lease) as from_worker,
                r.lines as row_lines, r.inputs as row_inputs
         from spans s
@@ -502,6 +501,6 @@ begin
         line_counts := line_counts || v_row.line_count;
         lines := lines || v_row.row_lines;
         inputs := inputs || v_row.row_inputs;
-        attempts := attempts || attempts_used(v_row.batch, v_row.generation, v_row.row_lines);
+        attempts := attempts || attempts_used(v_row.batch, v_row.row_lines);
     end loop;
 end $$;
