@@ -93,7 +93,15 @@ impl Run {
             0 => RetryRows::Failed,
             1 => RetryRows::FailedWith(self.pick(&texts).unwrap().into()),
             _ => {
-                let line = 1 + self.below(26);
+                // Mostly one that has an outcome, failed ones first.
+                let failed = self.one_in(2);
+                let ended = (1..=26).filter(|line| {
+                    let outcome = self.model.outcome(batch, *line);
+                    outcome.is_some_and(|outcome| !failed || outcome.status == OutcomeStatus::Failed)
+                });
+                let ended: Vec<u64> = ended.collect();
+                let any = 1 + self.below(26);
+                let line = if self.one_in(4) { any } else { self.pick(&ended).unwrap_or(any) };
                 let token = self.model.outcome(batch, line).map_or(Token(1), |outcome| outcome.token);
                 let token = [None, Some(token), Some(Token(self.below(100)))][self.below(3) as usize];
                 RetryRows::Line { line, token }

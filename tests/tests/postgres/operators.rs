@@ -189,6 +189,34 @@ async fn a_claim_waits_for_a_hold_and_a_hold_for_no_outcome() {
     rig.assert_tiled().await;
 }
 
+/// S3: of two that hold a batch at once one is told that it did, and a hold that waited for an abort that it came too late.
+#[tokio::test]
+async fn of_two_holds_at_once_one_holds() {
+    let mut rig = Rig::new().await;
+    let start_hold = |rig: &Rig, batch| {
+        let store = rig.store.clone();
+        tokio::spawn(async move { store.hold(batch).await })
+    };
+    let batch = rig.batch(1).await;
+    let holding = rig.holding(&lock_batch(batch)).await;
+    let (a, b) = (start_hold(&rig, batch), start_hold(&rig, batch));
+    rig.until_waiting(2).await;
+    holding.commit().await;
+    let mut replies = [a.await.unwrap().unwrap(), b.await.unwrap().unwrap()];
+    replies.sort_by_key(|reply| *reply == Operated::Before);
+    assert_eq!(replies, [Operated::Now, Operated::Before]);
+
+    let batch = rig.batch(1).await;
+    let holding = rig.holding(&lock_batch(batch)).await;
+    let aborting = rig.start_abort(batch);
+    rig.until_waiting(1).await;
+    let late = start_hold(&rig, batch);
+    rig.until_waiting(2).await;
+    holding.commit().await;
+    assert_eq!(aborting.await.unwrap().unwrap(), Operated::Now);
+    assert_eq!(late.await.unwrap().unwrap(), Operated::Ended(BatchStatus::Aborted));
+}
+
 /// S5: the same rows retried twice at once are in one span each; of an ended batch one retry opens a generation.
 #[tokio::test]
 async fn of_two_retries_at_once_one_frees_the_rows() {
