@@ -305,6 +305,8 @@ impl Run {
         let timed_out = self.one_in(3);
         match self.below(10) {
             0..5 => Answer::Success(format!("{{\"n\":{}}}", self.below(100)).into()),
+            // Some are too long to be kept whole in a story.
+            5 if timed_out => Answer::Failed("é".repeat(3000).into()),
             5 => Answer::Failed("it \"failed\"\n".into()),
             _ => Answer::Retry { error: "again".into(), jitter: self.random.next_u64(), timed_out },
         }
