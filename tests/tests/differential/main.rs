@@ -53,6 +53,7 @@ const KINDS: &[&str] = &[
     "cut back",
     "withdrew",
     "batch success",
+    "batch success, after failed rows were retried",
     "batch failed",
     "batch aborted",
     "batch held",
