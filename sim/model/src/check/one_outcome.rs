@@ -146,7 +146,12 @@ mod tests {
         view.batches[0].outcomes[0].token = Token(9);
         view.batches[0].logged.superseded = 1;
         checker.on_state(2, &view).unwrap();
-        view.batches[0].outcomes[0].token = Token(10);
-        checker.on_state(3, &view).unwrap_err();
+        let mut two = view.batches[0].outcomes[0].clone();
+        two.line = 2;
+        view.batches[0].outcomes.push(two);
+        checker.on_state(3, &view).unwrap();
+        view.batches[0].logged.superseded = 2;
+        view.batches[0].outcomes.clear();
+        checker.on_state(4, &view).unwrap_err();
     }
 }

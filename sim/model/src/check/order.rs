@@ -222,6 +222,14 @@ mod tests {
     }
 
     #[test]
+    fn fresh_lines_before_those_retried_are_seen() {
+        let mut events = loaded(4);
+        events.extend([claimed(1..=2, 1, None, 1), recorded(1, 1, 1), retried(1, &[(1..=1, 2)])]);
+        fails(&mut Order::new(), &[events.clone(), vec![claimed(3..=3, 3, None, 2)]].concat());
+        passes(&mut Order::new(), &[events, vec![claimed(1..=1, 3, Some(2), 2), claimed(3..=3, 4, None, 2)]].concat());
+    }
+
+    #[test]
     fn later_lines_before_earlier_ones_are_seen() {
         let mut events = loaded(2);
         events.extend([claimed(1..=2, 1, None, 1), freed(1..=1, 2, 1, FreedWhy::GivenBack, 0)]);

@@ -460,10 +460,18 @@ mod tests {
         let mut events = two_deaths(Some(1));
         events.extend([failed(0, 2), retried(1, &[(1..=1, 10)])]);
         events.push(Event::CrashWithdrawn { batch: batch(), line: 1, token: Token(6), lease: lease(3) });
+        // A death in which it comes under suspicion, then one alone.
         events.extend(started(5, 5));
-        events.push(claimed_by(5, 1..=1, 11, Some(10), 1, 0, false));
-        let at = |crashes| recorded_as(1, 11, 5, OutcomeStatus::Failed, 1, crashes, RecordedWhy::Answered);
-        fails(&mut Poison::new(), &[events.clone(), vec![at(2)]].concat());
-        passes(&mut Poison::new(), &[events, vec![at(0)]].concat());
+        events.extend([claimed_by(5, 1..=1, 11, Some(10), 1, 0, false), lease_ended(5, LeaseEnd::Died)]);
+        events.push(freed(1..=1, 12, 11, FreedWhy::Recovered, 1));
+        events.extend(started(6, 6));
+        events.extend([claimed_by(6, 1..=1, 13, Some(12), 1, 1, true), lease_ended(6, LeaseEnd::Died)]);
+        events.extend([crashed(1, 13, 6), freed(1..=1, 14, 13, FreedWhy::Recovered, 2)]);
+        events.extend(started(7, 7));
+        events.push(claimed_by(7, 1..=1, 15, Some(14), 1, 2, true));
+        let at = |crashes| recorded_as(1, 15, 7, OutcomeStatus::Failed, 1, crashes, RecordedWhy::Answered);
+        fails(&mut Poison::new(), &[events.clone(), vec![at(3)]].concat());
+        fails(&mut Poison::new(), &[events.clone(), vec![at(0)]].concat());
+        passes(&mut Poison::new(), &[events, vec![at(1)]].concat());
     }
 }

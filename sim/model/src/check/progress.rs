@@ -128,4 +128,17 @@ mod tests {
         view.batches[0].cursor = 4;
         checker().on_state(0, &view).unwrap_err();
     }
+
+    #[test]
+    fn a_batch_that_is_open_again_has_to_end_again_unless_it_is_held() {
+        let retry = (95_000, retried(2, &[(1..=1, 9)]));
+        let mut events = at_ms(0, loaded(1));
+        events.extend([(90_000, Event::FaultsStopped), (94_000, ended()), retry.clone(), (105_001, Event::Tick)]);
+        assert_eq!(first_failure(&mut checker(), &events), Some(5));
+        let held = |at, held| (at, Event::BatchHeld { batch: batch(), held });
+        events.insert(2, held(1, true));
+        assert_eq!(first_failure(&mut checker(), &events), None, "a hold outlives the end");
+        events.extend([held(200_000, false), (210_001, Event::Tick)]);
+        assert_eq!(first_failure(&mut checker(), &events), Some(8));
+    }
 }
