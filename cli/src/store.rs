@@ -6,6 +6,7 @@
 //! | what each request does, exactly | `docs/store.md` |
 //! | what people see: batches, counts, rows | [`Reads`], [`view`] |
 //! | submitting rows | [`Loads`], [`loading`] |
+//! | what an operator does to a batch | [`Operates`] |
 //! | what a running worker needs besides | [`WorkerStore`] |
 //! | which store a name means, and opening it | [`url`] |
 //! | one type for whichever store it is | [`any`] |
@@ -16,7 +17,7 @@ use std::error::Error;
 use std::future::Future;
 use std::time::Duration;
 
-use fencepost_core::store::{StoreFailure, StoreReply, StoreRequest};
+use fencepost_core::store::{Operated, Retried, RetryRows, StoreFailure, StoreReply, StoreRequest};
 use fencepost_core::{BatchId, StoreTime};
 
 use self::loading::{BatchSpec, LoadEnd, Loaded};
@@ -115,6 +116,24 @@ pub trait Loads: Send + Sync {
     /// Removes a batch that was never opened; on any other it does nothing. A load that is given up is cleaned up at once
     /// by this, otherwise by a later load.
     fn remove_load(&self, batch: BatchId) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// S2, S3, S5: what an operator does to a batch: each a transaction on the batch's lock. All may be repeated after an unknown end.
+pub trait Operates: Send + Sync {
+    /// Stops claims of an open batch. What runs goes on, and the batch can still end.
+    fn hold(&self, batch: BatchId) -> impl Future<Output = Result<Operated, StoreError>> + Send;
+
+    /// Allows claims of an open batch again, and wakes idle workers.
+    fn resume(&self, batch: BatchId) -> impl Future<Output = Result<Operated, StoreError>> + Send;
+
+    /// Ends an open batch for good: once this has answered, nothing of it is claimed or recorded any more. Takes as long for a
+    /// large batch as for a small one.
+    fn abort(&self, batch: BatchId) -> impl Future<Output = Result<Operated, StoreError>> + Send;
+
+    /// Has rows that have an outcome run again; their old outcomes stay in their stories. A batch that had ended (but was not
+    /// aborted) opens again. A repeat takes away what is there then: what failed anew, and a line that is named without a
+    /// token whatever became of it. All rows go in one transaction, within the time that a statement may take.
+    fn retry(&self, batch: BatchId, rows: RetryRows) -> impl Future<Output = Result<Retried, StoreError>> + Send;
 }
 
 /// What a running worker needs of its store besides [`Store::call`]. A layer over a store is one too.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::ids::{BatchId, LeaseId, Token};
 use crate::lines::LineSet;
+use crate::rules::claim::BatchStatus;
 use crate::time::StoreTime;
 
 /// A request to the row store.
@@ -361,4 +362,56 @@ pub enum RecoverReply {
     },
     /// Renewed since it was seen, or not live any more: nothing was done.
     Spared,
+}
+
+/// S2, S3: what came of an operator's abort, hold or resume. No request of workers, but the same from every store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Operated {
+    /// Done now.
+    Now,
+    /// Nothing was to be done: it was aborted, held or not held before.
+    Before,
+    /// The batch has ended, with this status: nothing was done.
+    Ended(BatchStatus),
+    /// The batch is still loading: nothing was done.
+    Loading,
+    /// No such batch.
+    NotThere,
+}
+
+/// S5: which rows an operator has run again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RetryRows {
+    /// All that failed.
+    Failed,
+    /// Those that failed with an error that contains this text, as it is.
+    FailedWith(Box<str>),
+    /// This one, failed or succeeded.
+    Line {
+        /// Which.
+        line: u64,
+        /// Only while its outcome is the one under this token. So a repeat after an unknown end does not run the row twice,
+        /// whatever became of it meanwhile. `None`: whatever its outcome is.
+        token: Option<Token>,
+    },
+}
+
+/// S5: what came of an operator's retry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retried {
+    /// Done, as far as anything matched.
+    Rows {
+        /// So many rows are free again. 0: nothing has changed.
+        freed: u64,
+        /// The batch's generation now.
+        generation: u32,
+        /// Whether the batch had ended and is open again for it.
+        reopened: bool,
+    },
+    /// The batch was aborted: nothing was done.
+    Aborted,
+    /// The batch is still loading: nothing was done.
+    Loading,
+    /// No such batch.
+    NotThere,
 }

@@ -4,14 +4,14 @@
 
 use std::time::Duration;
 
-use fencepost_core::store::{StoreReply, StoreRequest};
+use fencepost_core::store::{Operated, Retried, RetryRows, StoreReply, StoreRequest};
 use fencepost_core::{BatchId, StoreTime};
 
 use super::loading::{BatchSpec, LoadEnd, Loaded};
 use super::postgres::{self, PostgresStore};
 use super::sqlite::{self, SqliteStore};
 use super::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, WorkersView};
-use super::{Changes, Loads, Reads, Store, StoreError, WorkerStore};
+use super::{Changes, Loads, Operates, Reads, Store, StoreError, WorkerStore};
 
 /// A handle to a store of any kind. Clones share its connections.
 #[derive(Clone, Debug)]
@@ -154,6 +154,24 @@ impl Loads for AnyStore {
 
     async fn remove_load(&self, batch: BatchId) -> Result<(), StoreError> {
         with_store!(self, store => store.remove_load(batch).await)
+    }
+}
+
+impl Operates for AnyStore {
+    async fn hold(&self, batch: BatchId) -> Result<Operated, StoreError> {
+        with_store!(self, store => store.hold(batch).await)
+    }
+
+    async fn resume(&self, batch: BatchId) -> Result<Operated, StoreError> {
+        with_store!(self, store => store.resume(batch).await)
+    }
+
+    async fn abort(&self, batch: BatchId) -> Result<Operated, StoreError> {
+        with_store!(self, store => store.abort(batch).await)
+    }
+
+    async fn retry(&self, batch: BatchId, rows: RetryRows) -> Result<Retried, StoreError> {
+        with_store!(self, store => store.retry(batch, rows).await)
     }
 }
 

@@ -10,6 +10,7 @@
 //! | errors: what is known of the end, in words | `trouble.rs` |
 //! | requests to and from the functions | `claim.rs`, `record.rs`, `lease.rs`, `recover.rs` |
 //! | loading rows by COPY | `load.rs` |
+//! | hold, resume, abort, retry | `operate.rs` |
 //! | what status, rows and results show | `read.rs` |
 //! | waking of idle workers | [`changes`] |
 //! | effects within the outcome's transaction (O7) | `effects.rs` |
@@ -50,6 +51,7 @@ mod effects;
 mod lease;
 mod load;
 pub mod open;
+mod operate;
 pub mod options;
 mod read;
 mod record;

@@ -8,6 +8,7 @@
 //! | leases and what judges see | `lease.rs`, `recover.rs` |
 //! | a batch's end | `batch.rs` |
 //! | loading rows in slices | `load.rs` |
+//! | hold, resume, abort, retry | `operate.rs` |
 //! | what status, rows and results show | `read.rs` |
 //! | waking of idle workers | [`changes`] |
 //! | renewals before row work | `turn.rs` |
@@ -61,6 +62,7 @@ mod effects;
 mod lease;
 mod load;
 pub mod open;
+mod operate;
 mod read;
 mod record;
 mod recover;

@@ -18,11 +18,12 @@ pub enum Fence {
 }
 
 /// O1: the verdict on one line. `held` is tested on the record that the write changes; the other two are looked up in a
-/// later statement (O2): the token of the line's outcome, and whether the log has the line's return under this token.
-pub fn o1_fence(held: bool, token: Token, outcome_token: Option<Token>, returned_under_token: bool) -> Fence {
+/// later statement (O2): the token of the line's outcome, and whether the log has something recorded under this token: the
+/// line's return, or an outcome that an operator's retry superseded (S5).
+pub fn o1_fence(held: bool, token: Token, outcome_token: Option<Token>, logged_under_token: bool) -> Fence {
     if held {
         Fence::Holds
-    } else if outcome_token == Some(token) || returned_under_token {
+    } else if outcome_token == Some(token) || logged_under_token {
         Fence::Before
     } else {
         Fence::Fenced

@@ -1,6 +1,13 @@
 //! P: rows that kill their workers.
 
+use crate::ids::Token;
 use crate::lines::LineSet;
+
+/// P1, O5, S5: whether an entry of a line's log counts among its attempts and crashes: those from its last operator's retry
+/// on. `superseded` is the newest token of an outcome of the line that was taken away; a line's tokens only rise (T3).
+pub fn p1_counts(token: Token, superseded: Option<Token>) -> bool {
+    superseded.is_none_or(|superseded| superseded < token)
+}
 
 /// P1: two counters. A line's crashes are its counted deaths less those that a living worker took back; attempts are
 /// counted apart (O5).

@@ -254,3 +254,30 @@ fn s6_only_ended_batches_are_purged() {
         [BatchStatus::Loading, BatchStatus::Open, BatchStatus::Success, BatchStatus::Failed, BatchStatus::Aborted];
     assert_eq!(statuses.map(s6_may_purge), [false, false, true, true, true]);
 }
+
+const STATUSES: [BatchStatus; 5] =
+    [BatchStatus::Loading, BatchStatus::Open, BatchStatus::Success, BatchStatus::Failed, BatchStatus::Aborted];
+
+#[test]
+fn s2_s3_only_open_batches_are_aborted_held_and_resumed() {
+    use BatchStatus::*;
+    use Operated::{Before, Ended, NotThere, Now};
+    let aborts = STATUSES.map(|status| s2_abort(Some(status)));
+    assert_eq!(aborts, [Operated::Loading, Now, Ended(Success), Ended(Failed), Before]);
+    assert_eq!(s2_abort(None), NotThere);
+    for hold in [true, false] {
+        let holds = STATUSES.map(|status| s3_hold(Some(status), !hold, hold));
+        assert_eq!(holds, [Operated::Loading, Now, Ended(Success), Ended(Failed), Ended(Aborted)]);
+        assert_eq!(s3_hold(Some(Open), hold, hold), Before);
+        assert_eq!(s3_hold(None, hold, hold), NotThere);
+    }
+}
+
+#[test]
+fn s5_a_retry_opens_what_ended_but_not_what_was_aborted() {
+    let (goes_on, reopens) = (MayRetry::Yes { reopens: false }, MayRetry::Yes { reopens: true });
+    let may = STATUSES.map(|status| s5_may_retry(Some(status)));
+    assert_eq!(may, [MayRetry::Loading, goes_on, reopens, reopens, MayRetry::Aborted]);
+    assert_eq!(s5_may_retry(None), MayRetry::NotThere);
+    assert_eq!([s5_generation(1, true, 3), s5_generation(1, true, 0), s5_generation(1, false, 3)], [2, 1, 1]);
+}

@@ -259,3 +259,9 @@ fn p2_a_worker_with_a_run_that_was_given_up_leaves_suspects_to_others() {
     let all = [rig.tell(WorkerInput::Store(id, Ok(StoreReply::Claim(reply)))), rig.pass(secs(1))].concat();
     assert!(claims(&all).last().unwrap().1.idle);
 }
+
+#[test]
+fn p1_counts_from_the_last_operators_retry_on() {
+    assert!(p1_counts(Token(1), None));
+    assert_eq!([4, 5, 6].map(|token| p1_counts(Token(token), Some(Token(5)))), [false, false, true]);
+}

@@ -241,16 +241,14 @@ pub enum Event {
         /// Which generation.
         generation: u32,
     },
-    /// S5: an operator's retry opened a new generation; the lines' outcomes are gone, they are free.
-    BatchReopened {
+    /// S5: an operator's retry took outcomes away; their lines are free, and count no attempts and crashes from before.
+    RowsRetried {
         /// The batch.
         batch: BatchId,
-        /// The new generation.
+        /// Its generation now: the next one, where it had ended and is open again by this.
         generation: u32,
-        /// The lines that run again.
-        lines: LineSet,
-        /// The free span's token.
-        token: Token,
+        /// The lines, with the tokens of the free spans that they are in.
+        spans: Vec<(LineSet, Token)>,
     },
     /// S7: a completion call was made.
     CompletionCalled {

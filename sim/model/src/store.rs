@@ -6,7 +6,11 @@
 mod batch;
 mod claim;
 mod load;
+mod log;
 mod look;
+mod operate;
+#[cfg(test)]
+mod operate_tests;
 #[cfg(test)]
 mod random_tests;
 mod record;
@@ -24,8 +28,9 @@ use fencepost_core::store::{Grant, LeaseView, RenewReply, StoreReply, StoreReque
 use fencepost_core::{BatchId, LeaseId, LineRange, LineSet, StoreTime, Token};
 
 use self::batch::{Batch, Span};
-pub use self::batch::{BatchSpec, LogEntry, LogKind, Outcome, Rows};
-pub use self::load::{Aborted, Loaded};
+pub use self::batch::{BatchSpec, Outcome, Rows};
+pub use self::load::Loaded;
+pub use self::log::{LogEntry, LogKind};
 use crate::history::{Event, FreedWhy, LeaseEnd};
 use crate::view::CompletionView;
 
@@ -333,7 +338,7 @@ impl ModelStore {
             judge,
             at,
         };
-        batch.log_ranges(lines, &entry);
+        batch.log_mut().append_ranges(lines, &entry);
     }
 }
 

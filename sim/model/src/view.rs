@@ -101,13 +101,14 @@ pub struct OutcomeView {
     pub generation: u32,
 }
 
-/// Counts kept by one lease for one batch.
+/// Counts kept by one lease for one batch. Operators' retries take off the outcomes that they take away under lease 0, which may
+/// be below zero by that; the sum over all leases never is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tally {
     /// Outcomes `success`.
-    pub success: u64,
+    pub success: i64,
     /// Outcomes `failed`.
-    pub failed: u64,
+    pub failed: i64,
     /// Retries given back.
     pub retried: u64,
     /// Time-outs given back.
@@ -142,6 +143,8 @@ pub struct LogCounts {
     pub crash_withdrawn: u64,
     /// `fenced`.
     pub fenced: u64,
+    /// `superseded`.
+    pub superseded: u64,
 }
 
 /// Rows by status.

@@ -1,5 +1,6 @@
 //! Faults taking effect, and outages running out.
 
+use fencepost_core::store::Operated;
 use fencepost_model::history::{self, Link};
 
 use super::messages::Cut;
@@ -201,7 +202,7 @@ impl World<'_> {
 
     fn hold(&mut self, batch: u8, for_us: u64) -> bool {
         let batch = batch_id(usize::from(batch) % self.rows.len());
-        if self.store_server.is_away() || !self.store.hold(batch, true) {
+        if self.store_server.is_away() || !matches!(self.store.hold(batch), Operated::Now | Operated::Before) {
             return false;
         }
         if self.rows_run() {
@@ -219,7 +220,7 @@ impl World<'_> {
             return false;
         }
         let now = self.store_clock.now(self.now);
-        let aborted = self.store.abort(now, batch_id(at)) == fencepost_model::store::Aborted::Now;
+        let aborted = self.store.abort(now, batch_id(at)) == Operated::Now;
         if aborted && self.rows_run() {
             self.coverage.mark(Mark::AbortWhileRunning);
         }
@@ -276,7 +277,7 @@ impl World<'_> {
                 return;
             }
             self.holds.remove(&batch);
-            self.store.hold(batch, false);
+            self.store.resume(batch);
             self.store_changed();
         }
     }

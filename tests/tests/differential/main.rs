@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use self::run::Run;
 
+mod operators;
 mod run;
 mod subjects;
 mod views;
@@ -52,9 +53,39 @@ const KINDS: &[&str] = &[
     "cut back",
     "withdrew",
     "batch success",
+    "batch success, after failed rows were retried",
     "batch failed",
     "batch aborted",
     "batch held",
+    "held before",
+    "hold of an aborted batch",
+    "hold of an ended batch",
+    "hold of a loading batch",
+    "hold of nothing there",
+    "batch resumed",
+    "resumed before",
+    "resume of an aborted batch",
+    "resume of an ended batch",
+    "resume of a loading batch",
+    "resume of nothing there",
+    "aborted before",
+    "abort of a success",
+    "abort of a failed batch",
+    "abort of a loading batch",
+    "abort of nothing there",
+    "retry of nothing",
+    "retry reopened",
+    "retry of an open batch",
+    "retry of several",
+    "retry of failed with",
+    "retry of a failed line",
+    "retry of a success",
+    "retry of a line under another token",
+    "retry of an aborted batch",
+    "retry of a loading batch",
+    "retry of nothing there",
+    "recorded before, superseded",
+    "granted tried since a retry",
 ];
 
 /// A number from the environment, for longer runs: `FENCEPOST_DIFFERENTIAL_RUNS=500`.

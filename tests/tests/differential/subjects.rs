@@ -6,12 +6,12 @@ use std::sync::Arc;
 use fencepost::store::loading::{BatchSpec, LoadEnd};
 use fencepost::store::postgres::{PostgresOptions, PostgresStore};
 use fencepost::store::sqlite::{Clock, SqliteStore};
-use fencepost::store::{Loads, OpenMode, Store, StoreError};
-use fencepost_core::store::{StoreReply, StoreRequest};
-use fencepost_core::{BatchId, StoreTime};
+use fencepost::store::{AnyStore, Loads, OpenMode, Operates, Reads, Store, StoreError};
+use fencepost_core::BatchId;
+use fencepost_core::store::{Operated, Retried, RetryRows, StoreReply, StoreRequest};
 use fencepost_model::view::StoreView;
 use fencepost_tests::postgres::Schema;
-use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, SqliteConnection};
+use sqlx::{ConnectOptions, PgConnection, SqliteConnection};
 
 use super::views;
 
@@ -66,36 +66,47 @@ impl Subjects {
         u64::try_from(last).unwrap()
     }
 
-    pub async fn hold(&mut self, batch: BatchId, held: bool) {
-        self.execute(&[format!("update batches set held = {held} where batch = {}", batch.number())]).await;
+    /// What an operator's hold, resume or abort comes to.
+    pub async fn operate(&self, verb: Verb, batch: BatchId) -> [(&'static str, Result<Operated, StoreError>); 2] {
+        [
+            ("SQLite", operate(&AnyStore::from(self.sqlite.clone()), verb, batch).await),
+            ("Postgres", operate(&AnyStore::from(self.postgres.clone()), verb, batch).await),
+        ]
     }
 
-    /// S2, as the verb will do it: lock, end, remove the spans in a later statement.
-    pub async fn abort(&mut self, batch: BatchId, now: StoreTime) {
-        let batch = batch.number();
-        self.execute(&[
-            format!(
-                "update batches set status = 'aborted', ended_at = {} where batch = {batch} and status = 'open'",
-                now.0
-            ),
-            format!(
-                "insert into completions (batch, generation, status, success, failed, aborted, ended_at)
-                 select b.batch, b.generation, b.status, coalesce(sum(t.success), 0), coalesce(sum(t.failed), 0),
-                        b.total - coalesce(sum(t.success + t.failed), 0), b.ended_at
-                 from batches b left join tallies t on t.batch = b.batch
-                 where b.batch = {batch}
-                 group by b.batch"
-            ),
-            format!("delete from spans where batch = {batch}"),
-        ])
-        .await;
+    pub async fn retry(&self, batch: BatchId, rows: &RetryRows) -> [(&'static str, Result<Retried, StoreError>); 2] {
+        [
+            ("SQLite", self.sqlite.retry(batch, rows.clone()).await),
+            ("Postgres", self.postgres.retry(batch, rows.clone()).await),
+        ]
     }
 
-    async fn execute(&mut self, statements: &[String]) {
-        for sql in statements {
-            sqlx::raw_sql(AssertSqlSafe(sql.clone())).execute(&mut self.sqlite_raw).await.unwrap();
-            sqlx::raw_sql(AssertSqlSafe(sql.clone())).execute(&mut self.postgres_raw).await.unwrap();
+    /// The rows of a batch, their stories, and what the view says of them: the same on both.
+    pub async fn compare_rows(&mut self, batch: BatchId) {
+        let (sqlite, postgres) = (&self.sqlite, &self.postgres);
+        let rows = sqlite.rows(batch, None, 0, 100).await.unwrap();
+        assert_eq!(rows, postgres.rows(batch, None, 0, 100).await.unwrap(), "SQLite left, Postgres right");
+        for row in rows.rows {
+            let of_sqlite = sqlite.row_story(batch, row.line).await.unwrap();
+            assert_eq!(of_sqlite, postgres.row_story(batch, row.line).await.unwrap(), "SQLite left, Postgres right");
         }
+        let sql = "select line, status, cast(attempts as bigint), cast(crashes as bigint) from row_status
+                   where batch = $1 order by line";
+        type Status = (i64, String, i64, i64);
+        let of_sqlite: Vec<Status> =
+            sqlx::query_as(sql).bind(batch.to_string()).fetch_all(&mut self.sqlite_raw).await.unwrap();
+        let of_postgres: Vec<Status> =
+            sqlx::query_as(sql).bind(batch.to_string()).fetch_all(&mut self.postgres_raw).await.unwrap();
+        assert_eq!(of_sqlite, of_postgres, "SQLite left, Postgres right");
+    }
+
+    /// A load of one row that does not end.
+    pub async fn begin_load(&self, spec: &BatchSpec) -> BatchId {
+        let batch = self.sqlite.begin_load(spec.clone()).await.unwrap();
+        self.begin_on_postgres(batch, spec).await;
+        self.sqlite.load_rows(batch, 1, &["1".into()]).await.unwrap();
+        self.postgres.load_rows(batch, 1, &["1".into()]).await.unwrap();
+        batch
     }
 
     pub async fn views(&mut self) -> [(&'static str, StoreView); 2] {
@@ -103,6 +114,22 @@ impl Subjects {
             ("SQLite", views::of_sqlite(&self.sqlite, &mut self.sqlite_raw).await),
             ("Postgres", views::of_postgres(&self.postgres, &mut self.postgres_raw).await),
         ]
+    }
+}
+
+/// A verb that asks for nothing but its batch.
+#[derive(Debug, Clone, Copy)]
+pub enum Verb {
+    Hold,
+    Resume,
+    Abort,
+}
+
+async fn operate(store: &AnyStore, verb: Verb, batch: BatchId) -> Result<Operated, StoreError> {
+    match verb {
+        Verb::Hold => store.hold(batch).await,
+        Verb::Resume => store.resume(batch).await,
+        Verb::Abort => store.abort(batch).await,
     }
 }
 

@@ -46,7 +46,8 @@ macro_rules! reading {
     ($name:ident, $store:ty, $conn:ty) => {
         pub async fn $name(store: &$store, raw: &mut $conn) -> StoreView {
             let mut batches = Vec::new();
-            for batch in store.batches().await.unwrap() {
+            let batches_there = store.batches().await.unwrap().into_iter();
+            for batch in batches_there.filter(|batch| batch.status != BatchStatus::Loading) {
                 let batch = batch.batch;
                 let number = i64::try_from(batch.number()).unwrap();
                 let tallies: Vec<(i64, i64, i64, i64, i64, i64)> =
@@ -131,13 +132,8 @@ fn outcome(record: OutcomeRecord) -> OutcomeView {
 }
 
 fn tally((lease, success, failed, retried, timed_out, fenced): (i64, i64, i64, i64, i64, i64)) -> (LeaseId, Tally) {
-    let tally = Tally {
-        success: natural(success),
-        failed: natural(failed),
-        retried: natural(retried),
-        timed_out: natural(timed_out),
-        fenced: natural(fenced),
-    };
+    let tally =
+        Tally { success, failed, retried: natural(retried), timed_out: natural(timed_out), fenced: natural(fenced) };
     (lease_id(lease), tally)
 }
 
@@ -150,6 +146,7 @@ fn log_counts(kinds: Vec<(String, i64)>) -> LogCounts {
         crashed: count("crashed"),
         crash_withdrawn: count("crash_withdrawn"),
         fenced: count("fenced"),
+        superseded: count("superseded"),
     }
 }
 

@@ -7,11 +7,7 @@ use fencepost_core::store::{
     ClaimReply, LookReply, Recorded, RecoverReply, RenewReply, StoreFailure, StoreReply, StoreRequest, Verdict,
 };
 
-use super::rig::{Rig, STUCK, claim, died, granted, record, recovered, success, verdicts};
-
-fn lock_batch(batch: BatchId) -> String {
-    format!("select from batches where batch = {} for update", batch.number())
-}
+use super::rig::{Rig, STUCK, claim, died, granted, lock_batch, record, recovered, success, verdicts};
 
 async fn assert_ended_once(rig: &mut Rig, batch: BatchId) {
     let number = batch.number();
@@ -202,60 +198,6 @@ async fn of_two_judges_one_recovers() {
     assert!(replies.contains(&RecoverReply::Recovered { lines: 2, failed: 0 }), "{replies:?}");
     assert!(replies.contains(&RecoverReply::Spared), "{replies:?}");
     rig.assert_tiled().await;
-}
-
-/// S2 as the verb will do it: lock, end, remove the spans in a later statement. A claim that comes after it gets nothing.
-#[tokio::test]
-async fn a_claim_waits_for_an_abort() {
-    let mut rig = Rig::new().await;
-    let lease = rig.lease(1).await;
-    let batch = rig.batch(5).await;
-    rig.grants(lease, 1, 3).await;
-    rig.store.call(StoreRequest::DropLease { lease }).await.unwrap();
-    let other = rig.lease(2).await;
-    let mut abort = rig.holding(&lock_batch(batch)).await;
-    let claiming = rig.start(claim(other, 1, 2));
-    rig.until_waiting(1).await;
-    abort.and(&format!("update batches set status = 'aborted' where batch = {}", batch.number())).await;
-    abort.and(&format!("delete from spans where batch = {}", batch.number())).await;
-    abort.commit().await;
-    assert_eq!(granted(claiming.await.unwrap()), []);
-    assert_eq!(rig.number("select count(*) from spans").await, 0);
-}
-
-/// S2: an abort waits for a claim that splits a free span, and removes both parts.
-#[tokio::test]
-async fn an_abort_waits_for_a_claim_that_splits_a_span() {
-    let mut rig = Rig::new().await;
-    let (lease, other) = (rig.lease(1).await, rig.lease(2).await);
-    let batch = rig.batch(5).await;
-    rig.grants(lease, 1, 3).await;
-    rig.store.call(StoreRequest::DropLease { lease }).await.unwrap();
-    let holding = rig.holding("select from spans for update").await;
-    let claiming = rig.start(claim(other, 1, 2));
-    rig.until_waiting(1).await;
-    let (schema, number) = (rig.schema.connect(), batch.number());
-    let mut conn = schema.await;
-    super::rig::execute(&mut conn, &format!("set application_name = '{}'", rig.schema.name())).await;
-    let abort = tokio::spawn(async move {
-        super::rig::execute(
-            &mut conn,
-            &format!(
-                "begin; select from batches where batch = {number} for update;
-                 update batches set status = 'aborted' where batch = {number};
-                 delete from spans where batch = {number}; commit"
-            ),
-        )
-        .await;
-    });
-    rig.until_waiting(2).await;
-    holding.commit().await;
-    let grants = granted(claiming.await.unwrap());
-    assert_eq!(grants[0].rows.len(), 2);
-    abort.await.unwrap();
-    assert_eq!(rig.number("select count(*) from spans").await, 0);
-    // What was claimed cannot be recorded any more.
-    assert_eq!(verdicts(rig.store.call(record(other, &grants, &success())).await), [Verdict::Fenced; 2]);
 }
 
 /// O2: the repeat of a group whose first try is still under way waits for it, and is told that it was recorded before.

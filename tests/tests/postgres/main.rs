@@ -6,4 +6,5 @@ mod effects;
 mod history;
 mod locks;
 mod lost_answers;
+mod operators;
 mod rig;

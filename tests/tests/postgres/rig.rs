@@ -156,6 +156,10 @@ impl Holding {
     }
 }
 
+pub fn lock_batch(batch: BatchId) -> String {
+    format!("select from batches where batch = {} for update", batch.number())
+}
+
 pub async fn execute(conn: &mut PgConnection, sql: &str) {
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(conn).await.unwrap();
 }

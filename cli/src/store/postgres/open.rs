@@ -35,6 +35,7 @@ const FUNCTIONS: &[&str] = &[
     include_str!("sql/functions/05_recover.sql"),
     include_str!("sql/functions/06_load.sql"),
     include_str!("sql/functions/07_read.sql"),
+    include_str!("sql/functions/08_operate.sql"),
     include_str!("sql/functions/99_settings.sql"),
 ];
 

@@ -14,8 +14,8 @@ use super::codec::{int, micros_of, multirange, storable};
 use super::trouble::Trouble;
 use crate::store::StoreError;
 
-/// A dropped answer is kept in the row's story up to so many bytes.
-const DROPPED_ANSWER_BYTES_MAX: i32 = 4096;
+/// A dropped answer, or a superseded outcome, is kept in the row's story up to so many bytes.
+pub(super) const DROPPED_ANSWER_BYTES_MAX: i32 = 4096;
 
 impl PostgresStore {
     /// O3: records a group in one transaction; one verdict per item, in their order.

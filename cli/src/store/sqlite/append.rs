@@ -78,6 +78,7 @@ pub(super) enum EntryKind {
     Fenced,
     Recovered,
     GivenBack,
+    Superseded,
 }
 
 impl EntryKind {
@@ -89,6 +90,7 @@ impl EntryKind {
             Self::Fenced => "fenced",
             Self::Recovered => "recovered",
             Self::GivenBack => "given_back",
+            Self::Superseded => "superseded",
         }
     }
 }
@@ -162,7 +164,7 @@ fn entry_record<'a>(
     )
 }
 
-/// What one line used up so far, in its batch's generation.
+/// What one line used up so far, since its last operator's retry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Used {
     /// O5: attempts.
@@ -173,30 +175,31 @@ pub(super) struct Used {
     pub withdrawn: u32,
 }
 
+// p1_counts: entries under tokens after those of the outcomes that operators' retries took away.
 const USED_BY_LINES: &str = "\
 select a.first_line,
        sum(a.kind in ('retried', 'timed_out')), sum(a.kind = 'crashed'), sum(a.kind = 'crash_withdrawn')
-from json_each(?3) as range
+from json_each(?2) as range
 cross join attempts a on a.batch = ?1 and a.first_line between range.value ->> 0 and range.value ->> 1
-where a.generation = ?2 and a.kind in ('retried', 'timed_out', 'crashed', 'crash_withdrawn')
+where a.kind in ('retried', 'timed_out', 'crashed', 'crash_withdrawn')
+  and a.token > coalesce((
+      select s.token from attempts s
+      where s.batch = ?1 and s.first_line = a.first_line and s.kind = 'superseded'
+      order by s.token desc limit 1
+  ), 0)
 group by a.first_line";
 
 /// What these lines used up; lines with nothing are left out.
 pub(super) async fn used(
     conn: &mut SqliteConnection,
     batch: BatchId,
-    generation: u32,
     lines: &LineSet,
 ) -> Result<BTreeMap<u64, Used>, Trouble> {
     if lines.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let records: Vec<(i64, i64, i64, i64)> = sqlx::query_as(USED_BY_LINES)
-        .bind(int(batch.number()))
-        .bind(i64::from(generation))
-        .bind(json(&ranges(lines))?)
-        .fetch_all(conn)
-        .await?;
+    let records: Vec<(i64, i64, i64, i64)> =
+        sqlx::query_as(USED_BY_LINES).bind(int(batch.number())).bind(json(&ranges(lines))?).fetch_all(conn).await?;
     let used = |(line, attempts, crashes, withdrawn)| {
         Ok((
             natural(line)?,
@@ -244,5 +247,21 @@ pub(super) async fn count(
             .execute(&mut *conn)
             .await?;
     }
+    Ok(())
+}
+
+const UNCOUNT: &str = "\
+insert into tallies (batch, lease, success, failed)
+values (?1, 0, -?2, -?3)
+on conflict (batch, lease) do update set success = success + excluded.success, failed = failed + excluded.failed";
+
+/// S5: takes outcomes off the counts, under lease 0: nobody knows any more which lease counted them.
+pub(super) async fn uncount(
+    conn: &mut SqliteConnection,
+    batch: BatchId,
+    success: u64,
+    failed: u64,
+) -> Result<(), Trouble> {
+    sqlx::query(UNCOUNT).bind(int(batch.number())).bind(int(success)).bind(int(failed)).execute(conn).await?;
     Ok(())
 }

@@ -66,10 +66,17 @@ where batch = ?1 and status = 'open' and cursor > total
 
 const ADD_COMPLETION: &str = "\
 insert into completions (batch, generation, status, success, failed, aborted, ended_at)
-select b.batch, b.generation, b.status, coalesce(sum(t.success), 0), coalesce(sum(t.failed), 0), 0, b.ended_at
+select b.batch, b.generation, b.status, coalesce(sum(t.success), 0), coalesce(sum(t.failed), 0),
+       b.total - coalesce(sum(t.success + t.failed), 0), b.ended_at
 from batches b left join tallies t on t.batch = b.batch
 where b.batch = ?1
 group by b.batch";
+
+/// S7: a generation is over: what its end came to. Rows without an outcome are aborted.
+pub(super) async fn add_completion(conn: &mut SqliteConnection, batch: BatchId) -> Result<(), Trouble> {
+    sqlx::query(ADD_COMPLETION).bind(int(batch.number())).execute(conn).await?;
+    Ok(())
+}
 
 /// O4: ends the batches that have no open line left, in lock order.
 pub(super) async fn end_finished(
@@ -86,7 +93,7 @@ pub(super) async fn end_finished(
         if ended.rows_affected() != 1 {
             return Err(Trouble::damaged("a batch without open lines cannot end"));
         }
-        sqlx::query(ADD_COMPLETION).bind(number).execute(&mut *conn).await?;
+        add_completion(conn, batch).await?;
     }
     Ok(())
 }

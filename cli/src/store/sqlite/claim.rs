@@ -17,7 +17,7 @@ use futures_util::TryStreamExt;
 use sqlx::SqliteConnection;
 
 use super::append::{self, Used};
-use super::codec::{batch_id, from_millis, int, json, lease_id, lease_state, natural, ranges, small};
+use super::codec::{batch_id, from_millis, int, json, lease_id, lease_state, natural, ranges};
 use super::lease;
 use super::spans::{Hold, Span, SpanChanges, SpanRecord, Tokens};
 use super::trouble::Trouble;
@@ -34,7 +34,6 @@ struct OpenBatch {
     turn: BatchTurn,
     cursor: u64,
     total: u64,
-    generation: u32,
     timeout: Duration,
     has_free_spans: bool,
 }
@@ -135,13 +134,12 @@ struct OpenBatchRecord {
     last_claim: i64,
     cursor: i64,
     total: i64,
-    generation: i64,
     timeout_ms: i64,
     has_free_spans: bool,
 }
 
 const OPEN_BATCHES: &str = "\
-select batch, operation, held, priority, last_claim, cursor, total, generation, timeout_ms,
+select batch, operation, held, priority, last_claim, cursor, total, timeout_ms,
        exists (select 1 from spans s where s.batch = b.batch and s.lease is null) as has_free_spans
 from batches b
 where status = 'open'";
@@ -169,7 +167,6 @@ fn open_batch(record: OpenBatchRecord) -> Result<OpenBatch, Trouble> {
         turn: BatchTurn { batch, priority: record.priority, last_claim: Token(natural(record.last_claim)?) },
         cursor: natural(record.cursor)?,
         total: natural(record.total)?,
-        generation: small(record.generation)?,
         timeout: from_millis(record.timeout_ms)?,
         has_free_spans: record.has_free_spans,
     })
@@ -502,7 +499,7 @@ async fn grants(
     rows: &mut VecDeque<GrantedRow>,
 ) -> Result<Vec<Grant>, Trouble> {
     let tried = spans.iter().filter(|span| span.tried).fold(LineSet::new(), |all, span| all.union(&span.lines));
-    let used = append::used(conn, from.batch, from.generation, &tried).await?;
+    let used = append::used(conn, from.batch, &tried).await?;
     let workers = worker_names(conn, &spans).await?;
     let mut grants = Vec::with_capacity(spans.len());
     for span in spans {
@@ -547,7 +544,7 @@ where lease = ?1 and claim_number = ?2
 order by token";
 
 const OPEN_BATCH: &str = "\
-select batch, operation, held, priority, last_claim, cursor, total, generation, timeout_ms, 0 as has_free_spans
+select batch, operation, held, priority, last_claim, cursor, total, timeout_ms, 0 as has_free_spans
 from batches
 where batch = ?1";
 

@@ -18,7 +18,7 @@ use super::spans::{self, Span, SpanChanges, Tokens};
 use super::trouble::Trouble;
 use crate::handler::transactional::Effects;
 
-/// A dropped answer is kept in the row's story up to so many bytes.
+/// A dropped answer, or a superseded outcome, is kept in the row's story up to so many bytes.
 const DROPPED_ANSWER_BYTES_MAX: usize = 4096;
 
 /// O3: records a group in one transaction; one verdict per item, in their order.
@@ -80,13 +80,13 @@ async fn write(
 ) -> Result<Vec<Verdict>, Trouble> {
     let Fences { facts, held } = fences;
     let before = recorded_before(conn, &record.items, &holds).await?;
-    let used = used_by_tried(conn, &record.items, &holds, &held, &facts).await?;
+    let used = used_by_tried(conn, &record.items, &holds, &held).await?;
 
     let mut group = Group::new(record.lease, now, Tokens::load(conn).await?);
     let mut verdicts = Vec::with_capacity(record.items.len());
     for (index, (item, &holds)) in record.items.iter().zip(&holds).enumerate() {
-        let (outcome_token, returned) = before.get(&index).copied().unwrap_or_default();
-        verdicts.push(match o1_fence(holds, item.token, outcome_token, returned) {
+        let (outcome_token, logged) = before.get(&index).copied().unwrap_or_default();
+        verdicts.push(match o1_fence(holds, item.token, outcome_token, logged) {
             Fence::Holds => {
                 let used = used.get(&(item.batch, item.line)).copied().unwrap_or_default();
                 let (Some(facts), Some(span)) = (facts.get(&item.batch), held.get(&item.token)) else {
@@ -121,12 +121,12 @@ select item.value ->> 0,
        exists (
            select 1 from attempts a
            where a.batch = item.value ->> 1 and a.first_line = item.value ->> 2 and a.token = item.value ->> 3
-             and a.kind in ('retried', 'timed_out')
+             and a.kind in ('retried', 'timed_out', 'superseded')
        )
 from json_each(?1) as item";
 
 /// O2: of the items that are not held, by their index: the token of the line's outcome, and whether the log has the
-/// line's return under the item's token.
+/// line's return, or an outcome that was superseded, under the item's token.
 async fn recorded_before(
     conn: &mut SqliteConnection,
     items: &[RecordItem],
@@ -144,9 +144,9 @@ async fn recorded_before(
     }
     let records: Vec<(i64, Option<i64>, bool)> =
         sqlx::query_as(RECORDED_BEFORE).bind(json(&asked)?).fetch_all(conn).await?;
-    let found = |(index, token, returned): (i64, Option<i64>, bool)| {
+    let found = |(index, token, logged): (i64, Option<i64>, bool)| {
         let index = usize::try_from(index).map_err(|_| Trouble::damaged("an index that was not asked for"))?;
-        Ok((index, (token.map(natural).transpose()?.map(Token), returned)))
+        Ok((index, (token.map(natural).transpose()?.map(Token), logged)))
     };
     records.into_iter().map(found).collect()
 }
@@ -157,7 +157,6 @@ async fn used_by_tried(
     items: &[RecordItem],
     holds: &[bool],
     held: &HashMap<Token, Span>,
-    facts: &BTreeMap<BatchId, BatchFacts>,
 ) -> Result<HashMap<(BatchId, u64), Used>, Trouble> {
     let mut tried: BTreeMap<BatchId, Vec<u64>> = BTreeMap::new();
     for (item, _) in items.iter().zip(holds).filter(|(_, holds)| **holds) {
@@ -167,8 +166,7 @@ async fn used_by_tried(
     }
     let mut all = HashMap::new();
     for (batch, lines) in tried {
-        let generation = facts.get(&batch).map_or(1, |facts| facts.generation);
-        let used = append::used(conn, batch, generation, &lines.into_iter().collect()).await?;
+        let used = append::used(conn, batch, &lines.into_iter().collect()).await?;
         all.extend(used.into_iter().map(|(line, used)| ((batch, line), used)));
     }
     Ok(all)
@@ -319,6 +317,11 @@ fn dropped_answer(answer: &Answer) -> String {
         Answer::Retry { error, timed_out: false, .. } => ("retry", error),
         Answer::Retry { error, timed_out: true, .. } => ("timed out", error),
     };
+    told(kind, text)
+}
+
+/// What is kept of a dropped answer, or of a superseded outcome.
+pub(super) fn told(kind: &str, text: &str) -> String {
     let end = text.floor_char_boundary(DROPPED_ANSWER_BYTES_MAX);
     let cut = if end < text.len() { "..." } else { "" };
     format!("{kind}: {}{cut}", &text[..end])

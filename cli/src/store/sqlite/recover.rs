@@ -56,7 +56,7 @@ async fn free_spans(conn: &mut SqliteConnection, now: StoreTime, recover: &Recov
     }
     held.sort_by_key(|span| (span.batch, span.token));
     let facts = batch::facts(conn, held.iter().map(|span| span.batch)).await?;
-    let used = used_by_crashed(conn, &held, &facts).await?;
+    let used = used_by_crashed(conn, &held).await?;
 
     let mut freeing = Freeing::new(recover, Tokens::load(conn).await?);
     for span in &held {
@@ -70,7 +70,6 @@ async fn free_spans(conn: &mut SqliteConnection, now: StoreTime, recover: &Recov
 async fn used_by_crashed(
     conn: &mut SqliteConnection,
     held: &[Span],
-    facts: &BTreeMap<BatchId, BatchFacts>,
 ) -> Result<BTreeMap<(BatchId, u64), Used>, Trouble> {
     let mut lines: BTreeMap<BatchId, LineSet> = BTreeMap::new();
     for span in held.iter().filter(|span| after_end(span) == AfterEnd::Crash) {
@@ -79,8 +78,7 @@ async fn used_by_crashed(
     }
     let mut used = BTreeMap::new();
     for (batch, lines) in &lines {
-        let generation = facts.get(batch).map_or(1, |facts| facts.generation);
-        let of_batch = append::used(conn, *batch, generation, lines).await?;
+        let of_batch = append::used(conn, *batch, lines).await?;
         used.extend(of_batch.into_iter().map(|(line, used)| ((*batch, line), used)));
     }
     Ok(used)

@@ -12,7 +12,7 @@ use crate::view::{OutcomeView, StoreView};
 
 const NAME: &str = "11 abort";
 
-/// Asserts that once a batch is aborted no line of it is claimed, freed or recorded, and its outcomes stay as they were; and
+/// Asserts that once a batch is aborted no line of it is claimed, freed, recorded or retried, and its outcomes stay as they were; and
 /// that no handler of it starts
 /// - later than `notice` on a process that was well, with the store there, for all of that time;
 /// - later than a ttl and `notice` on any process with a steady clock: its licence has run out.
@@ -55,7 +55,10 @@ impl Checker for Abort {
             Event::BatchAborted { batch, .. } => {
                 self.aborted.insert(*batch, at);
             }
-            Event::Claimed { batch, .. } | Event::Freed { batch, .. } | Event::Recorded { batch, .. } => {
+            Event::Claimed { batch, .. }
+            | Event::Freed { batch, .. }
+            | Event::Recorded { batch, .. }
+            | Event::RowsRetried { batch, .. } => {
                 let over = self.aborted.contains_key(batch);
                 ensure(!over, NAME, at, || format!("{batch} is aborted; {event:?}"))?;
             }
@@ -109,7 +112,7 @@ mod tests {
 
     #[test]
     fn changes_after_an_abort_are_seen() {
-        for change in [claimed(1..=1, 1, None, 1), recorded(1, 1, 1)] {
+        for change in [claimed(1..=1, 1, None, 1), recorded(1, 1, 1), retried(2, &[(1..=1, 2)])] {
             let mut events = loaded(1);
             events.extend([aborted(), change]);
             fails(&mut checker(), &events);

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fencepost_core::BatchId;
 use fencepost_core::rules::claim::BatchStatus;
+use fencepost_core::{BatchId, LineSet, Token};
 
 use super::{Checker, Violation, ensure};
 use crate::history::{Event, OutcomeStatus};
@@ -12,7 +12,8 @@ use crate::view::StoreView;
 const NAME: &str = "8 ends once";
 
 /// Asserts that each generation of a batch ends at most once, with `failed` exactly where a row of it failed; that a
-/// generation follows the one that ended before and never an abort; that nothing is claimed, freed or recorded while a
+/// generation follows the one that ended before, opened by an operator's retry, and never an abort; that a retry of an open
+/// batch opens none; that nothing is claimed, freed or recorded while a
 /// batch is not open; that snapshots have one completion for each end, and no other; that a completion call is made only
 /// for an end, and recorded as delivered once, after a call.
 #[derive(Debug, Default)]
@@ -56,24 +57,18 @@ impl EndsOnce {
         life.ok_or_else(|| Violation { checker: NAME, at, what: format!("{batch} is not open and changes") })
     }
 
-    fn reopen(
-        &mut self,
-        at: u64,
-        batch: BatchId,
-        generation: u32,
-        lines: &fencepost_core::LineSet,
-    ) -> Result<(), Violation> {
+    fn retry(&mut self, at: u64, batch: BatchId, generation: u32, spans: &[(LineSet, Token)]) -> Result<(), Violation> {
         let Some(life) = self.batches.get_mut(&batch) else {
-            return ensure(false, NAME, at, || format!("unknown batch {batch} opens again"));
+            return ensure(false, NAME, at, || format!("rows of unknown batch {batch} are retried"));
         };
         let end = life.end.take();
-        let ended = matches!(end, Some(BatchStatus::Success | BatchStatus::Failed));
-        ensure(ended, NAME, at, || format!("{batch} opens again after {end:?}"))?;
-        ensure(generation == life.generation + 1, NAME, at, || {
-            format!("{batch} opens as generation {generation} after {}", life.generation)
+        ensure(end != Some(BatchStatus::Aborted), NAME, at, || format!("{batch} is aborted and opens again"))?;
+        let next = life.generation + u32::from(end.is_some());
+        ensure(generation == next, NAME, at, || {
+            format!("{batch} is in generation {generation} by a retry after {}, {end:?}", life.generation)
         })?;
         life.generation = generation;
-        life.failed.retain(|line| !lines.contains(*line));
+        life.failed.retain(|line| !spans.iter().any(|(lines, _)| lines.contains(*line)));
         Ok(())
     }
 }
@@ -100,7 +95,7 @@ impl Checker for EndsOnce {
             }
             Event::BatchEnded { batch, generation, status } => self.end(at, *batch, *generation, *status)?,
             Event::BatchAborted { batch, generation } => self.end(at, *batch, *generation, BatchStatus::Aborted)?,
-            Event::BatchReopened { batch, generation, lines, .. } => self.reopen(at, *batch, *generation, lines)?,
+            Event::RowsRetried { batch, generation, spans } => self.retry(at, *batch, *generation, spans)?,
             Event::CompletionCalled { batch, generation } => {
                 let end = (*batch, *generation);
                 ensure(self.ends.contains_key(&end), NAME, at, || format!("{end:?} is called for and has not ended"))?;
@@ -136,6 +131,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::testing::*;
     use super::*;
+    use crate::history::RecordedWhy;
     use crate::view::{CompletionView, RowCounts};
 
     #[test]
@@ -161,15 +157,17 @@ mod tests {
         let (batch, generation) = (batch(), 1);
         let failed = Event::BatchEnded { batch, generation, status: BatchStatus::Failed };
         let delivered = Event::CompletionDelivered { batch, generation };
-        let reopened =
-            Event::BatchReopened { batch, generation: 2, lines: Default::default(), token: fencepost_core::Token(9) };
         let breaks = [
             vec![ended(), ended()],
             vec![ended(), aborted()],
             vec![failed],
             vec![ended(), claimed(1..=1, 1, None, 1)],
-            vec![aborted(), reopened.clone()],
-            vec![reopened],
+            // A retry of an aborted batch; of an open one that opens a generation, of an ended one that opens none.
+            vec![aborted(), retried(2, &[(1..=1, 9)])],
+            vec![retried(2, &[(1..=1, 9)])],
+            vec![ended(), retried(1, &[(1..=1, 9)])],
+            // A second end of the first generation after a retry.
+            vec![ended(), retried(2, &[(1..=1, 9)]), ended()],
             vec![ended(), delivered],
         ];
         for broken in breaks {
@@ -177,5 +175,17 @@ mod tests {
             events.extend(broken);
             fails(&mut EndsOnce::new(), &events);
         }
+    }
+
+    #[test]
+    fn a_retried_batch_ends_again_by_what_its_rows_are_then() {
+        let batch = batch();
+        let end = |generation, status| Event::BatchEnded { batch, generation, status };
+        let failed = |line| recorded_as(line, 1, 1, OutcomeStatus::Failed, 1, 0, RecordedWhy::Answered);
+        let mut events = loaded(2);
+        events.extend([failed(1), failed(2), retried(1, &[(2..=2, 5)]), recorded(2, 6, 1)]);
+        events.extend([end(1, BatchStatus::Failed), retried(2, &[(1..=1, 7)]), recorded(1, 8, 1)]);
+        fails(&mut EndsOnce::new(), &[events.clone(), vec![end(2, BatchStatus::Failed)]].concat());
+        passes(&mut EndsOnce::new(), &[events, vec![end(2, BatchStatus::Success)]].concat());
     }
 }

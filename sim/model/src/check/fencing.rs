@@ -50,9 +50,12 @@ impl Checker for Fencing {
                 let lines = usize::try_from(*total).unwrap_or(usize::MAX);
                 self.newest.insert(*batch, vec![Token(0); lines]);
             }
-            Event::Claimed { batch, lines, token, .. }
-            | Event::Freed { batch, lines, token, .. }
-            | Event::BatchReopened { batch, lines, token, .. } => self.renew(*batch, lines, *token),
+            Event::Claimed { batch, lines, token, .. } | Event::Freed { batch, lines, token, .. } => {
+                self.renew(*batch, lines, *token);
+            }
+            Event::RowsRetried { batch, spans, .. } => {
+                spans.iter().for_each(|(lines, token)| self.renew(*batch, lines, *token));
+            }
             Event::Recorded { batch, line, token, why, .. } => {
                 let newest = self.newest(*batch, *line);
                 let fits = match why {
@@ -112,5 +115,13 @@ mod tests {
         checker.on_state(1, &view).unwrap();
         view.batches[0].spans[0].token = Token(0);
         checker.on_state(1, &view).unwrap_err();
+    }
+
+    #[test]
+    fn a_write_from_before_a_retry_is_seen() {
+        let mut events = loaded(1);
+        events.extend([claimed(1..=1, 1, None, 1), recorded(1, 1, 1), retried(1, &[(1..=1, 2)])]);
+        fails(&mut Fencing::new(), &[events.clone(), vec![recorded(1, 1, 1)]].concat());
+        passes(&mut Fencing::new(), &[events, vec![claimed(1..=1, 3, Some(2), 2), recorded(1, 3, 1)]].concat());
     }
 }

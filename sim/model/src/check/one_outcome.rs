@@ -10,9 +10,9 @@ use crate::view::{BatchView, StoreView};
 
 const NAME: &str = "2 one outcome";
 
-/// Asserts that no line is recorded twice in a generation, that an outcome that was told or seen once is in every later
-/// snapshot with the same token and status, and that a snapshot has none that was not told. Only a new generation takes
-/// outcomes away, and only those of the lines it names.
+/// Asserts that no line is recorded twice, that an outcome that was told or seen once is in every later snapshot with the same
+/// token and status, and that a snapshot has none that was not told. Only an operator's retry takes outcomes away, and only
+/// those of the lines it names; of a batch whose events are not told, as many as its log has superseded since.
 #[derive(Debug, Default)]
 pub struct OneOutcome {
     batches: BTreeMap<BatchId, Known>,
@@ -21,7 +21,7 @@ pub struct OneOutcome {
 #[derive(Debug, Default)]
 struct Known {
     outcomes: BTreeMap<u64, (Token, OutcomeStatus)>,
-    generation: u32,
+    superseded: u64,
     /// Its events are told, not just its snapshots.
     told: bool,
 }
@@ -35,10 +35,9 @@ impl OneOutcome {
     fn look(&mut self, at: u64, view: &BatchView) -> Result<(), Violation> {
         let batch = view.batch;
         let known = self.batches.entry(batch).or_default();
-        if !known.told && known.generation < view.generation {
-            known.outcomes.clear();
-            known.generation = view.generation;
-        }
+        let superseded = view.logged.superseded.saturating_sub(known.superseded);
+        let mut may_go = if known.told { 0 } else { superseded };
+        known.superseded = view.logged.superseded;
         let mut seen = BTreeMap::new();
         for outcome in &view.outcomes {
             let twice = seen.insert(outcome.line, (outcome.token, outcome.status));
@@ -46,7 +45,9 @@ impl OneOutcome {
         }
         for (line, was) in &known.outcomes {
             let is = seen.get(line);
-            ensure(is == Some(was), NAME, at, || format!("{batch} line {line} was {was:?} and is {is:?}"))?;
+            let gone = is != Some(was);
+            ensure(!gone || may_go > 0, NAME, at, || format!("{batch} line {line} was {was:?} and is {is:?}"))?;
+            may_go -= u64::from(gone);
         }
         let untold = known.told && seen.len() > known.outcomes.len();
         ensure(!untold, NAME, at, || format!("{batch} has outcomes that were not told"))?;
@@ -63,7 +64,7 @@ impl Checker for OneOutcome {
     fn on_event(&mut self, at: u64, event: &Event) -> Result<(), Violation> {
         match event {
             Event::BatchLoaded { batch, .. } => {
-                let known = Known { generation: 1, told: true, ..Known::default() };
+                let known = Known { told: true, ..Known::default() };
                 self.batches.insert(*batch, known);
             }
             Event::Recorded { batch, line, token, status, .. } => {
@@ -71,10 +72,9 @@ impl Checker for OneOutcome {
                 let before = outcomes.insert(*line, (*token, *status));
                 ensure(before.is_none(), NAME, at, || format!("{batch} line {line} is recorded twice: {before:?}"))?;
             }
-            Event::BatchReopened { batch, lines, generation, .. } => {
+            Event::RowsRetried { batch, spans, .. } => {
                 let known = self.batches.entry(*batch).or_default();
-                known.generation = *generation;
-                for line in lines.iter() {
+                for line in spans.iter().flat_map(|(lines, _)| lines.iter()) {
                     let was = known.outcomes.remove(&line);
                     ensure(was.is_some(), NAME, at, || format!("{batch} line {line} runs again without an outcome"))?;
                 }
@@ -119,5 +119,39 @@ mod tests {
             break_it(&mut view);
             checker.on_state(3, &view).unwrap_err();
         }
+    }
+
+    #[test]
+    fn only_what_an_operator_retries_may_go() {
+        let mut history = good_history();
+        history.extend([retried(2, &[(2..=2, 7)]), claimed_by(2, 2..=2, 8, Some(7), 2, 0, false), recorded(2, 8, 2)]);
+        passes(&mut OneOutcome::new(), &history);
+        // The same line again without an outcome in between.
+        fails(&mut OneOutcome::new(), &[&history[..15], &[retried(2, &[(2..=2, 8)])]].concat());
+        // Another line's outcome goes with it.
+        let mut checker = OneOutcome::new();
+        let mut view = good_view();
+        passes(&mut checker, &[batch_loaded(batch(), 3, 0), recorded(1, 1, 1), recorded(2, 1, 1)]);
+        passes(&mut checker, &[retried(1, &[(2..=2, 7)])]);
+        checker.on_state(1, &view).unwrap();
+        view.batches[0].outcomes.clear();
+        checker.on_state(2, &view).unwrap_err();
+    }
+
+    #[test]
+    fn where_events_are_not_told_the_log_says_how_many_went() {
+        let mut checker = OneOutcome::new();
+        let mut view = good_view();
+        checker.on_state(1, &view).unwrap();
+        view.batches[0].outcomes[0].token = Token(9);
+        view.batches[0].logged.superseded = 1;
+        checker.on_state(2, &view).unwrap();
+        let mut two = view.batches[0].outcomes[0].clone();
+        two.line = 2;
+        view.batches[0].outcomes.push(two);
+        checker.on_state(3, &view).unwrap();
+        view.batches[0].logged.superseded = 2;
+        view.batches[0].outcomes.clear();
+        checker.on_state(4, &view).unwrap_err();
     }
 }

@@ -173,7 +173,10 @@ impl Checker for Order {
             Event::Freed { batch, lines, token, suspicion, not_before, .. } => {
                 self.free(*batch, lines, *token, *suspicion, *not_before);
             }
-            // A batch that opens again is left out: it is rare, and its priority is not told again.
+            Event::RowsRetried { batch, spans, .. } => {
+                spans.iter().for_each(|(lines, token)| self.free(*batch, lines, *token, 0, None));
+            }
+            // A batch that a retry opens again is left out: it is rare, and its priority is not told again.
             Event::BatchEnded { batch, .. } | Event::BatchAborted { batch, .. } => {
                 self.batches.remove(batch);
             }
@@ -216,6 +219,14 @@ mod tests {
         events.pop();
         events.extend([claimed(1..=2, 3, Some(2), 2), claimed(3..=3, 4, None, 2)]);
         passes(&mut Order::new(), &events);
+    }
+
+    #[test]
+    fn fresh_lines_before_those_retried_are_seen() {
+        let mut events = loaded(4);
+        events.extend([claimed(1..=2, 1, None, 1), recorded(1, 1, 1), retried(1, &[(1..=1, 2)])]);
+        fails(&mut Order::new(), &[events.clone(), vec![claimed(3..=3, 3, None, 2)]].concat());
+        passes(&mut Order::new(), &[events, vec![claimed(1..=1, 3, Some(2), 2), claimed(3..=3, 4, None, 2)]].concat());
     }
 
     #[test]

@@ -83,9 +83,9 @@ impl Checker for Ownership {
                     |line: Line| line.token == Some(*from) && line.holder.is_none() == (*why == FreedWhy::Split);
                 self.change(at, *batch, lines, *token, check, None)
             }
-            Event::BatchReopened { batch, lines, token, .. } => {
+            Event::RowsRetried { batch, spans, .. } => spans.iter().try_for_each(|(lines, token)| {
                 self.change(at, *batch, lines, *token, |line| line.holder.is_none(), None)
-            }
+            }),
             Event::Recorded { batch, line, lease, token, .. } => {
                 let known = self.lines.entry((*batch, *line)).or_default();
                 let holder = known.holder.take();
@@ -144,6 +144,14 @@ mod tests {
             vec![lease_ended(1, LeaseEnd::Died), claimed(1..=1, 1, None, 1)],
             // Another records.
             vec![claimed(1..=1, 1, None, 1), lease_taken(2), recorded(1, 1, 2)],
+            // A held line is retried; two spans under one token.
+            vec![claimed(1..=1, 1, None, 1), retried(1, &[(1..=1, 2)])],
+            vec![
+                claimed(1..=2, 1, None, 1),
+                recorded(1, 1, 1),
+                recorded(2, 1, 1),
+                retried(1, &[(1..=1, 2), (2..=2, 2)]),
+            ],
             // An ended lease is renewed.
             vec![lease_ended(1, LeaseEnd::Lapsed), renewed(1, 1)],
         ];

@@ -11,8 +11,8 @@ use crate::history::{Event, FreedWhy, LeaseEnd, OutcomeStatus, RecordedWhy};
 const NAME: &str = "9 poison";
 
 /// Asserts
-/// - two counters: a recorded row's attempts are the retries and time-outs told of it in this generation (and the answer's own
-///   run), its crashes those told less those taken back; retries run out exactly at the batch's limit, crashes at or after theirs;
+/// - two counters: a recorded row's attempts are the retries and time-outs told of it since its last operator's retry (and the
+///   answer's own run), its crashes those told since then less those of them taken back; retries run out exactly at the batch's limit, crashes at or after theirs;
 /// - suspicion survives splits, give-backs, drops and retries, and grows by one at a death; a suspect span that dies comes back in
 ///   parts of at most half its lines;
 /// - a suspect of one line is claimed alone, by a lease that holds nothing else and claims nothing until it is gone; nothing else is
@@ -50,6 +50,8 @@ struct Counters {
     used: u32,
     crashed: u32,
     withdrawn: u32,
+    /// The token that an operator's retry gave it: what was held under older ones does not count.
+    since: Option<Token>,
     /// A crash of it was another row's doing.
     by_another: bool,
 }
@@ -276,16 +278,24 @@ impl Checker for Poison {
                 self.free(at, &Freed { batch, lines, token, from, why, suspicion })?;
             }
             Event::Crashed { batch, line, token, lease } => self.crash(at, *batch, *line, *token, *lease)?,
-            Event::CrashWithdrawn { batch, line, .. } => self.row(*batch, *line).withdrawn += 1,
+            Event::CrashWithdrawn { batch, line, token, .. } => {
+                let row = self.row(*batch, *line);
+                row.withdrawn += u32::from(row.since.is_none_or(|since| since < *token));
+            }
             &Event::Recorded { batch, line, token, lease, status, attempts, crashes, why } => {
                 self.record(at, &Recorded { batch, line, token, lease, status, attempts, crashes, why })?;
             }
             Event::BatchAborted { batch, .. } => self.drop_batch(*batch),
-            Event::BatchReopened { batch, lines, token, .. } => {
-                self.rows.retain(|(of, _), _| of != batch);
-                let count = lines.count();
-                let span = Span { batch: *batch, lease: None, suspicion: 0, alone: false, lines: count, whole: count };
-                self.spans.insert(*token, span);
+            Event::RowsRetried { batch, spans, .. } => {
+                for (lines, token) in spans {
+                    for line in lines.iter() {
+                        *self.row(*batch, line) = Counters { since: Some(*token), ..Counters::default() };
+                    }
+                    let count = lines.count();
+                    let span =
+                        Span { batch: *batch, lease: None, suspicion: 0, alone: false, lines: count, whole: count };
+                    self.spans.insert(*token, span);
+                }
             }
             _ => {
                 self.health.on_event(at, event);
@@ -428,5 +438,40 @@ mod tests {
         let mut events = loaded(1);
         events.extend([Event::RowKills { batch: batch(), line: 1 }, claimed(1..=1, 1, None, 1), recorded(1, 1, 1)]);
         fails(&mut Poison::new(), &events);
+    }
+
+    #[test]
+    fn a_retried_row_starts_anew_and_its_neighbour_does_not() {
+        let retry_of = |line, token, from| freed(line..=line, token, from, FreedWhy::Retried, 0);
+        let failed = |line, token, attempts| {
+            recorded_as(line, token, 1, OutcomeStatus::Failed, attempts, 0, RecordedWhy::Answered)
+        };
+        let mut events = loaded(2);
+        events.extend([claimed(1..=2, 1, None, 1), retry_of(1, 2, 1), retry_of(2, 3, 1)]);
+        events.extend([claimed(1..=1, 4, Some(2), 2), failed(1, 4, 2), retried(1, &[(1..=1, 5)])]);
+        events.extend([claimed(1..=1, 6, Some(5), 3), claimed(2..=2, 7, Some(3), 4)]);
+        passes(&mut Poison::new(), &[events.clone(), vec![failed(1, 6, 1), failed(2, 7, 2)]].concat());
+        fails(&mut Poison::new(), &[events.clone(), vec![failed(1, 6, 2)]].concat());
+        fails(&mut Poison::new(), &[events, vec![failed(2, 7, 1)]].concat());
+    }
+
+    #[test]
+    fn a_crash_from_before_a_retry_is_taken_back_for_nothing() {
+        let mut events = two_deaths(Some(1));
+        events.extend([failed(0, 2), retried(1, &[(1..=1, 10)])]);
+        events.push(Event::CrashWithdrawn { batch: batch(), line: 1, token: Token(6), lease: lease(3) });
+        // A death in which it comes under suspicion, then one alone.
+        events.extend(started(5, 5));
+        events.extend([claimed_by(5, 1..=1, 11, Some(10), 1, 0, false), lease_ended(5, LeaseEnd::Died)]);
+        events.push(freed(1..=1, 12, 11, FreedWhy::Recovered, 1));
+        events.extend(started(6, 6));
+        events.extend([claimed_by(6, 1..=1, 13, Some(12), 1, 1, true), lease_ended(6, LeaseEnd::Died)]);
+        events.extend([crashed(1, 13, 6), freed(1..=1, 14, 13, FreedWhy::Recovered, 2)]);
+        events.extend(started(7, 7));
+        events.push(claimed_by(7, 1..=1, 15, Some(14), 1, 2, true));
+        let at = |crashes| recorded_as(1, 15, 7, OutcomeStatus::Failed, 1, crashes, RecordedWhy::Answered);
+        fails(&mut Poison::new(), &[events.clone(), vec![at(3)]].concat());
+        fails(&mut Poison::new(), &[events.clone(), vec![at(0)]].concat());
+        passes(&mut Poison::new(), &[events, vec![at(1)]].concat());
     }
 }

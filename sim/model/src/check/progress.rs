@@ -12,8 +12,8 @@ use crate::view::StoreView;
 
 const NAME: &str = "7 progress";
 
-/// Asserts that a batch that is open and not held has ended `bound` after the last of: faults stopped; it was loaded,
-/// reopened or let go. (Before faults stop, nothing.) And by each snapshot that no batch is open with all its rows ended.
+/// Asserts that a batch that is open and not held has ended `bound` after the last of: faults stopped; it was loaded, let go,
+/// or rows of it were retried by an operator (a hold outlives the end). (Before faults stop, nothing.) And by each snapshot that no batch is open with all its rows ended.
 /// The simulator chooses the bound from the work there is, and leaves somebody whole who can do it.
 #[derive(Debug)]
 pub struct Progress {
@@ -52,8 +52,13 @@ impl Checker for Progress {
     fn on_event(&mut self, at: u64, event: &Event) -> Result<(), Violation> {
         self.in_time(at)?;
         match *event {
-            Event::BatchLoaded { batch, .. } | Event::BatchReopened { batch, .. } => {
+            Event::BatchLoaded { batch, .. } => {
                 self.open.insert(batch, at);
+            }
+            Event::RowsRetried { batch, .. } => {
+                if !self.held.contains_key(&batch) {
+                    self.open.insert(batch, at);
+                }
             }
             Event::BatchHeld { batch, held: true } => {
                 self.open.remove(&batch);
@@ -66,7 +71,6 @@ impl Checker for Progress {
             }
             Event::BatchEnded { batch, .. } | Event::BatchAborted { batch, .. } => {
                 self.open.remove(&batch);
-                self.held.remove(&batch);
             }
             Event::FaultsStopped => self.stopped_at = Some(at),
             _ => return Ok(()),
@@ -123,5 +127,18 @@ mod tests {
         view.batches[0].spans.clear();
         view.batches[0].cursor = 4;
         checker().on_state(0, &view).unwrap_err();
+    }
+
+    #[test]
+    fn a_batch_that_is_open_again_has_to_end_again_unless_it_is_held() {
+        let retry = (95_000, retried(2, &[(1..=1, 9)]));
+        let mut events = at_ms(0, loaded(1));
+        events.extend([(90_000, Event::FaultsStopped), (94_000, ended()), retry.clone(), (105_001, Event::Tick)]);
+        assert_eq!(first_failure(&mut checker(), &events), Some(5));
+        let held = |at, held| (at, Event::BatchHeld { batch: batch(), held });
+        events.insert(2, held(1, true));
+        assert_eq!(first_failure(&mut checker(), &events), None, "a hold outlives the end");
+        events.extend([held(200_000, false), (210_001, Event::Tick)]);
+        assert_eq!(first_failure(&mut checker(), &events), Some(8));
     }
 }

@@ -118,6 +118,13 @@ pub fn aborted() -> Event {
     Event::BatchAborted { batch: batch(), generation: 1 }
 }
 
+/// An operator's retry: lines with the tokens of their new spans.
+pub fn retried(generation: u32, spans: &[(RangeInclusive<u64>, u64)]) -> Event {
+    let span =
+        |(lines, token): &(RangeInclusive<u64>, u64)| (LineSet::range(*lines.start(), *lines.end()), Token(*token));
+    Event::RowsRetried { batch: batch(), generation, spans: spans.iter().map(span).collect() }
+}
+
 pub fn started(process: u32, lease_number: u64) -> Vec<Event> {
     let process = Process(process);
     vec![

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fencepost_core::rules::claim::{BatchStatus, c3_claimable};
-use fencepost_core::rules::poison::{p1_crashes, p2_wants_idle_worker};
+use fencepost_core::rules::poison::p2_wants_idle_worker;
 use fencepost_core::store::{Grant, GrantedRow};
-use fencepost_core::{BatchId, LeaseId, LineRange, LineSet, StoreTime, Token};
+use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, Token};
 
+use super::log::Log;
 use crate::history::OutcomeStatus;
-use crate::view::{LogCounts, RowCounts, Tally};
+use crate::view::{RowCounts, Tally};
 
 /// What a submit says of its batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,44 +75,6 @@ pub struct Outcome {
     pub recorded_at: StoreTime,
 }
 
-/// A kind of entry in the log of attempts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum LogKind {
-    /// O5: one attempt used.
-    Retried,
-    /// O6: one attempt used.
-    TimedOut,
-    /// P2: one crash.
-    Crashed,
-    /// P1: that crash taken back.
-    CrashWithdrawn,
-    /// O1: an answer dropped.
-    Fenced,
-    /// R3: lines came back from an ended lease.
-    Recovered,
-    /// S1, L4: lines were given back.
-    GivenBack,
-}
-
-/// An entry in the log of attempts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogEntry {
-    /// In which generation.
-    pub generation: u32,
-    /// The lines.
-    pub lines: LineRange,
-    /// Under which token they were held.
-    pub token: Token,
-    /// What happened.
-    pub kind: LogKind,
-    /// The lease that held them.
-    pub lease: LeaseId,
-    /// The judge that recovered them.
-    pub judge: Option<LeaseId>,
-    /// When.
-    pub at: StoreTime,
-}
-
 /// Who holds a span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Holder {
@@ -170,9 +133,7 @@ pub(super) struct Batch {
     success: u64,
     failed: u64,
     inprog: u64,
-    log: Vec<LogEntry>,
-    /// Entries of the kinds that count per line.
-    log_of_line: BTreeMap<u64, Vec<u32>>,
+    log: Log,
     tallies: BTreeMap<LeaseId, Tally>,
 }
 
@@ -198,8 +159,7 @@ impl Batch {
             success: 0,
             failed: 0,
             inprog: 0,
-            log: Vec::new(),
-            log_of_line: BTreeMap::new(),
+            log: Log::default(),
             tallies: BTreeMap::new(),
         }
     }
@@ -340,7 +300,7 @@ impl Batch {
     }
 
     pub(super) fn grant(&self, token: Token, span: &Span, recovered_from: Option<String>) -> Grant {
-        let row = |line| GrantedRow { line, attempts: self.used(line), input: self.input(line).into() };
+        let row = |line| GrantedRow { line, attempts: self.log.used(line), input: self.input(line).into() };
         Grant {
             batch: self.spec.batch,
             operation: self.spec.operation.clone(),
@@ -370,6 +330,21 @@ impl Batch {
         *place = Some(outcome);
     }
 
+    /// S5: takes an outcome away.
+    pub(super) fn take_outcome(&mut self, line: u64) -> Option<Outcome> {
+        let outcome = self.outcomes.get_mut(index(line))?.take()?;
+        match outcome.status {
+            OutcomeStatus::Success => self.success -= 1,
+            OutcomeStatus::Failed => self.failed -= 1,
+        }
+        Some(outcome)
+    }
+
+    /// Outcomes by line.
+    pub(super) fn outcomes(&self) -> impl Iterator<Item = (u64, &Outcome)> {
+        (1..).zip(&self.outcomes).filter_map(|(line, outcome)| Some((line, outcome.as_ref()?)))
+    }
+
     pub(super) fn failed_rows(&self) -> u64 {
         self.failed
     }
@@ -397,62 +372,12 @@ impl Batch {
 
     // Log.
 
-    pub(super) fn log(&self) -> &[LogEntry] {
+    pub(super) fn log(&self) -> &Log {
         &self.log
     }
 
-    pub(super) fn log_counts(&self) -> LogCounts {
-        let count = |kind| self.log.iter().filter(|entry| entry.kind == kind).count() as u64;
-        LogCounts {
-            retried: count(LogKind::Retried),
-            timed_out: count(LogKind::TimedOut),
-            crashed: count(LogKind::Crashed),
-            crash_withdrawn: count(LogKind::CrashWithdrawn),
-            fenced: count(LogKind::Fenced),
-        }
-    }
-
-    /// Appends an entry of one line; false where its unique key (line, token, kind) is there already.
-    pub(super) fn log_line(&mut self, line: u64, entry: LogEntry) -> bool {
-        debug_assert_eq!((entry.lines.first, entry.lines.last), (line, line));
-        if self.has_logged(line, entry.token, entry.kind) {
-            return false;
-        }
-        let place = u32::try_from(self.log.len()).unwrap_or(u32::MAX);
-        self.log_of_line.entry(line).or_default().push(place);
-        self.log.push(entry);
-        true
-    }
-
-    /// Appends an entry that may cover several lines.
-    pub(super) fn log_ranges(&mut self, lines: &LineSet, entry: &LogEntry) {
-        debug_assert!(matches!(entry.kind, LogKind::Recovered | LogKind::GivenBack));
-        let entries = lines.ranges().iter().map(|&lines| LogEntry { lines, ..entry.clone() });
-        self.log.extend(entries);
-    }
-
-    pub(super) fn has_logged(&self, line: u64, token: Token, kind: LogKind) -> bool {
-        self.log_of_line(line).any(|entry| entry.token == token && entry.kind == kind)
-    }
-
-    /// Attempts in the log of this generation.
-    pub(super) fn used(&self, line: u64) -> u32 {
-        self.count_logged(line, LogKind::Retried) + self.count_logged(line, LogKind::TimedOut)
-    }
-
-    /// P1: crashes of this generation.
-    pub(super) fn crashes(&self, line: u64) -> u32 {
-        p1_crashes(self.count_logged(line, LogKind::Crashed), self.count_logged(line, LogKind::CrashWithdrawn))
-    }
-
-    fn count_logged(&self, line: u64, kind: LogKind) -> u32 {
-        let counts = |entry: &&LogEntry| entry.kind == kind && entry.generation == self.generation;
-        u32::try_from(self.log_of_line(line).filter(counts).count()).unwrap_or(u32::MAX)
-    }
-
-    fn log_of_line(&self, line: u64) -> impl Iterator<Item = &LogEntry> {
-        let places = self.log_of_line.get(&line).map_or(&[][..], |places| places);
-        places.iter().filter_map(|place| self.log.get(*place as usize))
+    pub(super) fn log_mut(&mut self) -> &mut Log {
+        &mut self.log
     }
 }
 

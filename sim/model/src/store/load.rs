@@ -1,4 +1,4 @@
-//! Submit, hold, abort: what an operator asks of the store.
+//! Submit: loading a batch.
 
 use std::time::Duration;
 
@@ -33,19 +33,6 @@ pub enum Loaded {
         batch: BatchId,
     },
     /// No such load: it was removed, or never began.
-    NotThere,
-}
-
-/// What came of an abort.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Aborted {
-    /// Aborted now.
-    Now,
-    /// It had been aborted.
-    Before,
-    /// It had ended otherwise.
-    Ended(BatchStatus),
-    /// No such batch, or it is loading.
     NotThere,
 }
 
@@ -122,40 +109,5 @@ impl ModelStore {
         self.load_rows(batch, rows);
         self.finish_load(now, batch, None, "");
         batch
-    }
-
-    /// S3: stops or allows claims of an open batch. False: there is no such open batch.
-    pub fn hold(&mut self, batch: BatchId, held: bool) -> bool {
-        let Some(found) = self.batches.get_mut(&batch).filter(|batch| batch.status == BatchStatus::Open) else {
-            return false;
-        };
-        if found.held != held {
-            found.held = held;
-            self.events.push(Event::BatchHeld { batch, held });
-            self.touched.insert(batch);
-        }
-        true
-    }
-
-    /// S2: locks the batch, ends it, then removes its spans.
-    pub fn abort(&mut self, now: StoreTime, id: BatchId) -> Aborted {
-        match self.batches.get(&id).map(|batch| batch.status) {
-            None | Some(BatchStatus::Loading) => return Aborted::NotThere,
-            Some(BatchStatus::Aborted) => return Aborted::Before,
-            Some(status @ (BatchStatus::Success | BatchStatus::Failed)) => return Aborted::Ended(status),
-            Some(BatchStatus::Open) => {}
-        }
-        let Some(batch) = self.batches.get_mut(&id) else {
-            return Aborted::NotThere;
-        };
-        let generation = batch.generation;
-        for (token, span) in batch.drop_spans() {
-            if let Some(holder) = span.holder {
-                self.detach(holder.lease, token, span.suspicion, holder.alone);
-            }
-        }
-        self.close(now, id, BatchStatus::Aborted);
-        self.events.push(Event::BatchAborted { batch: id, generation });
-        Aborted::Now
     }
 }

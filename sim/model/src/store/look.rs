@@ -6,7 +6,8 @@ use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::store::LookReply;
 use fencepost_core::{BatchId, StoreTime, Token};
 
-use super::batch::{Batch, LogEntry, Outcome, Span};
+use super::batch::{Batch, Outcome, Span};
+use super::log::LogEntry;
 use super::{Event, Lease, ModelStore};
 use crate::view::{BatchView, CompletionView, OutcomeView, SpanView, StoreView};
 
@@ -62,7 +63,7 @@ impl ModelStore {
 
     /// A batch's log, in order.
     pub fn log(&self, batch: BatchId) -> &[LogEntry] {
-        self.batches.get(&batch).map_or(&[], |batch| batch.log())
+        self.batches.get(&batch).map_or(&[], |batch| batch.log().entries())
     }
 
     /// All completions, in order.
@@ -94,7 +95,7 @@ fn batch_view(batch: &Batch) -> BatchView {
         spans: batch.spans().iter().map(|(token, span)| span_view(*token, span)).collect(),
         outcomes: (1..=batch.total).filter_map(outcome).collect(),
         tallies: batch.tallies().iter().map(|(lease, tally)| (*lease, *tally)).collect(),
-        logged: batch.log_counts(),
+        logged: batch.log().counts(),
         counts: batch.counts(),
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use fencepost_core::store::{Answer, ClaimReply, EndCause, Recover, StoreReply, StoreRequest};
+use fencepost_core::store::{Answer, ClaimReply, EndCause, Recover, RetryRows, StoreReply, StoreRequest};
 use fencepost_core::{BatchId, LineSet, Token};
 use proptest::prelude::*;
 
@@ -28,6 +28,7 @@ enum Step {
     Withdraw { by: usize },
     Hold { which: u64, held: bool },
     Abort { which: u64 },
+    Retry { which: u64, rows: u8 },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -47,6 +48,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => by.prop_map(|by| Step::Withdraw { by }),
         1 => (any::<u64>(), any::<bool>()).prop_map(|(which, held)| Step::Hold { which, held }),
         1 => any::<u64>().prop_map(|which| Step::Abort { which }),
+        2 => (any::<u64>(), any::<u8>()).prop_map(|(which, rows)| Step::Retry { which, rows }),
     ]
 }
 
@@ -109,7 +111,21 @@ impl Run {
             Step::CutBack => self.ask(StoreRequest::CutBack { backoff_max: Duration::from_secs(5) }),
             Step::Withdraw { by } => self.ask(StoreRequest::WithdrawCrashes { lease: lease(self.leases[by]) }),
             Step::Hold { which, held } => {
-                self.rig.store.hold(batch(which % self.submitted + 1), held);
+                let batch = batch(which % self.submitted + 1);
+                if held {
+                    self.rig.store.hold(batch)
+                } else {
+                    self.rig.store.resume(batch)
+                };
+                self.rig.check();
+            }
+            Step::Retry { which, rows } => {
+                let rows = match rows % 4 {
+                    0 => RetryRows::Failed,
+                    1 => RetryRows::FailedWith("no".into()),
+                    _ => RetryRows::Line { line: u64::from(rows / 4 % 5) + 1, token: None },
+                };
+                self.rig.store.retry(self.rig.now, batch(which % self.submitted + 1), &rows);
                 self.rig.check();
             }
             Step::Abort { which } => {
@@ -195,7 +211,7 @@ fn the_random_requests_reach_everything() {
     for kind in ["Open", "Success", "Failed", "Aborted", "alone", "crashed out"] {
         assert!(seen.get(kind).is_some_and(|count| *count > 0), "{kind}: {seen:?}");
     }
-    for kind in ["Retried", "TimedOut", "Crashed", "CrashWithdrawn", "Fenced", "Recovered", "GivenBack"] {
+    for kind in ["Retried", "TimedOut", "Crashed", "CrashWithdrawn", "Fenced", "Recovered", "GivenBack", "Superseded"] {
         assert!(seen.get(kind).is_some_and(|count| *count > 0), "{kind}: {seen:?}");
     }
 }

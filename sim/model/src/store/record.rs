@@ -6,7 +6,8 @@ use fencepost_core::rules::transactions::t1_lock_order;
 use fencepost_core::store::{Answer, Record, RecordItem, Recorded, Verdict};
 use fencepost_core::{BatchId, LeaseId, LineRange, LineSet, StoreTime, Token};
 
-use super::batch::{Batch, LeftSpan, LogEntry, LogKind, Outcome, Span};
+use super::batch::{Batch, LeftSpan, Outcome, Span};
+use super::log::{LogEntry, LogKind};
 use super::{CompletionView, Event, FreedWhy, ModelStore};
 use crate::history::{OutcomeStatus, RecordedWhy};
 
@@ -60,7 +61,7 @@ impl ModelStore {
             }
             Answer::Retry { error, jitter, timed_out } => {
                 let batch = &self.batches[&item.batch];
-                match o5_after_retry(batch.used(item.line), batch.spec.attempts_max, *jitter) {
+                match o5_after_retry(batch.log().used(item.line), batch.spec.attempts_max, *jitter) {
                     AfterRetry::Exhausted => {
                         let failed = OutcomeStatus::Failed;
                         self.record_answer(now, lease, item, failed, error, RecordedWhy::Exhausted);
@@ -90,8 +91,8 @@ impl ModelStore {
             text: text.into(),
             token: item.token,
             lease,
-            attempts: batch.used(item.line).saturating_add(1),
-            crashes: batch.crashes(item.line),
+            attempts: batch.log().used(item.line).saturating_add(1),
+            crashes: batch.log().crashes(item.line),
             generation: batch.generation,
             run_time: item.run_time,
             recorded_at: now,
@@ -196,7 +197,7 @@ impl ModelStore {
             judge: None,
             at,
         };
-        batch.log_line(line, entry)
+        batch.log_mut().append(line, entry)
     }
 
     /// O4: ends the batch where nothing of it is open any more.
@@ -236,7 +237,6 @@ fn fence(batch: &Batch, held: bool, item: &RecordItem) -> Fence {
     if held {
         return o1_fence(true, item.token, None, false);
     }
-    let returned = batch.has_logged(item.line, item.token, LogKind::Retried)
-        || batch.has_logged(item.line, item.token, LogKind::TimedOut);
-    o1_fence(false, item.token, batch.outcome(item.line).map(|outcome| outcome.token), returned)
+    let logged = batch.log().has_recorded(item.line, item.token);
+    o1_fence(false, item.token, batch.outcome(item.line).map(|outcome| outcome.token), logged)
 }

@@ -8,7 +8,8 @@ use fencepost_core::rules::transactions::t1_lock_order;
 use fencepost_core::store::{EndCause, Recover, RecoverReply};
 use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, Token};
 
-use super::batch::{LogKind, Outcome, Span};
+use super::batch::{Outcome, Span};
+use super::log::LogKind;
 use super::{Event, FreedWhy, LeaseEnd, ModelStore, freed};
 use crate::history::{OutcomeStatus, RecordedWhy};
 
@@ -101,7 +102,7 @@ impl ModelStore {
         debug_assert!(is_new, "a token is in one death");
         self.events.push(Event::Crashed { batch, line, token, lease });
         let found = &self.batches[&batch];
-        let crashes = found.crashes(line);
+        let crashes = found.log().crashes(line);
         if p2_after_crash(crashes, found.spec.crashes_max) {
             self.fail_crashed(now, recover, batch, line, crashes);
             sum.failed += 1;
@@ -121,7 +122,7 @@ impl ModelStore {
             text: "crashed its worker too often".into(),
             token,
             lease: recover.lease,
-            attempts: found.used(line),
+            attempts: found.log().used(line),
             crashes,
             generation: found.generation,
             run_time: Duration::ZERO,
@@ -158,11 +159,11 @@ impl ModelStore {
         let mut withdrawn = Vec::new();
         for (id, batch) in &mut self.batches {
             let crashed = |entry: &&super::LogEntry| entry.kind == LogKind::Crashed && entry.lease == lease;
-            let crashes: Vec<super::LogEntry> = batch.log().iter().filter(crashed).cloned().collect();
+            let crashes: Vec<super::LogEntry> = batch.log().entries().iter().filter(crashed).cloned().collect();
             for entry in crashes {
                 let (line, token) = (entry.lines.first, entry.token);
                 let kind = LogKind::CrashWithdrawn;
-                if batch.log_line(line, super::LogEntry { kind, at: now, ..entry }) {
+                if batch.log_mut().append(line, super::LogEntry { kind, at: now, ..entry }) {
                     withdrawn.push((*id, line, token));
                 }
             }

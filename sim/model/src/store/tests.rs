@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::store::{
-    Answer, Claim, ClaimReply, EndCause, Grant, LookReply, Record, RecordItem, Recorded, Recover, RecoverReply,
-    RenewReply, StoreReply, StoreRequest, TakeLease, TakeLeaseReply, Verdict,
+    Answer, Claim, ClaimReply, EndCause, Grant, LookReply, Operated, Record, RecordItem, Recorded, Recover,
+    RecoverReply, RenewReply, StoreReply, StoreRequest, TakeLease, TakeLeaseReply, Verdict,
 };
 use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, Token};
 
-use super::{Aborted, BatchSpec, Loaded, LogKind, ModelStore, Rows};
+use super::{BatchSpec, Loaded, LogKind, ModelStore, Rows};
 use crate::check::{Bounds, Checker, Suite};
 use crate::history::OutcomeStatus;
 
@@ -106,7 +106,7 @@ impl Rig {
         }
     }
 
-    fn grants(&mut self, by: u64, lines_max: u64, idle: bool) -> Vec<Grant> {
+    pub fn grants(&mut self, by: u64, lines_max: u64, idle: bool) -> Vec<Grant> {
         match self.claim_reply(by, lines_max, u64::MAX, idle) {
             ClaimReply::Granted { grants, .. } => grants,
             reply => panic!("{reply:?}"),
@@ -114,7 +114,7 @@ impl Rig {
     }
 
     /// Lines and token of each grant.
-    fn claim(&mut self, by: u64, lines_max: u64) -> Vec<(Vec<u64>, u64)> {
+    pub fn claim(&mut self, by: u64, lines_max: u64) -> Vec<(Vec<u64>, u64)> {
         self.grants(by, lines_max, false).iter().map(short).collect()
     }
 
@@ -127,11 +127,11 @@ impl Rig {
         }
     }
 
-    fn succeed(&mut self, by: u64, line: u64, token: u64) -> Verdict {
+    pub fn succeed(&mut self, by: u64, line: u64, token: u64) -> Verdict {
         self.record(by, 1, line, token, Answer::Success("1".into()))
     }
 
-    fn retry(&mut self, by: u64, line: u64, token: u64) -> Verdict {
+    pub fn retry(&mut self, by: u64, line: u64, token: u64) -> Verdict {
         self.record(by, 1, line, token, retry())
     }
 
@@ -143,7 +143,7 @@ impl Rig {
         }
     }
 
-    fn kill(&mut self, of: u64) -> RecoverReply {
+    pub fn kill(&mut self, of: u64) -> RecoverReply {
         self.recover(of, 0, EndCause::Died)
     }
 
@@ -162,12 +162,12 @@ impl Rig {
         }
     }
 
-    fn status(&self) -> BatchStatus {
+    pub fn status(&self) -> BatchStatus {
         self.store.status(batch(1)).unwrap()
     }
 
     /// Leaves batch 1 with its line 1 as a suspect of suspicion 1, and lease 2 live.
-    fn with_single_suspect() -> Self {
+    pub fn with_single_suspect() -> Self {
         let mut rig = Self::with(1, 1);
         assert_eq!(rig.claim(1, 1), [(vec![1], 1)]);
         rig.kill(1);
@@ -184,7 +184,7 @@ pub(super) fn retry() -> Answer {
     Answer::Retry { error: "again".into(), jitter: 500, timed_out: false }
 }
 
-const DONE: Verdict = Verdict::Recorded(Recorded::Success);
+pub(super) const DONE: Verdict = Verdict::Recorded(Recorded::Success);
 const BACK: Verdict = Verdict::Recorded(Recorded::GivenBack);
 
 #[test]
@@ -265,9 +265,9 @@ fn claims_go_round_batches_by_priority_and_turn() {
     let mut next = || rig.grants(1, 1, false)[0].batch;
     let turns: Vec<BatchId> = (0..5).map(|_| next()).collect();
     assert_eq!(turns, [batch(3), batch(1), batch(2), batch(1), batch(2)]);
-    assert!(rig.store.hold(batch(1), true));
+    assert_eq!(rig.store.hold(batch(1)), Operated::Now);
     assert_eq!(rig.grants(1, 1, false)[0].batch, batch(2));
-    assert!(rig.store.hold(batch(1), false));
+    assert_eq!(rig.store.resume(batch(1)), Operated::Now);
     assert_eq!(rig.grants(1, 1, false)[0].batch, batch(1));
 }
 
@@ -489,12 +489,12 @@ fn a_batch_ends_with_its_last_row_held_or_not() {
     assert_eq!(rig.succeed(1, 1, 1), DONE);
     assert_eq!(rig.status(), BatchStatus::Open, "a fresh line is left");
     rig.claim(1, 1);
-    rig.store.hold(batch(1), true);
+    rig.store.hold(batch(1));
     assert_eq!(rig.succeed(1, 2, 2), DONE);
     assert_eq!(rig.status(), BatchStatus::Success);
     assert_eq!(rig.store.completions().len(), 1);
     assert_eq!(rig.succeed(1, 2, 2), Verdict::RecordedBefore);
-    assert!(!rig.store.hold(batch(1), false));
+    assert_eq!(rig.store.resume(batch(1)), Operated::Ended(BatchStatus::Success));
 }
 
 #[test]
@@ -518,23 +518,6 @@ fn loads_bind_their_key_once_and_empty_ones_end_at_once() {
     rig.store.begin_load(now + Duration::from_secs(86_400), BatchSpec::new(batch(5), "op"));
     assert_eq!(rig.store.load_rows(batch(4), Rows::Empty(1)), None, "cut off a day ago");
     assert_eq!(rig.store.load_rows(batch(5), Rows::Empty(1)), Some(1));
-}
-
-#[test]
-fn an_abort_is_final() {
-    let mut rig = Rig::with(2, 4);
-    rig.claim(1, 2);
-    rig.claim(2, 1);
-    rig.succeed(1, 1, 1);
-    assert_eq!(rig.store.abort(rig.now, batch(1)), Aborted::Now);
-    assert_eq!(rig.store.abort(rig.now, batch(1)), Aborted::Before);
-    assert_eq!(rig.store.abort(rig.now, batch(2)), Aborted::NotThere);
-    assert_eq!(rig.succeed(1, 1, 1), Verdict::RecordedBefore);
-    assert_eq!(rig.succeed(1, 2, 1), Verdict::Fenced);
-    assert!(rig.claim(1, 9).is_empty());
-    assert_eq!(rig.kill(2), RecoverReply::Recovered { lines: 0, failed: 0 });
-    let counts = rig.store.view().batches[0].counts;
-    assert_eq!((counts.success, counts.aborted, counts.queued + counts.inprog), (1, 3, 0));
 }
 
 #[test]

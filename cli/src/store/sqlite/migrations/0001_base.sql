@@ -117,7 +117,7 @@ create table lease_claims (
 ) strict;
 
 -- Append-only: what is in a row's story besides its outcome. Kinds that count per line (retried, timed_out, crashed,
--- crash_withdrawn, fenced) have one line each; the others may cover a range.
+-- crash_withdrawn, fenced, superseded) have one line each; the others may cover a range.
 create table attempts (
     attempt     integer primary key,
     batch       integer not null,
@@ -140,7 +140,8 @@ create index attempts_ranges on attempts (batch, first_line) where last_line > f
 create index attempts_crashed on attempts (lease) where kind = 'crashed';
 create index attempts_deaths on attempts (batch, kind) where kind in ('crashed', 'crash_withdrawn', 'recovered');
 
--- Exact counts: written in the outcome's own transaction, each record by its one lease.
+-- Exact counts: written in the outcome's own transaction, each record by its one lease. Lease 0 is a judge without a lease, and
+-- operators' retries, which take off what they take away; it may be below zero, the sum never is.
 create table tallies (
     batch      integer not null,
     lease      integer not null,
@@ -184,7 +185,7 @@ create table completions (
     primary key (batch, generation)
 ) strict, without rowid;
 
--- A row's status is derived, never stored.
+-- A row's status is derived, never stored. Attempts and crashes count from the row's last operator's retry on (p1_counts).
 create view row_status as
 select
     b.id as batch,
@@ -199,13 +200,19 @@ select
     coalesce(o.token, s.token) as token,
     coalesce(o.attempts, (
         select count(*) from attempts a
-        where a.batch = r.batch and a.first_line = r.line and a.generation = b.generation
-          and a.kind in ('retried', 'timed_out')
+        where a.batch = r.batch and a.first_line = r.line and a.kind in ('retried', 'timed_out')
+          and a.token > coalesce((
+              select max(u.token) from attempts u
+              where u.batch = r.batch and u.first_line = r.line and u.kind = 'superseded'
+          ), 0)
     )) as attempts,
     coalesce(o.crashes, (
         select sum(case a.kind when 'crashed' then 1 else -1 end) from attempts a
-        where a.batch = r.batch and a.first_line = r.line and a.generation = b.generation
-          and a.kind in ('crashed', 'crash_withdrawn')
+        where a.batch = r.batch and a.first_line = r.line and a.kind in ('crashed', 'crash_withdrawn')
+          and a.token > coalesce((
+              select max(u.token) from attempts u
+              where u.batch = r.batch and u.first_line = r.line and u.kind = 'superseded'
+          ), 0)
     ), 0) as crashes,
     o.result,
     o.error,

@@ -52,6 +52,18 @@ begin
     perform pg_notify('fencepost_' || current_schema(), '');
 end $$;
 
+-- p1_counts: attempts and crashes of a line count from its last operator's retry on, which is where its tokens are larger than
+-- those of the outcomes that retries took away. 0: none was.
+create or replace function superseded_token(of_batch bigint, of_line bigint) returns bigint
+language plpgsql volatile as $$
+begin
+    return coalesce((
+        select a.token from attempts a
+        where a.batch = of_batch and a.first_line = of_line and a.kind = 'superseded'
+        order by a.token desc limit 1
+    ), 0);
+end $$;
+
 -- O4: the lock of a batch whose open lines this transaction may use up. With fresh lines left it is shared; with the
 -- cursor past the last line it is exclusive, and held from before the fence. Answers whether it is exclusive.
 --
@@ -87,7 +99,7 @@ language plpgsql volatile as $$
 #variable_conflict use_column
 begin
     update batches b
-    set status = case when exists (select from tallies t where t.batch = of_batch and t.failed > 0)
+    set status = case when (select sum(t.failed) from tallies t where t.batch = of_batch) > 0
                       then 'failed' else 'success' end,
         ended_at = ended_at_us
     where b.batch = of_batch and b.status = 'open' and b.cursor > b.total

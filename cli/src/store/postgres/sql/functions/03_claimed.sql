@@ -46,12 +46,11 @@ begin
     perform pg_logical_emit_message(true, 'fencepost', '');
     select array_agg(o.place), array_agg(r.line), array_agg(r.input),
            case when true = any (p_tried) then array_agg(
-               case when o.tried then (attempts_used(o.batch, o.generation, array[r.line]))[1] else 0 end
+               case when o.tried then (attempts_used(o.batch, array[r.line]))[1] else 0 end
            ) end
     into places, lines, inputs, attempts
     from (
-        select s.place, s.batch, s.tried, lower(range) as first, upper(range) - 1 as last,
-               (select b.generation from batches b where b.batch = s.batch) as generation
+        select s.place, s.batch, s.tried, lower(range) as first, upper(range) - 1 as last
         from unnest(p_batches, p_lines, p_tried) with ordinality s (batch, lines, tried, place)
         cross join lateral unnest(s.lines::int8multirange) range
     ) o
@@ -60,15 +59,15 @@ begin
     ) r;
 end $$;
 
--- O5: the attempts that each of the lines used up in this generation, in the order of the lines.
-create or replace function attempts_used(p_batch bigint, p_generation integer, p_lines bigint[]) returns integer[]
+-- O5: the attempts that each of the lines used up since its last operator's retry, in the order of the lines.
+create or replace function attempts_used(p_batch bigint, p_lines bigint[]) returns integer[]
 language plpgsql volatile as $$
 begin
     return (
         select array_agg((
             select count(*) from attempts a
-            where a.batch = p_batch and a.first_line = l.line and a.generation = p_generation
-              and a.kind in ('retried', 'timed_out')
+            where a.batch = p_batch and a.first_line = l.line and a.kind in ('retried', 'timed_out')
+              and a.token > superseded_token(p_batch, l.line)
         )::integer order by l.place)
         from unnest(p_lines) with ordinality l (line, place)
     );

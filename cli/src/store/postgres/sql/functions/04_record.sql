@@ -198,25 +198,25 @@ language plpgsql volatile as $$
 #variable_conflict use_column
 begin
     with fence as materialized (
-        select s.token, s.batch, s.lines, s.tried, b.generation, b.attempts_max
+        select s.token, s.batch, s.lines, s.tried, b.attempts_max
         from spans s
         cross join lateral (
-            select b.generation, b.attempts_max from batches b where b.batch = s.batch and b.status = 'open' offset 0
+            select b.attempts_max from batches b where b.batch = s.batch and b.status = 'open' offset 0
         ) b
         where s.token = any (p_group_tokens) and coalesce(s.lease, -1) = p_lease
     ), item as materialized (
         select i.place, i.batch, i.line, i.token, i.answer, f.token is not null as holds, f.attempts_max,
                case when f.tried then (
                    select count(*) from attempts a
-                   where a.batch = i.batch and a.first_line = i.line and a.generation = f.generation
-                     and a.kind in ('retried', 'timed_out')
+                   where a.batch = i.batch and a.first_line = i.line and a.kind in ('retried', 'timed_out')
+                     and a.token > superseded_token(i.batch, i.line)
                ) else 0 end as used,
                -- p1_crashes
                case when f.tried then greatest((
                    select count(*) filter (where a.kind = 'crashed') - count(*) filter (where a.kind = 'crash_withdrawn')
                    from attempts a
-                   where a.batch = i.batch and a.first_line = i.line and a.generation = f.generation
-                     and a.kind in ('crashed', 'crash_withdrawn')
+                   where a.batch = i.batch and a.first_line = i.line and a.kind in ('crashed', 'crash_withdrawn')
+                     and a.token > superseded_token(i.batch, i.line)
                ), 0) else 0 end as crashes
         from unnest(p_batches, p_lines, p_tokens, p_answers) with ordinality i (batch, line, token, answer, place)
         left join fence f on f.token = i.token and f.batch = i.batch and f.lines @> i.line
@@ -230,7 +230,7 @@ begin
                when (
                    select count(*) from attempts a
                    where a.batch = item.batch and a.first_line = item.line and a.token = item.token
-                     and a.kind in ('retried', 'timed_out')
+                     and a.kind in ('retried', 'timed_out', 'superseded')
                ) > 0 then 4
                else 5
            end)::smallint order by place),

@@ -113,15 +113,15 @@ begin
     select greatest(count(*) filter (where a.kind = 'crashed') - count(*) filter (where a.kind = 'crash_withdrawn'), 0)
     into v_crashes
     from attempts a
-    where a.batch = (p_span).batch and a.first_line = v_line and a.generation = v_generation
-      and a.kind in ('crashed', 'crash_withdrawn');
+    where a.batch = (p_span).batch and a.first_line = v_line and a.kind in ('crashed', 'crash_withdrawn')
+      and a.token > superseded_token((p_span).batch, v_line);
     delete from spans s where s.token = (p_span).token and coalesce(s.lease, -1) = p_lease;
     -- p2_after_crash
     if v_crashes >= v_crashes_max then
         insert into outcomes (batch, line, status, error, token, lease, attempts, crashes, generation, run_us, recorded_at)
         values ((p_span).batch, v_line, 'failed',
                 format('its worker died %s times while it ran this row and no other', v_crashes),
-                nextval('tokens'), p_lease, (attempts_used((p_span).batch, v_generation, array[v_line]))[1], v_crashes,
+                nextval('tokens'), p_lease, (attempts_used((p_span).batch, array[v_line]))[1], v_crashes,
                 v_generation, 0, p_now);
         insert into tallies as t (batch, lease, failed) values ((p_span).batch, coalesce(p_judge, 0), 1)
         on conflict (batch, lease) do update set failed = t.failed + 1;

@@ -15,7 +15,8 @@ begin
                             'fence', 'record_answers', 'give_back', 'recover', 'withdraw_crashes',
                             'begin_load', 'advance_load', 'finish_load', 'remove_load_slice',
                             'batch_views', 'batches_with_prefix', 'batch_status', 'worker_views', 'row_page', 'result_page',
-                            'input_page', 'row_story')
+                            'input_page', 'row_story',
+                            'hold_batch', 'abort_batch', 'retry_rows')
     loop
         execute format('alter function %s set search_path from current', v_function);
         execute format('alter function %s set jit = off', v_function);

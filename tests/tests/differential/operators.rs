@@ -1,0 +1,166 @@
+//! What an operator does in a run: hold, resume, abort, retry, of batches of every status, each repeated at times.
+
+use fencepost::store::loading::BatchSpec;
+use fencepost::store::sqlite::Clock;
+use fencepost_core::rules::claim::BatchStatus;
+use fencepost_core::store::{Operated, Retried, RetryRows};
+use fencepost_core::{BatchId, Token};
+use fencepost_model::history::OutcomeStatus;
+use fencepost_model::store::{LogKind, Rows};
+
+use super::run::Run;
+use super::subjects::Verb;
+
+impl Run {
+    pub(super) async fn operate(&mut self) {
+        let batch = self.some_batch().await;
+        let verb = match self.below(20) {
+            0..5 => Verb::Hold,
+            5..10 => Verb::Resume,
+            10..12 => Verb::Abort,
+            _ => return self.retry(batch).await,
+        };
+        let again = self.one_in(3);
+        for _ in 0..=u8::from(again) {
+            let reply = self.ask_verb(verb, batch).await;
+            self.seen.insert(kind_of(verb, reply));
+        }
+        self.compare().await;
+    }
+
+    /// Mostly one that was submitted, whatever became of it; now and then one that loads, or none.
+    async fn some_batch(&mut self) -> BatchId {
+        match self.below(12) {
+            0 => BatchId::from_random(7),
+            1 => self.loading().await,
+            _ => {
+                let batches = self.batches.clone();
+                self.pick(&batches).unwrap_or(BatchId::from_random(7))
+            }
+        }
+    }
+
+    /// A load under way. Its end does not come.
+    async fn loading(&mut self) -> BatchId {
+        let spec = BatchSpec::new("op");
+        let batch = self.subjects.begin_load(&spec).await;
+        self.story.push(format!("load {batch}"));
+        self.model.begin_load(self.clock.now(), fencepost_model::store::BatchSpec::new(batch, "op"));
+        self.model.load_rows(batch, Rows::Inputs(vec!["1".into()]));
+        batch
+    }
+
+    async fn ask_verb(&mut self, verb: Verb, batch: BatchId) -> Operated {
+        let now = self.clock.now();
+        self.story.push(format!("{} {verb:?} {batch}", now.0));
+        let expected = match verb {
+            Verb::Hold => self.model.hold(batch),
+            Verb::Resume => self.model.resume(batch),
+            Verb::Abort => self.model.abort(now, batch),
+        };
+        for (name, got) in self.subjects.operate(verb, batch).await {
+            assert_eq!(got.unwrap(), expected, "{name} left, model right, after\n{}", self.told());
+        }
+        expected
+    }
+
+    async fn retry(&mut self, batch: BatchId) {
+        let rows = self.some_rows(batch);
+        let again = self.one_in(3);
+        for _ in 0..=u8::from(again) {
+            self.see_line(batch, &rows);
+            match self.ask_retry(batch, &rows).await {
+                Retried::Rows { freed: 0, .. } => self.see("retry of nothing", true),
+                Retried::Rows { freed, reopened, .. } => {
+                    self.see("retry reopened", reopened);
+                    self.see("retry of an open batch", !reopened);
+                    self.see("retry of several", freed > 1);
+                    self.see("retry of failed with", matches!(rows, RetryRows::FailedWith(_)));
+                    self.subjects.compare_rows(batch).await;
+                }
+                Retried::Aborted => self.see("retry of an aborted batch", true),
+                Retried::Loading => self.see("retry of a loading batch", true),
+                Retried::NotThere => self.see("retry of nothing there", true),
+            }
+        }
+        self.compare().await;
+    }
+
+    fn some_rows(&mut self, batch: BatchId) -> RetryRows {
+        // Crashed rows have other errors in the model: only what all have of them is looked for.
+        let texts = ["again", "failed\"", "worker", "AGAIN", ""];
+        match self.below(4) {
+            0 => RetryRows::Failed,
+            1 => RetryRows::FailedWith(self.pick(&texts).unwrap().into()),
+            _ => {
+                // Mostly one that has an outcome, failed ones first.
+                let failed = self.one_in(2);
+                let ended = (1..=26).filter(|line| {
+                    let outcome = self.model.outcome(batch, *line);
+                    outcome.is_some_and(|outcome| !failed || outcome.status == OutcomeStatus::Failed)
+                });
+                let ended: Vec<u64> = ended.collect();
+                let any = 1 + self.below(26);
+                let line = if self.one_in(4) { any } else { self.pick(&ended).unwrap_or(any) };
+                let token = self.model.outcome(batch, line).map_or(Token(1), |outcome| outcome.token);
+                let token = [None, Some(token), Some(Token(self.below(100)))][self.below(3) as usize];
+                RetryRows::Line { line, token }
+            }
+        }
+    }
+
+    /// What a retry of this line is about to find.
+    fn see_line(&mut self, batch: BatchId, rows: &RetryRows) {
+        let RetryRows::Line { line, token } = rows else { return };
+        let aborted = self.model.status(batch) == Some(BatchStatus::Aborted);
+        let Some(outcome) = self.model.outcome(batch, *line).filter(|_| !aborted) else { return };
+        let kind = match (token, outcome.status) {
+            (Some(token), _) if *token != outcome.token => "retry of a line under another token",
+            (_, OutcomeStatus::Success) => "retry of a success",
+            (_, OutcomeStatus::Failed) => "retry of a failed line",
+        };
+        self.see(kind, true);
+    }
+
+    async fn ask_retry(&mut self, batch: BatchId, rows: &RetryRows) -> Retried {
+        let now = self.clock.now();
+        self.story.push(format!("{} retry {batch} {rows:?}", now.0));
+        let expected = self.model.retry(now, batch, rows);
+        for (name, got) in self.subjects.retry(batch, rows).await {
+            assert_eq!(got.unwrap(), expected, "{name} left, model right, after\n{}", self.told());
+        }
+        expected
+    }
+
+    /// Whether an operator took an outcome of the line away (under this token).
+    pub(super) fn is_superseded(&self, batch: BatchId, line: u64, token: Option<Token>) -> bool {
+        self.model.log(batch).iter().any(|entry| {
+            entry.kind == LogKind::Superseded
+                && entry.lines.first == line
+                && token.is_none_or(|token| token == entry.token)
+        })
+    }
+}
+
+fn kind_of(verb: Verb, reply: Operated) -> &'static str {
+    match (verb, reply) {
+        (Verb::Hold, Operated::Now) => "batch held",
+        (Verb::Hold, Operated::Before) => "held before",
+        (Verb::Hold, Operated::Ended(BatchStatus::Aborted)) => "hold of an aborted batch",
+        (Verb::Hold, Operated::Ended(_)) => "hold of an ended batch",
+        (Verb::Hold, Operated::Loading) => "hold of a loading batch",
+        (Verb::Hold, Operated::NotThere) => "hold of nothing there",
+        (Verb::Resume, Operated::Now) => "batch resumed",
+        (Verb::Resume, Operated::Before) => "resumed before",
+        (Verb::Resume, Operated::Ended(BatchStatus::Aborted)) => "resume of an aborted batch",
+        (Verb::Resume, Operated::Ended(_)) => "resume of an ended batch",
+        (Verb::Resume, Operated::Loading) => "resume of a loading batch",
+        (Verb::Resume, Operated::NotThere) => "resume of nothing there",
+        (Verb::Abort, Operated::Now) => "batch aborted",
+        (Verb::Abort, Operated::Before) => "aborted before",
+        (Verb::Abort, Operated::Ended(BatchStatus::Success)) => "abort of a success",
+        (Verb::Abort, Operated::Ended(_)) => "abort of a failed batch",
+        (Verb::Abort, Operated::Loading) => "abort of a loading batch",
+        (Verb::Abort, Operated::NotThere) => "abort of nothing there",
+    }
+}
