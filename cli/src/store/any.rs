@@ -4,14 +4,15 @@
 
 use std::time::Duration;
 
+use fencepost_core::append::{AppendEnd, Appended, Begun, Staged};
 use fencepost_core::store::{StoreReply, StoreRequest};
-use fencepost_core::{BatchId, StoreTime};
+use fencepost_core::{AppendId, BatchId, StoreTime};
 
 use super::loading::{BatchSpec, LoadEnd, Loaded};
 use super::postgres::{self, PostgresStore};
 use super::sqlite::{self, SqliteStore};
 use super::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, WorkersView};
-use super::{Changes, Loads, Reads, Store, StoreError, WorkerStore};
+use super::{Appends, Changes, Loads, Reads, Store, StoreError, WorkerStore};
 
 /// A handle to a store of any kind. Clones share its connections.
 #[derive(Clone, Debug)]
@@ -154,6 +155,30 @@ impl Loads for AnyStore {
 
     async fn remove_load(&self, batch: BatchId) -> Result<(), StoreError> {
         with_store!(self, store => store.remove_load(batch).await)
+    }
+}
+
+impl Appends for AnyStore {
+    async fn begin_append(&self, batch: BatchId, append: AppendId, key: Option<&str>) -> Result<Begun, StoreError> {
+        with_store!(self, store => store.begin_append(batch, append, key).await)
+    }
+
+    async fn append_rows(
+        &self,
+        batch: BatchId,
+        append: AppendId,
+        first_line: u64,
+        inputs: &[Box<str>],
+    ) -> Result<Staged, StoreError> {
+        with_store!(self, store => store.append_rows(batch, append, first_line, inputs).await)
+    }
+
+    async fn finish_append(&self, batch: BatchId, append: AppendId, end: AppendEnd) -> Result<Appended, StoreError> {
+        with_store!(self, store => store.finish_append(batch, append, end).await)
+    }
+
+    async fn remove_append(&self, batch: BatchId, append: AppendId) -> Result<(), StoreError> {
+        with_store!(self, store => store.remove_append(batch, append).await)
     }
 }
 

@@ -8,6 +8,7 @@
 //! | leases and what judges see | `lease.rs`, `recover.rs` |
 //! | a batch's end | `batch.rs` |
 //! | loading rows in slices | `load.rs` |
+//! | appending rows to a batch | `appending.rs` |
 //! | what status, rows and results show | `read.rs` |
 //! | waking of idle workers | [`changes`] |
 //! | renewals before row work | `turn.rs` |
@@ -53,6 +54,7 @@ use super::{Store, StoreError, WorkerStore};
 use crate::driver::worker::panic_message;
 
 mod append;
+mod appending;
 mod batch;
 pub mod changes;
 mod claim;

@@ -269,6 +269,7 @@ impl Checker for Poison {
                 self.fresh.insert(*batch, *total);
                 self.limits.insert(*batch, (*attempts_max, *crashes_max));
             }
+            Event::BatchAppended { batch, lines } => *self.fresh.entry(*batch).or_default() += lines.count(),
             &Event::Claimed { batch, ref lines, token, from, lease, suspicion, alone, .. } => {
                 self.claim(at, &Claimed { batch, lines, token, from, lease, suspicion, alone })?;
             }

@@ -13,7 +13,7 @@ use crate::view::StoreView;
 const NAME: &str = "7 progress";
 
 /// Asserts that a batch that is open and not held has ended `bound` after the last of: faults stopped; it was loaded,
-/// reopened or let go. (Before faults stop, nothing.) And by each snapshot that no batch is open with all its rows ended.
+/// appended to, reopened or let go. (Before faults stop, nothing.) And by each snapshot that no batch is open with all its rows ended.
 /// The simulator chooses the bound from the work there is, and leaves somebody whole who can do it.
 #[derive(Debug)]
 pub struct Progress {
@@ -53,6 +53,10 @@ impl Checker for Progress {
         self.in_time(at)?;
         match *event {
             Event::BatchLoaded { batch, .. } | Event::BatchReopened { batch, .. } => {
+                self.open.insert(batch, at);
+            }
+            // More to do. One that is held stays so.
+            Event::BatchAppended { batch, .. } if !self.held.contains_key(&batch) => {
                 self.open.insert(batch, at);
             }
             Event::BatchHeld { batch, held: true } => {
@@ -113,6 +117,18 @@ mod tests {
         assert_eq!(first_failure(&mut checker(), &events), Some(3));
         let held = (1, Event::BatchHeld { batch: batch(), held: true });
         events.insert(2, held);
+        assert_eq!(first_failure(&mut checker(), &events), None);
+    }
+
+    #[test]
+    fn a_batch_that_is_stuck_after_an_append_is_seen() {
+        let mut events = at_ms(0, loaded(1));
+        events.extend([(90_000, Event::FaultsStopped), (95_000, appended(2, 9)), (105_000, Event::Tick)]);
+        assert_eq!(first_failure(&mut checker(), &events), None);
+        events.push((105_001, Event::Tick));
+        assert_eq!(first_failure(&mut checker(), &events), Some(5));
+        // While it is held nothing need come of it.
+        events.insert(2, (1, Event::BatchHeld { batch: batch(), held: true }));
         assert_eq!(first_failure(&mut checker(), &events), None);
     }
 

@@ -114,7 +114,7 @@ impl Rig {
     }
 
     /// Lines and token of each grant.
-    fn claim(&mut self, by: u64, lines_max: u64) -> Vec<(Vec<u64>, u64)> {
+    pub fn claim(&mut self, by: u64, lines_max: u64) -> Vec<(Vec<u64>, u64)> {
         self.grants(by, lines_max, false).iter().map(short).collect()
     }
 
