@@ -425,6 +425,18 @@ mod tests {
     }
 
     #[test]
+    fn a_quota_passed_over_beside_appended_lines_is_seen() {
+        let mut events = loaded(4);
+        events.extend([claimed(1..=4, 1, None, 1), lease_ended(1, LeaseEnd::Died)]);
+        events.extend([freed(1..=4, 2, 1, FreedWhy::Recovered, 1), lease_taken(2), lease_taken(3)]);
+        events.extend([claimed_by(2, 1..=2, 3, Some(2), 1, 1, false), freed(3..=4, 4, 2, FreedWhy::Split, 1)]);
+        let second = claimed_by(3, 3..=4, 5, Some(4), 1, 1, false);
+        passes(&mut Poison::new(), &[&events[..], &[second.clone()]].concat());
+        events.extend([appended(5, 5), second]);
+        fails(&mut Poison::new(), &events);
+    }
+
+    #[test]
     fn a_killer_that_succeeds_is_seen() {
         let mut events = loaded(1);
         events.extend([Event::RowKills { batch: batch(), line: 1 }, claimed(1..=1, 1, None, 1), recorded(1, 1, 1)]);
