@@ -103,6 +103,7 @@ async fn the_model_sqlite_and_postgres_answer_alike() {
         }
         run.compare().await;
         missing.retain(|kind| !run.seen.contains(kind));
+        println!("not seen yet: {missing:?}");
         let done = seed + 1 - first;
         if done >= runs && missing.is_empty() {
             println!("{done} runs of {steps} steps");
