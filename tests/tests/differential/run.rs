@@ -106,7 +106,7 @@ impl Run {
     }
 
     pub async fn step(&mut self) {
-        match self.below(100) {
+        match self.below(112) {
             0..5 => self.submit().await,
             5..12 => self.take().await,
             12..16 => self.renew().await,
@@ -121,7 +121,7 @@ impl Run {
             88..90 => self.cut_back().await,
             90..92 => self.withdraw().await,
             92..93 => self.operate().await,
-            93..98 => self.append().await,
+            100..112 => self.append().await,
             _ => self.tick(),
         }
     }

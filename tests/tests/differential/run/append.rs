@@ -104,13 +104,14 @@ impl Run {
 
     async fn append_slice(&mut self) {
         let Some(known) = self.some_append() else { return };
-        let first_line = known.first_line
-            + match self.below(8) {
-                0 => known.stored + 1,
-                1 | 2 => self.below(known.stored + 1),
-                _ => known.stored,
-            };
-        let rows: Vec<Box<str>> = (0..self.below(6)).map(|n| format!("{}", first_line + n).into()).collect();
+        let (before, count) = match self.below(8) {
+            0 => (known.stored + 1, self.below(6)),
+            1 => (self.below(known.stored + 1), self.below(6)),
+            2 => (0, known.stored),
+            _ => (known.stored, self.below(6)),
+        };
+        let first_line = known.first_line + before;
+        let rows: Vec<Box<str>> = (0..count).map(|n| format!("{}", first_line + n).into()).collect();
         let now = self.clock.now();
         self.story.push(format!(
             "{} append {} to {}: {} rows from {first_line}",
