@@ -14,6 +14,8 @@ use fencepost::store::{Appends, OpenMode, Reads, StoreError};
 use fencepost_core::append::{AppendEnd, Appended, Begun, Staged, lines_of};
 use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::{AppendId, BatchId, StoreTime};
+use sqlx::ConnectOptions;
+use sqlx::sqlite::SqliteConnectOptions;
 
 /// A clock that only the test moves.
 #[derive(Clone)]
@@ -147,6 +149,29 @@ async fn an_append_waits_for_another_one() {
     assert_eq!(theirs.await.unwrap(), Appended::Done { lines: lines_of(2, 1) });
     assert_eq!(ours.lines, lines_of(3, 1));
     assert_eq!(place.inputs(batch).await, ["1", "7", "8"]);
+}
+
+/// A store made before appends were built has another table for them, with nothing in it.
+#[tokio::test]
+async fn a_store_of_version_2_is_brought_up_to_date() {
+    let place = Place::new().await;
+    let batch = place.batch(1).await;
+    let path = place.store.path().to_owned();
+    let mut raw = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+    sqlx::raw_sql(
+        "drop table appends;
+         create table appends (append integer primary key, batch integer not null, key text not null, digest text,
+             first_line integer, line_count integer not null default 0,
+             status text not null check (status in ('loading', 'done', 'refused')), created_at integer not null,
+             unique (batch, key)) strict;
+         update store set schema_version = 2",
+    )
+    .execute(&mut raw)
+    .await
+    .unwrap();
+    let store = SqliteStore::open(&path, OpenMode::Existing).await.unwrap();
+    assert_eq!(append::values(&store, batch, None, 2..=3).await.unwrap().lines, lines_of(2, 2));
+    assert_eq!(place.inputs(batch).await, ["1", "2", "3"]);
 }
 
 /// Does what it is asked, but every first answer is lost.

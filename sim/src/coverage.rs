@@ -102,6 +102,12 @@ marks! {
     AbortWhileRunning,
     /// S3: hold while rows ran.
     HoldWhileRunning,
+    /// S3: rows were appended.
+    Appended,
+    /// S3: the batch had ended before an append did.
+    AppendRefused,
+    /// S3: an append was cut off and another took over.
+    AppendTakenOver,
     /// S1: a lease was dropped while it still held spans.
     DroppedWithSpans,
     /// S1: a stopped worker left.

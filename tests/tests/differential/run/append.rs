@@ -36,7 +36,7 @@ impl Run {
     /// Mostly an open one.
     fn some_batch(&mut self) -> BatchId {
         let mut from = self.batches.clone();
-        if !self.one_in(4) {
+        if !self.one_in(3) {
             from.retain(|batch| self.model.status(*batch) == Some(BatchStatus::Open));
         }
         if self.one_in(30) { BatchId::from_random(7) } else { self.pick(&from).unwrap_or(BatchId::from_random(7)) }
