@@ -120,9 +120,9 @@ async fn rows_that_cannot_be_read_leave_nothing_behind() {
     let error = append::rows(&place.store, batch, Some("k"), &mut next, |_| {}).await.unwrap_err();
     assert_eq!(error.to_string(), "row 9 cannot be kept");
     // Neither the place nor the key is taken.
-    let appended = append::values(&place.store, batch, Some("k"), 5..=5).await.unwrap();
-    assert_eq!(appended, Append { lines: lines_of(2, 1), new: true });
-    assert_eq!(place.inputs(batch).await, ["1", "5"]);
+    let begun = place.store.begin_append(batch, AppendId::from_random(1), Some("k")).await.unwrap();
+    assert_eq!(begun, Begun::Loading { first_line: 2 });
+    assert_eq!(place.inputs(batch).await, ["1"]);
 }
 
 #[tokio::test]

@@ -104,10 +104,8 @@ marks! {
     HoldWhileRunning,
     /// S3: rows were appended.
     Appended,
-    /// S3: the batch had ended before an append did.
+    /// S3: the batch had ended before an append did, or another append had taken over.
     AppendRefused,
-    /// S3: an append was cut off and another took over.
-    AppendTakenOver,
     /// S1: a lease was dropped while it still held spans.
     DroppedWithSpans,
     /// S1: a stopped worker left.

@@ -39,9 +39,8 @@ impl World<'_> {
 
     pub(super) fn end_appends(&mut self, upto: u64) {
         while let Some(place) = self.stagings.iter().position(|staging| staging.until <= upto) {
-            // Whoever appends to a store that is away tries again.
+            // The end of the store's outage comes here again.
             if self.store_server.is_away() {
-                self.end_outages_at(self.now + self.schedule.options.ttl_us / 16);
                 return;
             }
             let Staging { append, at, rows, .. } = self.stagings.swap_remove(place);
@@ -53,8 +52,7 @@ impl World<'_> {
                     let plan = RowPlan::plain(&self.schedule.options);
                     self.rows[at].extend((0..rows).map(|_| plan));
                 }
-                Some(Appended::Refused { .. }) => self.coverage.mark(Mark::AppendRefused),
-                Some(Appended::TakenOver) => self.coverage.mark(Mark::AppendTakenOver),
+                Some(Appended::Refused { .. } | Appended::TakenOver) => self.coverage.mark(Mark::AppendRefused),
                 other => unreachable!("a whole append ends as {other:?}"),
             }
             self.store_changed();

@@ -7,6 +7,7 @@ use fencepost::store::loading::BatchSpec;
 use fencepost::store::sqlite::Clock;
 use fencepost_core::append::{AppendEnd, Appended, Begun, Staged};
 use fencepost_core::rules::claim::BatchStatus;
+use fencepost_core::rules::leaving::S3_CUT_OFF_AFTER;
 use fencepost_core::{AppendId, BatchId};
 use fencepost_model::store::BatchSpec as ModelSpec;
 
@@ -51,8 +52,10 @@ impl Run {
 
     async fn begin_append(&mut self) {
         if self.one_in(4) {
-            // Long enough for what loads to be cut off.
-            self.pass(Duration::from_secs(61));
+            // Just long enough for what loads to be cut off, or not quite.
+            self.append_slice().await;
+            let short_by = Duration::from_micros(self.below(2));
+            self.pass(S3_CUT_OFF_AFTER - short_by);
         }
         let known = self.some_append();
         let (batch, append, key) = match known {
