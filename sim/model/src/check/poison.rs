@@ -431,7 +431,7 @@ mod tests {
         events.extend([freed(1..=4, 2, 1, FreedWhy::Recovered, 1), lease_taken(2), lease_taken(3)]);
         events.extend([claimed_by(2, 1..=2, 3, Some(2), 1, 1, false), freed(3..=4, 4, 2, FreedWhy::Split, 1)]);
         let second = claimed_by(3, 3..=4, 5, Some(4), 1, 1, false);
-        passes(&mut Poison::new(), &[&events[..], &[second.clone()]].concat());
+        passes(&mut Poison::new(), &[&events[..], std::slice::from_ref(&second)].concat());
         events.extend([appended(5, 5), second]);
         fails(&mut Poison::new(), &events);
     }

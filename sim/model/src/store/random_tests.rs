@@ -134,7 +134,7 @@ impl Run {
     fn append(&mut self, of: BatchId, append: AppendId, lines: u64, part: u8) {
         let (now, rows) = (self.rig.now, vec![Box::from("1"); usize::try_from(lines).unwrap()]);
         let store = &mut self.rig.store;
-        let begun = store.begin_append(now, of, append, (part % 2 == 0).then_some("key"));
+        let begun = store.begin_append(now, of, append, part.is_multiple_of(2).then_some("key"));
         let Begun::Loading { first_line } = begun else { return };
         if part > 0 {
             store.append_rows(now, of, append, first_line, &rows).unwrap();
