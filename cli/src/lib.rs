@@ -6,6 +6,7 @@
 //! | the loops that perform the core's effects | [`driver`] | through its ports |
 //! | what runs a row | [`handler`] | yes |
 //! | submitting rows | [`load`] | through the store |
+//! | appending rows to a batch | [`append`] | through the store |
 //! | reading CSV and JSON lines | [`input`] | yes |
 //! | what reports look like | [`report`] | no |
 //! | writing results | [`results`] | yes |
@@ -16,6 +17,7 @@
 // `println!` and its kin panic where they cannot write.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod append;
 pub mod commands;
 pub mod driver;
 pub mod handler;

@@ -94,14 +94,15 @@ pub async fn values<T: serde::Serialize + Send>(
     let (mut values, mut line) = (values.into_iter(), 0);
     let mut next = move || {
         line += 1;
-        values.next().map(|value| text_of(&value, line)).transpose()
+        values.next().map(|value| row_text(&value)).transpose().map_err(|cause| LoadError::Row { line, cause })
     };
     rows(store, spec, key, &mut next, |_| {}).await
 }
 
-fn text_of<T: serde::Serialize>(value: &T, line: u64) -> Result<Box<str>, LoadError> {
-    let text = serde_json::to_string(value).map_err(|cause| LoadError::Row { line, cause: cause.into() })?;
-    crate::input::check_json(&text).map_err(|cause| LoadError::Row { line, cause: cause.into() })?;
+/// A value as a row's JSON text, where every store can keep it.
+pub(crate) fn row_text<T: serde::Serialize>(value: &T) -> Result<Box<str>, Box<dyn std::error::Error + Send + Sync>> {
+    let text = serde_json::to_string(value)?;
+    crate::input::check_json(&text)?;
     Ok(text.into_boxed_str())
 }
 
@@ -147,15 +148,15 @@ async fn load<E: Into<LoadError>>(
 }
 
 /// How long a slice that may have been stored is asked for: without it nothing is submitted, and that is known.
-const SLICE_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const SLICE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long an end that may have happened is asked for: nothing else tells.
-const END_PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const END_PATIENCE: Duration = Duration::from_secs(60);
 /// How soon it is asked for again.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 
-/// O2: a write of a load whose answer was lost is repeated as it is until its end is known; the batch's id and the slice's first
+/// O2: a write of a load or an append whose answer was lost is repeated as it is until its end is known; ids and the slice's first
 /// line make that harmless. What certainly did not happen is an error at once.
-async fn until_known<T, F: Future<Output = Result<T, StoreError>>>(
+pub(crate) async fn until_known<T, F: Future<Output = Result<T, StoreError>>>(
     patience: Duration,
     mut ask: impl FnMut() -> F,
 ) -> Result<T, StoreError> {

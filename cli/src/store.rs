@@ -7,6 +7,7 @@
 //! | what people see: batches, counts, rows | [`Reads`], [`view`] |
 //! | submitting rows | [`Loads`], [`loading`] |
 //! | what an operator does to a batch | [`Operates`] |
+//! | appending rows to a batch | [`Appends`], [`fencepost_core::append`] |
 //! | what a running worker needs besides | [`WorkerStore`] |
 //! | which store a name means, and opening it | [`url`] |
 //! | one type for whichever store it is | [`any`] |
@@ -17,8 +18,9 @@ use std::error::Error;
 use std::future::Future;
 use std::time::Duration;
 
+use fencepost_core::append::{AppendEnd, Appended, Begun, Staged};
 use fencepost_core::store::{Operated, Retried, RetryRows, StoreFailure, StoreReply, StoreRequest};
-use fencepost_core::{BatchId, StoreTime};
+use fencepost_core::{AppendId, BatchId, StoreTime};
 
 use self::loading::{BatchSpec, LoadEnd, Loaded};
 use self::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, WorkersView};
@@ -134,6 +136,41 @@ pub trait Operates: Send + Sync {
     /// aborted) opens again. A repeat takes away what is there then: what failed anew, and a line that is named without a
     /// token whatever became of it. All rows go in one transaction, within the time that a statement may take.
     fn retry(&self, batch: BatchId, rows: RetryRows) -> impl Future<Output = Result<Retried, StoreError>> + Send;
+}
+
+/// S3: appending rows to a batch in slices. [`crate::append`] does it whole. The rows are stored beyond the batch's total, where nobody
+/// sees them, until the end raises it. Each of these may be repeated as it is.
+pub trait Appends: Send + Sync {
+    /// Begins an append, under an id that the caller draws. Removes one before it that was cut off
+    /// ([`S3_CUT_OFF_AFTER`](fencepost_core::rules::leaving::S3_CUT_OFF_AFTER)).
+    fn begin_append(
+        &self,
+        batch: BatchId,
+        append: AppendId,
+        key: Option<&str>,
+    ) -> impl Future<Output = Result<Begun, StoreError>> + Send;
+
+    /// Stores the append's rows from this line of the batch on, in one transaction; a slice is as large as a load's. One that
+    /// would leave a gap is an error.
+    fn append_rows(
+        &self,
+        batch: BatchId,
+        append: AppendId,
+        first_line: u64,
+        inputs: &[Box<str>],
+    ) -> impl Future<Output = Result<Staged, StoreError>> + Send;
+
+    /// Makes the rows the batch's, all of them or none.
+    fn finish_append(
+        &self,
+        batch: BatchId,
+        append: AppendId,
+        end: AppendEnd,
+    ) -> impl Future<Output = Result<Appended, StoreError>> + Send;
+
+    /// Removes an append that is not done, and its rows; on any other it does nothing. One that is given up stands in nobody's way
+    /// by this, otherwise until it counts as cut off.
+    fn remove_append(&self, batch: BatchId, append: AppendId) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 
 /// What a running worker needs of its store besides [`Store::call`]. A layer over a store is one too.

@@ -98,6 +98,12 @@ text_id! {
     LeaseId, bits 60, digits 12
 }
 
+text_id! {
+    /// An append (S3). 60 random bits, chosen by whoever appends, so that a beginning whose end is unknown can be asked again
+    /// unchanged; shown as 12 characters.
+    AppendId, bits 60, digits 12
+}
+
 /// A fencing token. Every change of hands draws a new one (T3); the tokens of a line only grow. It names a span: at any
 /// moment at most one span carries a given token.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

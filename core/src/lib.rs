@@ -10,6 +10,7 @@
 //! |---|---|
 //! | a rule of `docs/protocol.md` by its number (T1 ... S7) | [`rules`]: one function per rule, its name starts with the number |
 //! | what a store is asked, and what it answers | [`store`] |
+//! | what appending asks of a store, and what it is answered | [`append`] |
 //! | what Redis is asked, and what it answers | [`liveness`] |
 //! | a worker's claims, runs and outcomes | [`worker::Worker`] |
 //! | a worker's lease: take, renew, drop | [`keeper::Keeper`] |
@@ -21,6 +22,7 @@
 //! any input the caller polls effects until `None`, then sleeps until `poll_timeout()`. A second `handle_timeout` at
 //! the same instant does nothing, and the next wake-up is never in the past.
 
+pub mod append;
 pub mod config;
 pub mod ids;
 pub mod judge;
@@ -34,6 +36,6 @@ pub mod time;
 pub mod worker;
 
 pub use config::{Timing, TimingError, WorkerOptions};
-pub use ids::{BatchId, LeaseId, ParseIdError, RequestId, Token};
+pub use ids::{AppendId, BatchId, LeaseId, ParseIdError, RequestId, Token};
 pub use lines::{LineRange, LineSet};
 pub use time::{Instant, StoreTime};

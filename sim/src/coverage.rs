@@ -102,6 +102,10 @@ marks! {
     AbortWhileRunning,
     /// S3: hold while rows ran.
     HoldWhileRunning,
+    /// S3: rows were appended.
+    Appended,
+    /// S3: the batch had ended before an append did, or another append had taken over.
+    AppendRefused,
     /// S1: a lease was dropped while it still held spans.
     DroppedWithSpans,
     /// S1: a stopped worker left.

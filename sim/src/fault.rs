@@ -136,6 +136,15 @@ pub enum Fault {
         /// For how long.
         for_us: u64,
     },
+    /// S3: somebody appends rows to a batch. It is beside the batch's work rather than against it.
+    Append {
+        /// To which.
+        batch: u8,
+        /// How many.
+        rows: u8,
+        /// How long from the rows' storing to the end.
+        for_us: u64,
+    },
     /// S2: an operator aborts a batch.
     Abort {
         /// Which.
@@ -152,7 +161,8 @@ impl Fault {
             | Self::Pause { for_us, .. }
             | Self::StoreAway { for_us, .. }
             | Self::WitnessAway { for_us, .. }
-            | Self::Hold { for_us, .. } => for_us,
+            | Self::Hold { for_us, .. }
+            | Self::Append { for_us, .. } => for_us,
             Self::Crash { restart_after_us, .. } | Self::Stop { restart_after_us, .. } => restart_after_us.unwrap_or(0),
             _ => 0,
         }
@@ -181,6 +191,9 @@ impl Fault {
                 halves(for_us).map(|for_us| Self::WitnessAway { how, for_us }).collect()
             }
             Self::Hold { batch, for_us } => halves(for_us).map(|for_us| Self::Hold { batch, for_us }).collect(),
+            Self::Append { batch, rows, for_us } => {
+                halves(for_us).map(|for_us| Self::Append { batch, rows, for_us }).collect()
+            }
             Self::StoreClockJump { by_us } => [by_us / 8, by_us / 2]
                 .into_iter()
                 .filter(|less| *less != 0)
@@ -238,6 +251,9 @@ fn draw_fault(draw: &mut Draw, kind: u64, options: &Options) -> Fault {
             Fault::Witness(draw.pick(&losses))
         }
         _ if draw.chance(300) => Fault::Abort { batch },
+        _ if draw.chance(500) => {
+            Fault::Append { batch, rows: draw.pick(&[1, 2, 10]), for_us: draw.pick(&[1, for_us / 4, for_us]).max(1) }
+        }
         _ => Fault::Hold { batch, for_us },
     }
 }

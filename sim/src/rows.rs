@@ -35,6 +35,11 @@ pub struct RowPlan {
 }
 
 impl RowPlan {
+    /// An appended row: nothing odd.
+    pub fn plain(options: &Options) -> Self {
+        Self { nature: Nature::Succeeds, run_us: options.run_us_max.max(1), deaf: false }
+    }
+
     /// What a run that goes to its end answers.
     pub fn answer(&self, attempt: u32) -> Option<RunAnswer> {
         match self.nature {

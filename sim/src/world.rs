@@ -10,6 +10,7 @@
 //! | faults taking effect | `faults` |
 //! | faults stop, everything must end | `ending` |
 
+mod appends;
 mod ending;
 mod faults;
 mod handlers;
@@ -185,6 +186,7 @@ pub(crate) struct World<'a> {
     /// L6: all runs; no token is ever run twice.
     started: BTreeSet<RunKey>,
     holds: BTreeMap<BatchId, u64>,
+    stagings: Vec<appends::Staging>,
     submitted: usize,
     ended_at: Option<u64>,
     healed: bool,
@@ -232,6 +234,7 @@ impl<'a> World<'a> {
             ledger: BTreeMap::new(),
             started: BTreeSet::new(),
             holds: BTreeMap::new(),
+            stagings: Vec::new(),
             submitted: 0,
             ended_at: None,
             healed: false,

@@ -4,14 +4,15 @@
 
 use std::time::Duration;
 
+use fencepost_core::append::{AppendEnd, Appended, Begun, Staged};
 use fencepost_core::store::{Operated, Retried, RetryRows, StoreReply, StoreRequest};
-use fencepost_core::{BatchId, StoreTime};
+use fencepost_core::{AppendId, BatchId, StoreTime};
 
 use super::loading::{BatchSpec, LoadEnd, Loaded};
 use super::postgres::{self, PostgresStore};
 use super::sqlite::{self, SqliteStore};
 use super::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, WorkersView};
-use super::{Changes, Loads, Operates, Reads, Store, StoreError, WorkerStore};
+use super::{Appends, Changes, Loads, Operates, Reads, Store, StoreError, WorkerStore};
 
 /// A handle to a store of any kind. Clones share its connections.
 #[derive(Clone, Debug)]
@@ -172,6 +173,30 @@ impl Operates for AnyStore {
 
     async fn retry(&self, batch: BatchId, rows: RetryRows) -> Result<Retried, StoreError> {
         with_store!(self, store => store.retry(batch, rows).await)
+    }
+}
+
+impl Appends for AnyStore {
+    async fn begin_append(&self, batch: BatchId, append: AppendId, key: Option<&str>) -> Result<Begun, StoreError> {
+        with_store!(self, store => store.begin_append(batch, append, key).await)
+    }
+
+    async fn append_rows(
+        &self,
+        batch: BatchId,
+        append: AppendId,
+        first_line: u64,
+        inputs: &[Box<str>],
+    ) -> Result<Staged, StoreError> {
+        with_store!(self, store => store.append_rows(batch, append, first_line, inputs).await)
+    }
+
+    async fn finish_append(&self, batch: BatchId, append: AppendId, end: AppendEnd) -> Result<Appended, StoreError> {
+        with_store!(self, store => store.finish_append(batch, append, end).await)
+    }
+
+    async fn remove_append(&self, batch: BatchId, append: AppendId) -> Result<(), StoreError> {
+        with_store!(self, store => store.remove_append(batch, append).await)
     }
 }
 

@@ -11,6 +11,7 @@
 //! | requests to and from the functions | `claim.rs`, `record.rs`, `lease.rs`, `recover.rs` |
 //! | loading rows by COPY | `load.rs` |
 //! | hold, resume, abort, retry | `operate.rs` |
+//! | appending rows to a batch | `appending.rs` |
 //! | what status, rows and results show | `read.rs` |
 //! | waking of idle workers | [`changes`] |
 //! | effects within the outcome's transaction (O7) | `effects.rs` |
@@ -21,8 +22,8 @@
 //! fencepost.claim(...)`. A process that is stopped, whenever that is, holds no lock: its transaction is over, or
 //! the server ends it without hearing from it again (T2). Inside, a VOLATILE function takes a new snapshot for each of its statements
 //! under READ COMMITTED, so that locking first and looking in the next statement (T1) works within one call; under any other
-//! isolation level the functions refuse to work. The two exceptions are loads, whose transaction locks nothing but the
-//! batch that is being loaded, and handlers with effects (O7).
+//! isolation level the functions refuse to work. The exceptions are loads and appends, whose slices lock nothing but the
+//! batch that is being loaded or the append's record, and handlers with effects (O7).
 //!
 //! # Connections
 //!
@@ -42,6 +43,7 @@ use self::connections::Connections;
 use super::sqlite::Clock;
 use super::{Store, StoreError, WorkerStore};
 
+mod appending;
 mod call;
 pub mod changes;
 mod claim;

@@ -9,6 +9,7 @@
 //! | a batch's end | `batch.rs` |
 //! | loading rows in slices | `load.rs` |
 //! | hold, resume, abort, retry | `operate.rs` |
+//! | appending rows to a batch | `appending.rs` |
 //! | what status, rows and results show | `read.rs` |
 //! | waking of idle workers | [`changes`] |
 //! | renewals before row work | `turn.rs` |
@@ -54,6 +55,7 @@ use super::{Store, StoreError, WorkerStore};
 use crate::driver::worker::panic_message;
 
 mod append;
+mod appending;
 mod batch;
 pub mod changes;
 mod claim;

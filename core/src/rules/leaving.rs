@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::lines::LineSet;
 use crate::rules::claim::BatchStatus;
 use crate::store::Operated;
-use crate::time::Instant;
+use crate::time::{Instant, StoreTime};
 
 /// S1: when running rows are cancelled after a stop.
 pub fn s1_grace_ends(stopped_at: Instant, grace: Duration) -> Instant {
@@ -41,6 +41,138 @@ pub fn s3_hold(status: Option<BatchStatus>, held: bool, hold: bool) -> Operated 
         Some(BatchStatus::Open) if held == hold => Operated::Before,
         Some(BatchStatus::Open) => Operated::Now,
         Some(ended @ (BatchStatus::Success | BatchStatus::Failed | BatchStatus::Aborted)) => Operated::Ended(ended),
+    }
+}
+
+/// S3: an append that has not moved for so long, by the store's clock, was cut off: the next one removes it.
+pub const S3_CUT_OFF_AFTER: Duration = Duration::from_secs(60);
+
+/// S3: which batches take more rows, held or not. `None`: there is no such batch.
+pub fn s3_may_append(status: Option<BatchStatus>) -> bool {
+    status == Some(BatchStatus::Open)
+}
+
+/// S3: whether an append that last moved then was cut off.
+pub fn s3_cut_off(moved_at: StoreTime, now: StoreTime) -> bool {
+    now.since(moved_at) >= S3_CUT_OFF_AFTER
+}
+
+/// S3: when an append last moved, as far as that can be: after the store's clock was stepped back, now. Else it would stand in the
+/// way for as long as the step was.
+pub fn s3_moved_at(moved_at: StoreTime, now: StoreTime) -> StoreTime {
+    moved_at.min(now)
+}
+
+/// S3: how far an append's record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AppendState {
+    /// Its rows are being stored beyond the batch's total.
+    Loading,
+    /// It was given up, refused or cut off: its rows are being removed, its record is the last to go.
+    Removing,
+    /// Its rows are the batch's.
+    Done,
+}
+
+/// S3: a batch's one append that is not done, as a further beginning sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnfinishedAppend {
+    /// Whether it is the one that begins: the reply to its first try was lost.
+    pub own: bool,
+    /// Loading or removing.
+    pub state: AppendState,
+    /// When it last stored rows.
+    pub moved_at: StoreTime,
+}
+
+/// S3: what the beginning of an append comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AppendBeginning {
+    /// An append with this key, or this id, is done. Whether its content is the same is for its digest to say.
+    Done,
+    /// The batch takes no rows.
+    Refused,
+    /// It has begun before.
+    Begun,
+    /// Another one loads: to be asked again later.
+    Busy,
+    /// What is left of another one is to be removed first.
+    Remove,
+    /// A record is to be written: its lines begin behind the total.
+    Begin,
+}
+
+/// S3: decides in a transaction that shares the batch's lock. What is done stays known when the batch has ended. A batch has one
+/// append at a time: so no line is given out twice.
+pub fn s3_begin_append(
+    done: bool,
+    status: Option<BatchStatus>,
+    unfinished: Option<UnfinishedAppend>,
+    now: StoreTime,
+) -> AppendBeginning {
+    if done {
+        return AppendBeginning::Done;
+    }
+    if !s3_may_append(status) {
+        return AppendBeginning::Refused;
+    }
+    match unfinished {
+        None => AppendBeginning::Begin,
+        Some(UnfinishedAppend { state: AppendState::Loading, own: true, .. }) => AppendBeginning::Begun,
+        Some(UnfinishedAppend { state: AppendState::Loading, moved_at, .. }) if !s3_cut_off(moved_at, now) => {
+            AppendBeginning::Busy
+        }
+        Some(_) => AppendBeginning::Remove,
+    }
+}
+
+/// S3: whether rows of an append are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AppendStaging {
+    /// They are.
+    Store,
+    /// The batch has ended meanwhile.
+    Refused,
+    /// The append does not load any more.
+    TakenOver,
+}
+
+/// S3: decides in the slice's own transaction, which has the lock on the append's record.
+pub fn s3_stage(state: Option<AppendState>, status: Option<BatchStatus>) -> AppendStaging {
+    match state {
+        _ if !s3_may_append(status) => AppendStaging::Refused,
+        Some(AppendState::Loading) => AppendStaging::Store,
+        _ => AppendStaging::TakenOver,
+    }
+}
+
+/// S3: what the end of an append comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AppendEnding {
+    /// The total is to be raised over its rows.
+    Raise,
+    /// An earlier try raised it.
+    Same,
+    /// An earlier try raised it, with other content.
+    Differs,
+    /// The batch has ended meanwhile: the rows are to be removed.
+    Refused,
+    /// The append does not load any more.
+    TakenOver,
+}
+
+/// S3: decides in the transaction that holds the batch exclusively. `own`: the append's record and its digest.
+pub fn s3_finish_append(
+    own: Option<(AppendState, Option<&str>)>,
+    status: Option<BatchStatus>,
+    digest: &str,
+) -> AppendEnding {
+    match own {
+        Some((AppendState::Done, there)) if there == Some(digest) => AppendEnding::Same,
+        Some((AppendState::Done, _)) => AppendEnding::Differs,
+        _ if !s3_may_append(status) => AppendEnding::Refused,
+        Some((AppendState::Loading, _)) => AppendEnding::Raise,
+        Some((AppendState::Removing, _)) | None => AppendEnding::TakenOver,
     }
 }
 

@@ -2,6 +2,7 @@
 //! rules of a machine are driven through its inputs, on a clock that only the test moves.
 #![allow(clippy::unwrap_used)]
 
+mod append;
 mod claim;
 mod judging;
 mod lease;

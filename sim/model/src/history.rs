@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use fencepost_core::rules::claim::BatchStatus;
-use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, Timing, Token};
+use fencepost_core::{BatchId, LeaseId, LineRange, LineSet, StoreTime, Timing, Token};
 
 /// A worker's process, numbered by the simulator: a restart is a new number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -217,6 +217,13 @@ pub enum Event {
         attempts_max: u32,
         /// P2: crashes that a row survives, less one.
         crashes_max: u32,
+    },
+    /// S3: a batch's total was raised; its new lines are fresh.
+    BatchAppended {
+        /// The batch.
+        batch: BatchId,
+        /// The new lines.
+        lines: LineRange,
     },
     /// S3: a batch was held or let go.
     BatchHeld {

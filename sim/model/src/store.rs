@@ -3,6 +3,9 @@
 //! Every request is one transaction, done at once. The decisions are the rule functions of `fencepost_core`; what is here
 //! is locks that need no taking, looks and writes. Every change of state is told as an [`Event`].
 
+mod append;
+#[cfg(test)]
+mod append_tests;
 mod batch;
 mod claim;
 mod load;
@@ -25,8 +28,9 @@ use fencepost_core::rules::lease::{LeaseState, l2_renewable};
 use fencepost_core::rules::leaving::{s1_after_drop, s2_closed};
 use fencepost_core::rules::transactions::t3_draw_token;
 use fencepost_core::store::{Grant, LeaseView, RenewReply, StoreReply, StoreRequest, TakeLease, TakeLeaseReply};
-use fencepost_core::{BatchId, LeaseId, LineRange, LineSet, StoreTime, Token};
+use fencepost_core::{AppendId, BatchId, LeaseId, LineRange, LineSet, StoreTime, Token};
 
+use self::append::Append;
 use self::batch::{Batch, Span};
 pub use self::batch::{BatchSpec, Outcome, Rows};
 pub use self::load::Loaded;
@@ -44,6 +48,7 @@ pub struct ModelStore {
     leases: BTreeMap<LeaseId, Lease>,
     /// Those of `leases` that are live.
     live: BTreeSet<LeaseId>,
+    appends: BTreeMap<AppendId, Append>,
     completions: Vec<CompletionView>,
     events: Vec<Event>,
     touched: BTreeSet<BatchId>,

@@ -10,7 +10,7 @@ use fencepost_model::history;
 use super::World;
 use crate::fault::Fault;
 use crate::options::Options;
-use crate::rows::Nature;
+use crate::rows::{Nature, RowPlan};
 use crate::schedule::Schedule;
 
 impl World<'_> {
@@ -39,6 +39,7 @@ impl World<'_> {
             self.heal_slot(slot);
         }
         self.end_holds(u64::MAX);
+        self.end_appends(u64::MAX);
         self.deadline = self.now + progress_bound_us(self.schedule, self.rows.iter().flatten().copied());
         self.fact(history::Event::FaultsStopped);
         self.look_for_end();
@@ -65,7 +66,7 @@ impl World<'_> {
 }
 
 /// What the checkers allow.
-pub(super) fn bounds(schedule: &Schedule, rows: impl Iterator<Item = crate::rows::RowPlan>) -> Bounds {
+pub(super) fn bounds(schedule: &Schedule, rows: impl Iterator<Item = RowPlan>) -> Bounds {
     let options = &schedule.options;
     // A request on its way, and clocks that are a tenth slow.
     let slack = options.request_timeout_us + (2 * options.ttl_us + options.scan_us + options.renew_us) / 8;
@@ -83,12 +84,17 @@ fn abort_notice_us(options: &Options) -> u64 {
 }
 
 /// Far more than anything should take, and still an end: one worker does everything, every death waits for its judge.
-fn progress_bound_us(schedule: &Schedule, rows: impl Iterator<Item = crate::rows::RowPlan>) -> u64 {
+fn progress_bound_us(schedule: &Schedule, rows: impl Iterator<Item = RowPlan>) -> u64 {
     let options = &schedule.options;
     let longest = options.batches.iter().map(|batch| batch.timeout_us).max().unwrap_or(0) + options.cancel_grace_us;
     let attempts = u64::from(options.batches.iter().map(|batch| batch.attempts_max).max().unwrap_or(1));
     let (mut work, mut deaths) = (0, 8);
-    for row in rows {
+    let appended = schedule.faults.iter().map(|(_, fault)| match fault {
+        Fault::Append { rows, .. } => usize::from(*rows),
+        _ => 0,
+    });
+    let appended = std::iter::repeat_n(RowPlan::plain(options), appended.sum());
+    for row in rows.chain(appended) {
         let run = if row.nature == Nature::Hangs { longest } else { row.run_us.min(longest) };
         work += (run + options.poll_us) * attempts;
         if matches!(row.nature, Nature::Retries(_) | Nature::Hangs) || row.run_us >= longest {

@@ -57,6 +57,7 @@ impl World<'_> {
                 self.end_outages_at(self.now + for_us);
             }
             Fault::Hold { batch, for_us } => return self.hold(batch, for_us),
+            Fault::Append { batch, rows, for_us } => return self.append(batch, rows.into(), for_us),
             Fault::Abort { batch } => return self.abort(batch),
         }
         true
@@ -229,7 +230,7 @@ impl World<'_> {
     }
 
     /// An outage that ends never is not on the heap.
-    fn end_outages_at(&mut self, at: u64) {
+    pub(super) fn end_outages_at(&mut self, at: u64) {
         if at < u64::MAX {
             self.push(at, Event::OutagesEnd);
         }
@@ -252,6 +253,7 @@ impl World<'_> {
             }
         }
         self.end_holds(upto);
+        self.end_appends(upto);
     }
 
     pub(super) fn bring_servers_back(&mut self, upto: u64) {

@@ -274,8 +274,13 @@ impl World<'_> {
         let mut freed = false;
         for event in &events {
             self.cover_event(event);
-            let loaded = matches!(event, history::Event::BatchLoaded { .. } | history::Event::BatchHeld { .. });
-            freed |= loaded || matches!(event, history::Event::Freed { .. });
+            freed |= matches!(
+                event,
+                history::Event::BatchLoaded { .. }
+                    | history::Event::BatchAppended { .. }
+                    | history::Event::BatchHeld { .. }
+                    | history::Event::Freed { .. }
+            );
             if self.trace {
                 println!("{:>12}     {event:?}", self.now);
             }

@@ -86,6 +86,30 @@ const KINDS: &[&str] = &[
     "retry of nothing there",
     "recorded before, superseded",
     "granted tried since a retry",
+    "append begun",
+    "append begun again",
+    "append to a held batch",
+    "append behind another",
+    "append done before",
+    "append busy",
+    "append refused, no batch",
+    "append refused, loading",
+    "append refused, success",
+    "append refused, failed",
+    "append refused, aborted",
+    "slice stored",
+    "slice repeated",
+    "slice with a gap",
+    "slice taken over",
+    "slice refused",
+    "appended",
+    "appended nothing",
+    "appended, same",
+    "appended, differs",
+    "append taken over",
+    "append refused at its end",
+    "append incomplete",
+    "append removed",
 ];
 
 /// A number from the environment, for longer runs: `FENCEPOST_DIFFERENTIAL_RUNS=500`.
@@ -110,6 +134,7 @@ async fn the_model_sqlite_and_postgres_answer_alike() {
         }
         run.compare().await;
         missing.retain(|kind| !run.seen.contains(kind));
+        println!("not seen yet: {missing:?}");
         let done = seed + 1 - first;
         if done >= runs && missing.is_empty() {
             println!("{done} runs of {steps} steps");

@@ -43,7 +43,7 @@ impl Run {
     /// A load under way. Its end does not come.
     async fn loading(&mut self) -> BatchId {
         let spec = BatchSpec::new("op");
-        let batch = self.subjects.begin_load(&spec).await;
+        let batch = self.subjects.load_without_end(&spec).await;
         self.story.push(format!("load {batch}"));
         self.model.begin_load(self.clock.now(), fencepost_model::store::BatchSpec::new(batch, "op"));
         self.model.load_rows(batch, Rows::Inputs(vec!["1".into()]));

@@ -17,7 +17,10 @@ use fencepost_core::store::{
 use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, Token};
 use fencepost_model::store::{ModelStore, Rows};
 
+use self::append::Appending;
 use super::subjects::Subjects;
+
+mod append;
 
 #[derive(Clone, Default)]
 pub(super) struct StepClock(Arc<AtomicI64>);
@@ -47,6 +50,7 @@ pub struct Run {
     ended: Vec<LeaseId>,
     groups: Vec<Record>,
     pub(super) batches: Vec<BatchId>,
+    appends: Vec<Appending>,
     pub seen: BTreeSet<&'static str>,
     pub(super) story: Vec<String>,
 }
@@ -65,6 +69,7 @@ impl Run {
             ended: Vec::new(),
             groups: Vec::new(),
             batches: Vec::new(),
+            appends: Vec::new(),
             seen: BTreeSet::new(),
             story: Vec::new(),
         }
@@ -101,7 +106,7 @@ impl Run {
     }
 
     pub async fn step(&mut self) {
-        match self.below(100) {
+        match self.below(112) {
             0..5 => self.submit().await,
             5..12 => self.take().await,
             12..16 => self.renew().await,
@@ -116,6 +121,7 @@ impl Run {
             88..90 => self.cut_back().await,
             90..92 => self.withdraw().await,
             92..95 => self.operate().await,
+            100..112 => self.append().await,
             _ => self.tick(),
         }
     }
@@ -128,6 +134,10 @@ impl Run {
             _ => i64::try_from(self.below(2_000_000)).unwrap(),
         };
         self.clock.0.fetch_add(by, Ordering::SeqCst);
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.clock.0.fetch_add(i64::try_from(time.as_micros()).unwrap(), Ordering::SeqCst);
     }
 
     async fn submit(&mut self) {
@@ -455,6 +465,7 @@ impl Run {
         for (name, got) in self.subjects.views().await {
             assert_eq!(got, expected, "{name} left, model right, after\n{}", self.told());
         }
+        self.compare_lines().await;
         for batch in &expected.batches {
             let failed = batch.tallies.iter().any(|(_, tally)| tally.failed > 0);
             let kind = match batch.status {

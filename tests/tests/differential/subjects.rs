@@ -6,14 +6,18 @@ use std::sync::Arc;
 use fencepost::store::loading::{BatchSpec, LoadEnd};
 use fencepost::store::postgres::{PostgresOptions, PostgresStore};
 use fencepost::store::sqlite::{Clock, SqliteStore};
-use fencepost::store::{AnyStore, Loads, OpenMode, Operates, Reads, Store, StoreError};
-use fencepost_core::BatchId;
+use fencepost::store::{AnyStore, Appends, Loads, OpenMode, Operates, Reads, Store, StoreError};
+use fencepost_core::append::{AppendEnd, Appended, Begun, Staged};
 use fencepost_core::store::{Operated, Retried, RetryRows, StoreReply, StoreRequest};
+use fencepost_core::{AppendId, BatchId};
 use fencepost_model::view::StoreView;
 use fencepost_tests::postgres::Schema;
 use sqlx::{ConnectOptions, PgConnection, SqliteConnection};
 
 use super::views;
+
+/// One store's name and what it answered.
+pub type Answered<T> = (&'static str, Result<T, StoreError>);
 
 /// All of them.
 pub struct Subjects {
@@ -38,9 +42,20 @@ impl Subjects {
         [("SQLite", self.sqlite.call(request.clone()).await), ("Postgres", self.postgres.call(request.clone()).await)]
     }
 
-    pub async fn load(&self, spec: &BatchSpec, rows: &[Box<str>]) -> BatchId {
+    pub async fn begin_load(&self, spec: &BatchSpec) -> BatchId {
         let batch = self.sqlite.begin_load(spec.clone()).await.unwrap();
         self.begin_on_postgres(batch, spec).await;
+        batch
+    }
+
+    pub async fn finish_empty(&self, batch: BatchId) {
+        let end = LoadEnd { key: None, digest: String::new(), total: 0 };
+        load_into(&self.sqlite, batch, &[], end.clone()).await;
+        load_into(&self.postgres, batch, &[], end).await;
+    }
+
+    pub async fn load(&self, spec: &BatchSpec, rows: &[Box<str>]) -> BatchId {
+        let batch = self.begin_load(spec).await;
         let end = LoadEnd { key: None, digest: String::new(), total: rows.len() as u64 };
         load_into(&self.sqlite, batch, rows, end.clone()).await;
         load_into(&self.postgres, batch, rows, end).await;
@@ -58,6 +73,62 @@ impl Subjects {
             .execute(&mut conn)
             .await
             .unwrap();
+    }
+
+    pub async fn begin_append(&self, batch: BatchId, append: AppendId, key: Option<&str>) -> [Answered<Begun>; 2] {
+        [
+            ("SQLite", self.sqlite.begin_append(batch, append, key).await),
+            ("Postgres", self.postgres.begin_append(batch, append, key).await),
+        ]
+    }
+
+    pub async fn append_rows(
+        &self,
+        batch: BatchId,
+        append: AppendId,
+        first_line: u64,
+        rows: &[Box<str>],
+    ) -> [Answered<Staged>; 2] {
+        [
+            ("SQLite", self.sqlite.append_rows(batch, append, first_line, rows).await),
+            ("Postgres", self.postgres.append_rows(batch, append, first_line, rows).await),
+        ]
+    }
+
+    pub async fn finish_append(&self, batch: BatchId, append: AppendId, end: &AppendEnd) -> [Answered<Appended>; 2] {
+        [
+            ("SQLite", self.sqlite.finish_append(batch, append, end.clone()).await),
+            ("Postgres", self.postgres.finish_append(batch, append, end.clone()).await),
+        ]
+    }
+
+    pub async fn remove_append(&self, batch: BatchId, append: AppendId) {
+        self.sqlite.remove_append(batch, append).await.unwrap();
+        self.postgres.remove_append(batch, append).await.unwrap();
+    }
+
+    /// How many lines of each batch are seen: as inputs, as rows, in the view `row_status`.
+    pub async fn lines_seen(&mut self, batches: &[(BatchId, u64)]) -> [(&'static str, Vec<[u64; 3]>); 2] {
+        const VIEW: &str = "select count(*) from row_status where batch = $1";
+        let (mut of_sqlite, mut of_postgres) = (Vec::new(), Vec::new());
+        for (batch, _) in batches {
+            let id = batch.to_string();
+            let view: i64 = sqlx::query_scalar(VIEW).bind(&id).fetch_one(&mut self.sqlite_raw).await.unwrap();
+            of_sqlite.push(lines_read(&self.sqlite, *batch, view).await);
+            let view: i64 = sqlx::query_scalar(VIEW).bind(&id).fetch_one(&mut self.postgres_raw).await.unwrap();
+            of_postgres.push(lines_read(&self.postgres, *batch, view).await);
+        }
+        [("SQLite", of_sqlite), ("Postgres", of_postgres)]
+    }
+
+    /// How many rows lie beyond the totals, and how many of them appends know of.
+    pub async fn rows_beyond_totals(&mut self) -> [(&'static str, i64, i64); 2] {
+        const BEYOND: &str = "\
+            select (select count(*) from rows r join batches b on b.batch = r.batch where r.line > b.total),
+                   cast((select coalesce(sum(line_count), 0) from appends where status <> 'done') as bigint)";
+        let sqlite: (i64, i64) = sqlx::query_as(BEYOND).fetch_one(&mut self.sqlite_raw).await.unwrap();
+        let postgres: (i64, i64) = sqlx::query_as(BEYOND).fetch_one(&mut self.postgres_raw).await.unwrap();
+        [("SQLite", sqlite.0, sqlite.1), ("Postgres", postgres.0, postgres.1)]
     }
 
     pub async fn last_token(&mut self) -> u64 {
@@ -101,9 +172,8 @@ impl Subjects {
     }
 
     /// A load of one row that does not end.
-    pub async fn begin_load(&self, spec: &BatchSpec) -> BatchId {
-        let batch = self.sqlite.begin_load(spec.clone()).await.unwrap();
-        self.begin_on_postgres(batch, spec).await;
+    pub async fn load_without_end(&self, spec: &BatchSpec) -> BatchId {
+        let batch = self.begin_load(spec).await;
         self.sqlite.load_rows(batch, 1, &["1".into()]).await.unwrap();
         self.postgres.load_rows(batch, 1, &["1".into()]).await.unwrap();
         batch
@@ -131,6 +201,12 @@ async fn operate(store: &AnyStore, verb: Verb, batch: BatchId) -> Result<Operate
         Verb::Resume => store.resume(batch).await,
         Verb::Abort => store.abort(batch).await,
     }
+}
+
+async fn lines_read(store: &impl Reads, batch: BatchId, view: i64) -> [u64; 3] {
+    let inputs = store.inputs(batch, 0, 100_000).await.unwrap().len() as u64;
+    let rows = store.rows(batch, None, 0, 100_000).await.unwrap().rows.len() as u64;
+    [inputs, rows, u64::try_from(view).unwrap()]
 }
 
 async fn load_into(store: &impl Loads, batch: BatchId, rows: &[Box<str>], end: LoadEnd) {

@@ -116,27 +116,46 @@ impl PostgresStore {
         let begin = "begin isolation level read committed; set local synchronous_commit = off";
         sqlx::raw_sql(begin).execute(&mut *conn).await?;
         let rows = i64::try_from(inputs.len()).unwrap_or(i64::MAX);
-        let longest = inputs.iter().map(|input| input.len()).max().unwrap_or(0);
         let call = Call::new("advance_load")
             .arg(int(batch.number()))
             .arg(int(first_line))
             .arg(rows)
-            .arg(i64::try_from(longest).unwrap_or(i64::MAX))
+            .arg(longest(inputs))
             .arg(self.at());
         let place = call.run(conn, &options.schema, !options.transaction_pooler).await?;
         let there: Option<i64> = place.first().map(|row| row.try_get(0)).transpose()?.flatten();
         let Some(there) = there else { return Ok(false) };
+        self.copy_missing(&mut *conn, batch, first_line, inputs, there).await?;
+        sqlx::raw_sql(AssertSqlSafe("commit".to_owned())).execute(conn).await?;
+        Ok(true)
+    }
+
+    /// Copies in a slice's rows but the first so many, which are there.
+    pub(super) async fn copy_missing(
+        &self,
+        conn: &mut PgConnection,
+        batch: BatchId,
+        first_line: u64,
+        inputs: &[Box<str>],
+        there: i64,
+    ) -> Result<(), sqlx::Error> {
         let there = usize::try_from(there).unwrap_or(0);
         if let Some(missing) = inputs.get(there..).filter(|missing| !missing.is_empty()) {
             let first_missing = first_line.saturating_add(u64::try_from(there).unwrap_or(0));
-            let copy = format!("copy \"{}\".rows (batch, line, input) from stdin (format binary)", options.schema);
+            let schema = &self.connections.options().schema;
+            let copy = format!("copy \"{schema}\".rows (batch, line, input) from stdin (format binary)");
             let mut copying = conn.copy_in_raw(&copy).await?;
             copying.send(binary_rows(batch, first_missing, missing)).await?;
             copying.finish().await?;
         }
-        sqlx::raw_sql(AssertSqlSafe("commit".to_owned())).execute(conn).await?;
-        Ok(true)
+        Ok(())
     }
+}
+
+/// The length of the longest input in bytes: claims count with it (C3).
+pub(super) fn longest(inputs: &[Box<str>]) -> i64 {
+    let longest = inputs.iter().map(|input| input.len()).max();
+    longest.map_or(0, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX))
 }
 
 /// Rows in COPY's binary format.

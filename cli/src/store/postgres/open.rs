@@ -36,6 +36,7 @@ const FUNCTIONS: &[&str] = &[
     include_str!("sql/functions/06_load.sql"),
     include_str!("sql/functions/07_read.sql"),
     include_str!("sql/functions/08_operate.sql"),
+    include_str!("sql/functions/09_append.sql"),
     include_str!("sql/functions/99_settings.sql"),
 ];
 

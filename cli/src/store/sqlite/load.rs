@@ -122,7 +122,7 @@ const ADVANCE_LOAD: &str = "\
 update batches set total = max(total, ?2 + ?3 - 1), loaded_at = ?4
 where batch = ?1 and status = 'loading' and total >= ?2 - 1";
 
-const INSERT_ROWS: &str = "\
+pub(super) const INSERT_ROWS: &str = "\
 insert into rows (batch, line, input)
 select ?1, ?2 + input.key, input.value
 from json_each(?3) as input

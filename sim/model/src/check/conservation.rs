@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::rules::lease::LeaseState;
-use fencepost_core::{BatchId, LeaseId, LineSet, Token};
+use fencepost_core::{BatchId, LeaseId, LineRange, LineSet, Token};
 
 use super::{Checker, Violation, ensure, index};
 use crate::history::{Event, FreedWhy, OutcomeStatus, RecordedWhy};
@@ -13,8 +13,9 @@ use crate::view::{BatchView, RowCounts, StoreView, Tally};
 const NAME: &str = "1 conservation";
 
 /// Asserts
-/// - by each event: fresh lines are claimed without gaps from the cursor, other lines out of the free span named; lines are
-///   freed or recorded out of the held span named; an operator retries lines that are recorded, each into one span; an ended batch has no line that is not recorded;
+/// - by each event: lines are appended right behind the batch's last one; fresh lines are claimed without gaps from the cursor,
+///   other lines out of the free span named; lines are freed or recorded out of the held span named; an operator retries
+///   lines that are recorded, each into one span; an ended batch has no line that is not recorded;
 /// - by each snapshot, from scratch: every line of a batch is in exactly one of: an outcome, a span, beyond the cursor; every
 ///   held span's lease is live; an ended batch has nothing but outcomes, an aborted one no span; the counts and tallies
 ///   that the store keeps equal the rows and the log; and the snapshot is what the events say.
@@ -83,6 +84,20 @@ impl Conservation {
         ensure(gapless, NAME, at, || format!("fresh lines {lines:?} of {batch} with the cursor at {cursor}"))
     }
 
+    fn append(&mut self, at: u64, batch: BatchId, lines: LineRange) -> Result<(), Violation> {
+        let Some(mirror) = self.batches.get_mut(&batch) else {
+            return ensure(false, NAME, at, || format!("lines are appended to unknown batch {batch}"));
+        };
+        let behind = mirror.places.len() as u64 + 1;
+        ensure(lines.first == behind, NAME, at, || {
+            format!("lines {lines:?} are appended to {batch}, whose next line is {behind}")
+        })?;
+        let total = usize::try_from(lines.last).unwrap_or(usize::MAX);
+        mirror.places.resize(total, Place::Fresh);
+        mirror.open += lines.count();
+        Ok(())
+    }
+
     fn end(&mut self, at: u64, batch: BatchId, aborted: bool) -> Result<(), Violation> {
         let Some(mirror) = self.batches.get_mut(&batch) else {
             return ensure(false, NAME, at, || format!("unknown batch {batch} ends"));
@@ -100,6 +115,10 @@ impl Conservation {
         let Some(mirror) = self.batches.get(&view.batch) else {
             return Ok(());
         };
+        let total = mirror.places.len() as u64;
+        ensure(view.total == total, NAME, at, || {
+            format!("{} has {} lines, by its events {total}", view.batch, view.total)
+        })?;
         let mut seen = vec![
             match view.status {
                 BatchStatus::Aborted => Place::Aborted,
@@ -140,6 +159,7 @@ impl Checker for Conservation {
                 let before = self.batches.insert(*batch, Mirror { cursor: 1, places, open: *total });
                 ensure(before.is_none(), NAME, at, || format!("{batch} is loaded twice"))?;
             }
+            Event::BatchAppended { batch, lines } => self.append(at, *batch, *lines)?,
             Event::Claimed { batch, lines, token, from, lease, .. } => {
                 ensure(self.live.contains(lease), NAME, at, || format!("{lease} claims and is not live"))?;
                 if from.is_none() {
@@ -287,6 +307,41 @@ mod tests {
         let mut events = loaded(2);
         events.extend([claimed(1..=1, 1, None, 1), recorded(1, 1, 1), ended()]);
         fails(&mut Conservation::new(), &events);
+    }
+
+    #[test]
+    fn an_append_that_leaves_a_gap_or_takes_lines_twice_is_seen() {
+        for first in [2, 3, 5] {
+            let mut events = loaded(3);
+            events.push(appended(first, 6));
+            fails(&mut Conservation::new(), &events);
+        }
+        let mut events = loaded(3);
+        events.extend([claimed(1..=3, 1, None, 1), appended(4, 5), appended(6, 6), claimed(4..=6, 2, None, 2)]);
+        passes(&mut Conservation::new(), &events);
+    }
+
+    #[test]
+    fn an_end_without_the_appended_lines_is_seen() {
+        let mut events = loaded(1);
+        events.extend([claimed(1..=1, 1, None, 1), appended(2, 2), recorded(1, 1, 1), ended()]);
+        fails(&mut Conservation::new(), &events);
+    }
+
+    #[test]
+    fn a_total_that_was_raised_unsaid_or_not_at_all_is_seen() {
+        let mut checker = Conservation::new();
+        let mut events = loaded(3);
+        events.extend([claimed(1..=2, 1, None, 1), recorded(1, 1, 1)]);
+        passes(&mut checker, &events);
+        let mut view = good_view();
+        checker.on_state(9, &view).unwrap();
+        view.batches[0].total = 4;
+        view.batches[0].counts.queued = 2;
+        checker.on_state(9, &view).unwrap_err();
+        checker.on_event(10, &appended(4, 4)).unwrap();
+        checker.on_state(11, &view).unwrap();
+        checker.on_state(11, &good_view()).unwrap_err();
     }
 
     #[test]

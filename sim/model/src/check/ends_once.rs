@@ -13,8 +13,8 @@ const NAME: &str = "8 ends once";
 
 /// Asserts that each generation of a batch ends at most once, with `failed` exactly where a row of it failed; that a
 /// generation follows the one that ended before, opened by an operator's retry, and never an abort; that a retry of an open
-/// batch opens none; that nothing is claimed, freed or recorded while a
-/// batch is not open; that snapshots have one completion for each end, and no other; that a completion call is made only
+/// batch opens none; that nothing is claimed, freed, recorded or appended while a batch is not open; that snapshots have one
+/// completion for each end, and no other; that a completion call is made only
 /// for an end, and recorded as delivered once, after a call.
 #[derive(Debug, Default)]
 pub struct EndsOnce {
@@ -84,7 +84,7 @@ impl Checker for EndsOnce {
                 let life = Life { generation: 1, failed: BTreeSet::new(), end: None };
                 self.batches.insert(*batch, life);
             }
-            Event::Claimed { batch, .. } | Event::Freed { batch, .. } => {
+            Event::Claimed { batch, .. } | Event::Freed { batch, .. } | Event::BatchAppended { batch, .. } => {
                 self.open(at, *batch)?;
             }
             Event::Recorded { batch, line, status, .. } => {
@@ -162,6 +162,8 @@ mod tests {
             vec![ended(), aborted()],
             vec![failed],
             vec![ended(), claimed(1..=1, 1, None, 1)],
+            vec![ended(), appended(2, 2)],
+            vec![aborted(), appended(2, 2)],
             // A retry of an aborted batch; of an open one that opens a generation, of an ended one that opens none.
             vec![aborted(), retried(2, &[(1..=1, 9)])],
             vec![retried(2, &[(1..=1, 9)])],

@@ -50,6 +50,11 @@ impl Checker for Fencing {
                 let lines = usize::try_from(*total).unwrap_or(usize::MAX);
                 self.newest.insert(*batch, vec![Token(0); lines]);
             }
+            Event::BatchAppended { batch, lines } => {
+                if let Some(newest) = self.newest.get_mut(batch) {
+                    newest.resize(usize::try_from(lines.last).unwrap_or(usize::MAX), Token(0));
+                }
+            }
             Event::Claimed { batch, lines, token, .. } | Event::Freed { batch, lines, token, .. } => {
                 self.renew(*batch, lines, *token);
             }

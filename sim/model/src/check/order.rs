@@ -161,6 +161,14 @@ impl Checker for Order {
                 };
                 self.batches.insert(*batch, waiting);
             }
+            Event::BatchAppended { batch, lines } => {
+                if let Some(waiting) = self.batches.get_mut(batch) {
+                    if !waiting.waits() {
+                        waiting.passed_by.clear();
+                    }
+                    waiting.fresh += lines.count();
+                }
+            }
             Event::BatchHeld { batch, held } => {
                 if let Some(waiting) = self.batches.get_mut(batch) {
                     waiting.held = *held;
@@ -243,6 +251,25 @@ mod tests {
         events.extend([claimed_of(other(1), 1, 1), claimed_of(other(2), 1, 2), claimed_of(other(1), 2, 3)]);
         passes(&mut Order::new(), &events);
         events.push(claimed_of(other(1), 3, 4));
+        fails(&mut Order::new(), &events);
+    }
+
+    #[test]
+    fn a_batch_whose_appended_lines_are_starved_is_seen() {
+        let mut events = vec![lease_taken(1), batch_loaded(batch(), 1, 0), batch_loaded(other(2), 9, 0)];
+        // With its one line claimed it waits for nothing.
+        events.extend([claimed(1..=1, 1, None, 1), claimed_of(other(2), 1, 2), claimed_of(other(2), 2, 3)]);
+        events.extend([appended(2, 3), claimed_of(other(2), 3, 4)]);
+        passes(&mut Order::new(), &events);
+        events.push(claimed_of(other(2), 4, 5));
+        fails(&mut Order::new(), &events);
+    }
+
+    #[test]
+    fn appended_lines_before_those_given_back_are_seen() {
+        let mut events = loaded(1);
+        events.extend([claimed(1..=1, 1, None, 1), appended(2, 2), freed(1..=1, 2, 1, FreedWhy::GivenBack, 0)]);
+        events.push(claimed(2..=2, 3, None, 2));
         fails(&mut Order::new(), &events);
     }
 

@@ -271,6 +271,7 @@ impl Checker for Poison {
                 self.fresh.insert(*batch, *total);
                 self.limits.insert(*batch, (*attempts_max, *crashes_max));
             }
+            Event::BatchAppended { batch, lines } => *self.fresh.entry(*batch).or_default() += lines.count(),
             &Event::Claimed { batch, ref lines, token, from, lease, suspicion, alone, .. } => {
                 self.claim(at, &Claimed { batch, lines, token, from, lease, suspicion, alone })?;
             }
@@ -431,6 +432,18 @@ mod tests {
             events.extend(broken);
             fails(&mut Poison::new(), &events);
         }
+    }
+
+    #[test]
+    fn a_quota_passed_over_beside_appended_lines_is_seen() {
+        let mut events = loaded(4);
+        events.extend([claimed(1..=4, 1, None, 1), lease_ended(1, LeaseEnd::Died)]);
+        events.extend([freed(1..=4, 2, 1, FreedWhy::Recovered, 1), lease_taken(2), lease_taken(3)]);
+        events.extend([claimed_by(2, 1..=2, 3, Some(2), 1, 1, false), freed(3..=4, 4, 2, FreedWhy::Split, 1)]);
+        let second = claimed_by(3, 3..=4, 5, Some(4), 1, 1, false);
+        passes(&mut Poison::new(), &[&events[..], std::slice::from_ref(&second)].concat());
+        events.extend([appended(5, 5), second]);
+        fails(&mut Poison::new(), &events);
     }
 
     #[test]

@@ -12,8 +12,9 @@ use crate::view::StoreView;
 
 const NAME: &str = "7 progress";
 
-/// Asserts that a batch that is open and not held has ended `bound` after the last of: faults stopped; it was loaded, let go,
-/// or rows of it were retried by an operator (a hold outlives the end). (Before faults stop, nothing.) And by each snapshot that no batch is open with all its rows ended.
+/// Asserts that a batch that is open and not held has ended `bound` after the last of: faults stopped; it was loaded,
+/// appended to, let go, or rows of it were retried by an operator (a hold outlives the end). (Before faults stop, nothing.)
+/// And by each snapshot that no batch is open with all its rows ended.
 /// The simulator chooses the bound from the work there is, and leaves somebody whole who can do it.
 #[derive(Debug)]
 pub struct Progress {
@@ -55,10 +56,11 @@ impl Checker for Progress {
             Event::BatchLoaded { batch, .. } => {
                 self.open.insert(batch, at);
             }
-            Event::RowsRetried { batch, .. } => {
-                if !self.held.contains_key(&batch) {
-                    self.open.insert(batch, at);
-                }
+            // More to do. One that is held stays so.
+            Event::RowsRetried { batch, .. } | Event::BatchAppended { batch, .. }
+                if !self.held.contains_key(&batch) =>
+            {
+                self.open.insert(batch, at);
             }
             Event::BatchHeld { batch, held: true } => {
                 self.open.remove(&batch);
@@ -117,6 +119,18 @@ mod tests {
         assert_eq!(first_failure(&mut checker(), &events), Some(3));
         let held = (1, Event::BatchHeld { batch: batch(), held: true });
         events.insert(2, held);
+        assert_eq!(first_failure(&mut checker(), &events), None);
+    }
+
+    #[test]
+    fn a_batch_that_is_stuck_after_an_append_is_seen() {
+        let mut events = at_ms(0, loaded(1));
+        events.extend([(90_000, Event::FaultsStopped), (95_000, appended(2, 9)), (105_000, Event::Tick)]);
+        assert_eq!(first_failure(&mut checker(), &events), None);
+        events.push((105_001, Event::Tick));
+        assert_eq!(first_failure(&mut checker(), &events), Some(5));
+        // While it is held nothing need come of it.
+        events.insert(2, (1, Event::BatchHeld { batch: batch(), held: true }));
         assert_eq!(first_failure(&mut checker(), &events), None);
     }
 

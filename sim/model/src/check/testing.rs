@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::rules::lease::LeaseState;
-use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, Timing, Token};
+use fencepost_core::{BatchId, LeaseId, LineRange, LineSet, StoreTime, Timing, Token};
 
 use super::Checker;
 use crate::history::{Event, FreedWhy, LeaseEnd, OutcomeStatus, Process, RecordedWhy};
@@ -108,6 +108,10 @@ pub fn recorded_as(
     why: RecordedWhy,
 ) -> Event {
     Event::Recorded { batch: batch(), line, token: Token(token), lease: lease(by), status, attempts, crashes, why }
+}
+
+pub fn appended(first: u64, last: u64) -> Event {
+    Event::BatchAppended { batch: batch(), lines: LineRange { first, last } }
 }
 
 pub fn ended() -> Event {

@@ -181,6 +181,15 @@ impl Batch {
         }
     }
 
+    /// S3: the total is raised over these rows.
+    pub(super) fn append(&mut self, rows: Vec<Box<str>>) {
+        debug_assert_eq!(self.status, BatchStatus::Open);
+        self.inputs.resize(self.total as usize, Box::default());
+        self.total += rows.len() as u64;
+        self.inputs.extend(rows);
+        self.outcomes.resize(self.total as usize, None);
+    }
+
     /// S4: the loading ends.
     pub(super) fn open(&mut self) {
         debug_assert_eq!(self.status, BatchStatus::Loading);

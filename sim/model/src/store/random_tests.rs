@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
+use fencepost_core::append::{AppendEnd, Appended, Begun};
 use fencepost_core::store::{Answer, ClaimReply, EndCause, Recover, RetryRows, StoreReply, StoreRequest};
-use fencepost_core::{BatchId, LineSet, Token};
+use fencepost_core::{AppendId, BatchId, LineSet, Token};
 use proptest::prelude::*;
 
 use super::tests::{Rig, batch, lease, retry};
@@ -29,6 +30,7 @@ enum Step {
     Hold { which: u64, held: bool },
     Abort { which: u64 },
     Retry { which: u64, rows: u8 },
+    Append { which: u64, append: u64, lines: u64, part: u8 },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -49,6 +51,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (any::<u64>(), any::<bool>()).prop_map(|(which, held)| Step::Hold { which, held }),
         1 => any::<u64>().prop_map(|which| Step::Abort { which }),
         2 => (any::<u64>(), any::<u8>()).prop_map(|(which, rows)| Step::Retry { which, rows }),
+        3 => (any::<u64>(), 1u64..4, 0u64..3, 0u8..6).prop_map(|(which, append, lines, part)| Step::Append { which, append, lines, part }),
     ]
 }
 
@@ -60,11 +63,14 @@ struct Run {
     taken: u64,
     submitted: u64,
     granted: Vec<(u64, BatchId, u64, Token)>,
+    /// What ends of appends were answered.
+    appended: Vec<Appended>,
 }
 
 impl Run {
     fn new() -> Self {
-        let mut run = Self { rig: Rig::with(3, 5), leases: [1, 2, 3], taken: 3, submitted: 1, granted: vec![] };
+        let mut run =
+            Self { rig: Rig::with(3, 5), leases: [1, 2, 3], taken: 3, submitted: 1, granted: vec![], appended: vec![] };
         run.rig.check();
         run
     }
@@ -132,6 +138,29 @@ impl Run {
                 self.rig.store.abort(self.rig.now, batch(which % self.submitted + 1));
                 self.rig.check();
             }
+            Step::Append { which, append, lines, part } => {
+                // Mostly to the last batch: it is open more often than others.
+                let of = batch(if which % 4 == 0 { which % self.submitted } else { self.submitted - 1 } + 1);
+                self.append(of, AppendId::from_random(of.number() * 10 + append), lines, part);
+                self.rig.check();
+            }
+        }
+    }
+
+    fn append(&mut self, of: BatchId, append: AppendId, lines: u64, part: u8) {
+        let (now, rows) = (self.rig.now, vec![Box::from("1"); usize::try_from(lines).unwrap()]);
+        let store = &mut self.rig.store;
+        let begun = store.begin_append(now, of, append, part.is_multiple_of(2).then_some("key"));
+        let Begun::Loading { first_line } = begun else { return };
+        if part > 0 {
+            store.append_rows(now, of, append, first_line, &rows).unwrap();
+        }
+        if part > 1 {
+            // Refused, where a part of an earlier try is there.
+            self.appended.extend(store.finish_append(of, append, &AppendEnd { digest: "d".to_owned(), rows: lines }));
+        }
+        if part == 5 {
+            store.remove_append(of, append);
         }
     }
 
@@ -198,6 +227,13 @@ fn the_random_requests_reach_everything() {
         let steps = prop::collection::vec(step(), 120).new_tree(&mut runner).unwrap().current();
         let mut run = Run::new();
         steps.iter().for_each(|step| run.step(step));
+        for appended in &run.appended {
+            let kind = match appended {
+                Appended::Done { lines: Some(_) } => "appended",
+                _ => "appended nothing",
+            };
+            *seen.entry(kind.to_owned()).or_default() += 1;
+        }
         for view in run.rig.store.view().batches {
             *seen.entry(format!("{:?}", view.status)).or_insert(0u64) += 1;
             *seen.entry("alone".to_owned()).or_default() += view.spans.iter().filter(|span| span.alone).count() as u64;
@@ -208,7 +244,7 @@ fn the_random_requests_reach_everything() {
             }
         }
     }
-    for kind in ["Open", "Success", "Failed", "Aborted", "alone", "crashed out"] {
+    for kind in ["Open", "Success", "Failed", "Aborted", "alone", "crashed out", "appended", "appended nothing"] {
         assert!(seen.get(kind).is_some_and(|count| *count > 0), "{kind}: {seen:?}");
     }
     for kind in ["Retried", "TimedOut", "Crashed", "CrashWithdrawn", "Fenced", "Recovered", "GivenBack", "Superseded"] {

@@ -24,7 +24,7 @@ create table batches (
     status        text    not null check (status in ('loading', 'open', 'success', 'failed', 'aborted')),
     held          boolean not null default false,    -- S3: stops claims, not running rows and not the end
     priority      integer not null default 0,        -- higher first
-    total         bigint  not null default 0,        -- lines 1..total are the batch's (loading: are there so far)
+    total         bigint  not null default 0,        -- lines 1..total are the batch's (loading: are there so far); an append's lie beyond
     input_bytes_max bigint not null default 0,       -- no input of the batch is longer (C3)
     cursor        bigint  not null default 1,        -- the first line that was never claimed
     last_claim    bigint  not null default 0,        -- token of the last claim: fair turns (C3)
@@ -166,16 +166,20 @@ create table tallies (
 
 -- S3: an append's rows lie beyond the batch's total until one transaction moves it.
 create table appends (
-    append      bigint generated always as identity primary key,
+    append      bigint primary key,                  -- 60 random bits, chosen by whoever appends
     batch       bigint not null,
-    key         text   not null,
-    digest      text,
-    first_line  bigint,
-    line_count  bigint not null default 0,
-    status      text   not null check (status in ('loading', 'done', 'refused')),
+    key         text,
+    digest      text,                                -- of the content, once it is done
+    first_line  bigint not null,
+    line_count  bigint not null default 0,           -- rows stored so far
+    input_bytes_max bigint not null default 0,       -- no input among them is longer
+    status      text   not null check (status in ('loading', 'removing', 'done')),
     created_at  bigint not null,
+    moved_at    bigint not null,                     -- when rows were last stored
     unique (batch, key)
-);
+) with (fillfactor = 50);
+-- One at a time: lines are given out once. Nothing that a slice changes.
+create unique index appends_unfinished on appends (batch) where status <> 'done';
 
 -- S7: one record per end of a generation; claimed, leased, fenced and retried like a row.
 create table completions (

@@ -62,7 +62,7 @@ pub(super) async fn results_with(
 
 const INPUTS: &str = "\
 select line, input from rows
-where batch = ?1 and line > ?2
+where batch = ?1 and line > ?2 and line <= (select total from batches where batch = ?1)
 order by line
 limit ?3";
 

@@ -209,6 +209,7 @@ begin
     return query
         select r.line, r.input from rows r
         where r.batch = p_batch and r.line > p_after
+          and r.line <= (select b.total from batches b where b.batch = p_batch)
         order by r.line
         limit p_limit;
 end $$;

@@ -14,6 +14,7 @@ begin
           and p.proname in ('take_lease', 'renew', 'drop_lease', 'look', 'cut_back', 'claim', 'settle_claim', 'claimed_rows',
                             'fence', 'record_answers', 'give_back', 'recover', 'withdraw_crashes',
                             'begin_load', 'advance_load', 'finish_load', 'remove_load_slice',
+                            'begin_append', 'advance_append', 'finish_append', 'remove_append_slice',
                             'batch_views', 'batches_with_prefix', 'batch_status', 'worker_views', 'row_page', 'result_page',
                             'input_page', 'row_story',
                             'hold_batch', 'abort_batch', 'retry_rows')
