@@ -2,7 +2,7 @@
 //! batch's lock, or without its status tested under it, rows are appended to a batch that has ended, and lost.
 
 use fencepost::store::loading::BatchSpec;
-use fencepost::store::{Appends, Reads, Store, StoreError};
+use fencepost::store::{Appends, Reads, Store, StoreError, WorkerStore};
 use fencepost_core::append::{AppendEnd, Appended, Begun, Staged, lines_of};
 use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::store::{Grant, Recorded, Verdict};
@@ -274,4 +274,43 @@ async fn an_append_that_does_not_begin_behind_the_total_is_an_error() {
     super::rig::execute(&mut rig.raw, &format!("update batches set total = 2 where batch = {}", batch.number())).await;
     let error = start_end(&rig, batch, append).await.unwrap().unwrap_err();
     assert!(error.message.contains("does not begin behind its batch's total"), "{error}");
+}
+
+/// Records share the batch's lock one after the other, without a gap between them: an append gets its turn all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_gets_through_beside_records_without_end() {
+    const WORKERS: u64 = 8;
+    let rig = Rig::new().await;
+    let batch = rig.batch(100_000).await;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let mut workers = Vec::new();
+    for number in 1..=WORKERS {
+        let lease = rig.lease(number).await;
+        let grants = rig.grants(lease, 1, 10_000).await;
+        let (store, stopped) = (rig.store.for_renewals().await.unwrap(), stopped.clone());
+        workers.push(tokio::spawn(async move {
+            let grant = &grants[0];
+            let mut recorded = 0;
+            for row in &grant.rows {
+                if *stopped.borrow() {
+                    break;
+                }
+                let one = Grant { rows: vec![row.clone()], ..grant.clone() };
+                verdicts(store.call(record(lease, &[one], &success())).await);
+                recorded += 1;
+            }
+            recorded
+        }));
+    }
+    for number in 1..=10 {
+        let append = staged(&rig, batch, number).await;
+        let appended = start_end(&rig, batch, append).await.unwrap().unwrap();
+        assert_eq!(appended, Appended::Done { lines: lines_of(100_000 + 2 * number - 1, 2) });
+    }
+    stop.send(true).unwrap();
+    let mut recorded = 0;
+    for worker in workers {
+        recorded += worker.await.unwrap();
+    }
+    assert!(recorded > WORKERS, "they recorded {recorded} rows meanwhile");
 }
