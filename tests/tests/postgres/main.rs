@@ -1,9 +1,13 @@
 //! The store on a real Postgres: who waits for whom, what survives, and what is said when something is wrong.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod broken;
 mod connecting;
 mod effects;
 mod history;
+mod journal;
 mod locks;
 mod lost_answers;
+mod replay;
 mod rig;
+mod story;
