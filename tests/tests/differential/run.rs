@@ -19,6 +19,8 @@ use fencepost_model::store::{ModelStore, Rows};
 
 use super::subjects::Subjects;
 
+mod unknown;
+
 #[derive(Clone, Default)]
 struct StepClock(Arc<AtomicI64>);
 
