@@ -7,6 +7,9 @@ use crate::ledger;
 use crate::place::{Place, StoreKind};
 use crate::process::{Process, fencepost, fencepost_json, until};
 
+/// Workers of the run at a time.
+const WORKERS: usize = 4;
+
 /// Sizes.
 #[derive(Debug, Clone, Copy)]
 pub struct CommandKills {
@@ -44,7 +47,8 @@ pub fn run(on: StoreKind, sizes: CommandKills) -> Outcome {
         place.ledger().display()
     );
     let mut command = fencepost();
-    command.args(["run", input.to_str().expect("UTF-8"), "--store", store, "--workers", "4", "--concurrency", "8"]);
+    command.args(["run", input.to_str().expect("UTF-8"), "--store", store, "--concurrency", "8"]);
+    command.args(["--workers", &WORKERS.to_string()]);
     // So that spans are long although rows are slow.
     command.args(["--horizon", "16s"]);
     command.args(["--quiet", "-o"]).arg(place.file("out.jsonl")).args(["--", "sh", "-c", &script]);
@@ -64,6 +68,10 @@ pub fn run(on: StoreKind, sizes: CommandKills) -> Outcome {
     let took = began.elapsed();
     assert!(status.success(), "{status}");
     assert_eq!(killed, sizes.kills, "the run was over before all kills were done");
+    // Each worker has one lease, unless it loses it. The last one to come may have found nothing to do any more.
+    let leases = place.number("select count(*) from leases");
+    let workers = i64::try_from(WORKERS + sizes.kills).expect("few");
+    assert!(leases >= workers - 1, "of {workers} workers, replacements included, {leases} took a lease");
     let batch =
         fencepost_json(["list", "--json", "--store", store])["batches"][0]["id"].as_str().expect("id").to_owned();
     assert_all_succeeded(&place, &batch, sizes.rows);

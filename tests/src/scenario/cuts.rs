@@ -107,6 +107,10 @@ pub fn run(sizes: Cuts) -> Outcome {
     assert_eq!(runs.len(), sizes.rows, "every row ran");
     ledger::assert_no_token_ran_twice(&runs);
     assert_eq!(place.number("select count(*) from spans"), 0, "no span is left");
+    // O2: a repeat of what is recorded is no late answer.
+    let twice = "select count(*) from attempts a join outcomes o on o.batch = a.batch and o.line = a.first_line and o.token = a.token
+                 where a.kind = 'fenced'";
+    assert_eq!(place.number(twice), 0, "an answer was recorded, and fenced under the same token");
     let [claims_unheard, groups_unheard] = [0, 1].map(|at: usize| unheard[at].load(Ordering::SeqCst));
     let lines_repeated = ledger::repeats(&runs).0;
     Outcome { took, lost: proxy.lost(), claims_unheard, groups_unheard, lines_repeated }

@@ -7,7 +7,7 @@ use crate::ledger;
 use crate::place::{Place, StoreKind};
 use crate::process::{Process, fencepost, fencepost_json, until};
 
-/// Notes each run in the ledger, takes its time, echoes the line as the result.
+/// Notes each run in the ledger, takes its time, has the run's token as the result.
 const HANDLER: &str = r#"
 import json, os, sys, time
 ledger = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -16,7 +16,7 @@ for text in sys.stdin:
     row = json.loads(text)
     os.write(ledger, f"{row['line']} {row['token']} {os.getpid()}\n".encode())
     time.sleep(seconds)
-    print(json.dumps({"line": row["line"], "token": row["token"], "status": "success", "result": row["line"]}), flush=True)
+    print(json.dumps({"line": row["line"], "token": row["token"], "status": "success", "result": row["token"]}), flush=True)
 "#;
 
 /// Sizes.
@@ -82,6 +82,8 @@ fn once(on: StoreKind, sizes: StreamKills) -> (Duration, usize) {
     assert_eq!(killed, sizes.kills, "the run was over before all kills were done");
     let batch = fencepost_json(["list", "--json", "--store", store])["batches"][0]["id"].clone();
     assert_all_succeeded(&place, batch.as_str().expect("id"), sizes.rows);
+    let others = place.number("select count(*) from outcomes where cast(result as bigint) <> token");
+    assert_eq!(others, 0, "rows have the result of another run");
     let runs = ledger::read(&place.ledger());
     assert_eq!(runs.len(), sizes.rows, "every row ran");
     ledger::assert_no_token_ran_twice(&runs);

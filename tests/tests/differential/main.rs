@@ -110,6 +110,18 @@ const KINDS: &[&str] = &[
     "append refused at its end",
     "append incomplete",
     "append removed",
+    "take again",
+    "take again, ended",
+    "renew again",
+    "drop again",
+    "claim again",
+    "settled again",
+    "settled again, ended",
+    "claim after its settling",
+    "record again",
+    "record again, ended",
+    "give back again",
+    "recover again",
 ];
 
 /// A number from the environment, for longer runs: `FENCEPOST_DIFFERENTIAL_RUNS=500`.
@@ -128,6 +140,9 @@ async fn the_model_sqlite_and_postgres_answer_alike() {
         let mut run = Run::new(seed, directory.path()).await;
         for step in 0..steps {
             run.step().await;
+            if step % 20 == 0 {
+                run.ask_twice().await;
+            }
             if step % 50 == 0 {
                 run.compare().await;
             }

@@ -21,6 +21,7 @@ use self::append::Appending;
 use super::subjects::Subjects;
 
 mod append;
+mod unknown;
 
 #[derive(Clone, Default)]
 pub(super) struct StepClock(Arc<AtomicI64>);

@@ -2,10 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod append;
+mod broken;
 mod connecting;
 mod effects;
 mod history;
+mod journal;
 mod locks;
 mod lost_answers;
 mod operators;
+mod replay;
 mod rig;
+mod story;

@@ -17,7 +17,40 @@ const NAME: &str = "4 ownership";
 pub struct Ownership {
     lines: BTreeMap<(BatchId, u64), Line>,
     live: BTreeSet<LeaseId>,
-    newest: Option<Token>,
+    drawn: Drawn,
+}
+
+/// The tokens that were drawn so far.
+#[derive(Debug)]
+enum Drawn {
+    /// By one transaction after the other: each is larger than all before.
+    InOrder(Option<Token>),
+    /// By many at once: none is drawn twice.
+    Once(BTreeSet<Token>),
+}
+
+impl Default for Drawn {
+    fn default() -> Self {
+        Self::InOrder(None)
+    }
+}
+
+impl Drawn {
+    /// Takes in a token; whether it may be drawn now.
+    fn draw(&mut self, token: Token) -> bool {
+        match self {
+            Self::InOrder(newest) => newest.replace(token).is_none_or(|newest| newest < token),
+            Self::Once(drawn) => drawn.insert(token),
+        }
+    }
+
+    /// Takes in the token of an outcome, which may be that of a span.
+    fn see(&mut self, token: Token) {
+        match self {
+            Self::InOrder(newest) => *newest = (*newest).max(Some(token)),
+            Self::Once(drawn) => drop(drawn.insert(token)),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -32,6 +65,12 @@ impl Ownership {
         Self::default()
     }
 
+    /// For an empty store on which many transactions go on at once: tokens are drawn by one while another commits, so only a
+    /// line's own tokens rise.
+    pub fn of_many_at_once() -> Self {
+        Self { drawn: Drawn::Once(BTreeSet::new()), ..Self::default() }
+    }
+
     fn change(
         &mut self,
         at: u64,
@@ -41,9 +80,8 @@ impl Ownership {
         check: impl Fn(Line) -> bool,
         holder: Option<LeaseId>,
     ) -> Result<(), Violation> {
-        let drawn = self.newest.is_none_or(|newest| newest < token);
-        ensure(drawn, NAME, at, || format!("token {token} after {:?}", self.newest))?;
-        self.newest = Some(token);
+        let is_new = self.drawn.draw(token);
+        ensure(is_new, NAME, at, || format!("token {token} was drawn before, or a later one was"))?;
         for line in lines.iter() {
             let known = self.lines.entry((batch, line)).or_default();
             let was = *known;
@@ -89,7 +127,7 @@ impl Checker for Ownership {
             Event::Recorded { batch, line, lease, token, .. } => {
                 let known = self.lines.entry((*batch, *line)).or_default();
                 let holder = known.holder.take();
-                self.newest = self.newest.max(Some(*token));
+                self.drawn.see(*token);
                 ensure(holder == Some(*lease), NAME, at, || {
                     format!("{batch} line {line} is recorded by {lease}, held by {holder:?}")
                 })
@@ -131,6 +169,23 @@ mod tests {
     #[test]
     fn a_good_history_passes() {
         passes(&mut Ownership::new(), &good_history());
+    }
+
+    #[test]
+    fn of_many_at_once_only_a_line_s_own_tokens_rise() {
+        let mut events = loaded(3);
+        events.extend([claimed(1..=1, 2, None, 1), claimed(2..=2, 1, None, 2)]);
+        fails(&mut Ownership::new(), &events);
+        passes(&mut Ownership::of_many_at_once(), &events);
+        for (line, token) in [(3..=3, 2), (2..=2, 0)] {
+            let mut events = events.clone();
+            events.push(if token == 2 {
+                claimed(line, token, None, 3)
+            } else {
+                freed(line, token, 1, FreedWhy::GivenBack, 0)
+            });
+            fails(&mut Ownership::of_many_at_once(), &events);
+        }
     }
 
     #[test]

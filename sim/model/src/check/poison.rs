@@ -31,6 +31,7 @@ pub struct Poison {
     /// The last lease that ended, and its spans that are yet to be freed.
     ended: Option<(LeaseId, LeaseEnd)>,
     rows: BTreeMap<(BatchId, u64), Counters>,
+    many_at_once: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -60,6 +61,12 @@ impl Poison {
     /// For an empty store.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// For an empty store on which many transactions go on at once. There the quota on suspects is not asked, since leases come
+    /// and go between a claim's count and its end, and a record may have missed a crash's withdrawal beside it.
+    pub fn of_many_at_once() -> Self {
+        Self { many_at_once: true, ..Self::default() }
     }
 
     fn row(&mut self, batch: BatchId, line: u64) -> &mut Counters {
@@ -100,7 +107,7 @@ impl Poison {
         let fresh = self.fresh.entry(batch).or_default();
         *fresh -= if from.is_none() { count.min(*fresh) } else { 0 };
         let nothing_else = *fresh == 0;
-        ensure(suspicion == 0 || nothing_else || self.within_quota(lease), NAME, at, || {
+        ensure(suspicion == 0 || nothing_else || self.many_at_once || self.within_quota(lease), NAME, at, || {
             format!("{lease} takes suspects, as too many others do")
         })?;
         let held = self.live.get(&lease);
@@ -164,12 +171,13 @@ impl Poison {
         let (attempts_max, crashes_max) = self.limits.get(&batch).copied().unwrap_or((u32::MAX, 0));
         let row = self.row(batch, line);
         let counted = row.crashed.saturating_sub(row.withdrawn);
-        let (used, by_another) = (row.used, row.by_another);
+        let (used, crashed, by_another) = (row.used, row.crashed, row.by_another);
         let runs = used + u32::from(why != RecordedWhy::CrashedTooOften);
         ensure(attempts == runs, NAME, at, || {
             format!("{batch} line {line} has {attempts} attempts, told were {runs}")
         })?;
-        ensure(crashes == counted, NAME, at, || {
+        let missed = self.many_at_once && (counted..=crashed).contains(&crashes);
+        ensure(crashes == counted || missed, NAME, at, || {
             format!("{batch} line {line} has {crashes} crashes, told were {counted}")
         })?;
         let kills = self.kills.contains(&(batch, line));
@@ -427,10 +435,13 @@ mod tests {
             // A crash that did not run alone.
             vec![claimed_by(2, 1..=4, 3, Some(2), 1, 1, false), lease_ended(2, LeaseEnd::Died), crashed(1, 3, 2)],
         ];
-        for broken in breaks {
+        for (which, broken) in breaks.into_iter().enumerate() {
             let mut events = suspect();
             events.extend(broken);
             fails(&mut Poison::new(), &events);
+            // The quota, the fourth, is the one that many at once may pass.
+            let bears = first_failure(&mut Poison::of_many_at_once(), &at_ms(0, events)).is_none();
+            assert_eq!(bears, which == 3, "break {which}");
         }
     }
 

@@ -1,0 +1,239 @@
+//! A journal's transactions as the model's events, judged by the model's checkers.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use fencepost_core::rules::claim::BatchStatus;
+use fencepost_core::{BatchId, LineSet, StoreTime, Token};
+use fencepost_model::check::{
+    Checker, Conservation, EndsOnce, Fencing, OneOutcome, Ownership, Poison, Progress, Violation,
+};
+use fencepost_model::history::{Event, FreedWhy, LeaseEnd, RecordedWhy};
+
+use super::journal::{self, Change, Columns, Transaction};
+use super::replay::{Replay, batch_id, lease_id, lines, outcome_status};
+use super::rig::Rig;
+
+/// The error of a retry, by which an outcome shows that it was the last one.
+pub const AGAIN: &str = "again";
+
+/// Judges all that the store did since its journal began: what each checker saw first. (Order is not asked: it is
+/// of stores that do one transaction at a time, where what a claim looked at is never old.)
+pub async fn judge(rig: &mut Rig) -> Vec<Violation> {
+    let transactions = journal::read(rig).await;
+    let mut bench = Bench::new();
+    let mut replay = Replay::default();
+    for transaction in &transactions {
+        let at = transaction.place;
+        for event in events(transaction) {
+            bench.ask(|checker| checker.on_event(at, &event));
+        }
+        transaction.changes.iter().for_each(|change| replay.change(change));
+        // The end of a lease is about all that it held: no batch may have any of it.
+        let lease_ended = transaction.changes.iter().any(|change| end_of_lease(change).is_some());
+        let seen = if lease_ended { replay.batches() } else { touched(transaction) };
+        let view = replay.view(seen, false);
+        bench.ask(|checker| checker.on_state(at, &view));
+    }
+    for relation in journal::tables() {
+        let records = journal::table(rig, relation).await;
+        assert!(replay.is(relation, &records), "{relation} are not what the journal says");
+    }
+    let view = replay.view(replay.batches(), true);
+    bench.ask(|checker| checker.at_end(u64::MAX, &view));
+    bench.violations
+}
+
+struct Bench {
+    checkers: Vec<Box<dyn Checker>>,
+    violations: Vec<Violation>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let checkers: Vec<Box<dyn Checker>> = vec![
+            Box::new(Conservation::new()),
+            Box::new(OneOutcome::new()),
+            Box::new(Fencing::new()),
+            Box::new(Ownership::of_many_at_once()),
+            // No times are known: it is asked of its snapshots alone.
+            Box::new(Progress::new(Duration::MAX)),
+            Box::new(EndsOnce::new()),
+            Box::new(Poison::of_many_at_once()),
+        ];
+        Self { checkers, violations: Vec::new() }
+    }
+
+    /// Who has seen something is not asked again: what follows would be of the same.
+    fn ask(&mut self, mut what: impl FnMut(&mut dyn Checker) -> Result<(), Violation>) {
+        let violations = &mut self.violations;
+        self.checkers.retain_mut(|checker| what(checker.as_mut()).map_err(|seen| violations.push(seen)).is_ok());
+    }
+}
+
+fn touched(transaction: &Transaction) -> Vec<i64> {
+    let of_batches = transaction.changes.iter().filter(|change| change.relation != "leases");
+    let records = of_batches.flat_map(|change| change.was.iter().chain(&change.becomes));
+    records.map(|record| record.int("batch")).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// What a transaction did: leases first, ends of batches last, as the model tells it.
+fn events(transaction: &Transaction) -> Vec<Event> {
+    let mut events: Vec<Event> = of(transaction, "leases").filter_map(lease_event).collect();
+    events.extend(of(transaction, "batches").filter_map(loaded));
+    events.extend(of(transaction, "attempts").filter_map(log_event));
+    for change in &transaction.changes {
+        match (change.relation.as_str(), &change.was, &change.becomes) {
+            ("spans", None, Some(span)) => events.push(span_event(transaction, span)),
+            ("outcomes", None, Some(outcome)) => events.push(recorded(transaction, outcome)),
+            _ => {}
+        }
+    }
+    events.extend(of(transaction, "batches").filter_map(ended));
+    events
+}
+
+fn of<'a>(transaction: &'a Transaction, relation: &'a str) -> impl Iterator<Item = &'a Change> {
+    transaction.changes.iter().filter(move |change| change.relation == relation)
+}
+
+fn end_of_lease(change: &Change) -> Option<&Columns> {
+    let becomes = change.becomes.as_ref().filter(|_| change.relation == "leases")?;
+    let was_live = change.was.as_ref().is_some_and(|was| was.text("state") == "live");
+    (was_live && becomes.text("state") != "live").then_some(becomes)
+}
+
+fn lease_event(change: &Change) -> Option<Event> {
+    let becomes = change.becomes.as_ref()?;
+    let (lease, expires_at) = (lease_id(becomes.int("lease")), StoreTime(becomes.int("expires_at")));
+    let Some(was) = &change.was else {
+        return Some(Event::LeaseTaken {
+            lease,
+            worker: becomes.text("worker").to_owned(),
+            ttl: Duration::from_millis(becomes.natural("ttl_ms")),
+            renew: Duration::from_millis(becomes.natural("renew_ms")),
+            operations: serde_json::from_str(becomes.text("operations")).unwrap(),
+            expires_at,
+        });
+    };
+    if was.text("state") != becomes.text("state") {
+        let how = match becomes.text("state") {
+            "dropped" => LeaseEnd::Dropped,
+            "taken_over" => LeaseEnd::TakenOver,
+            _ => LeaseEnd::Died,
+        };
+        return Some(Event::LeaseEnded { lease, how, by: becomes.int_or_null("ended_by").map(lease_id) });
+    }
+    if was.int("renewals") != becomes.int("renewals") {
+        return Some(Event::LeaseRenewed { lease, renewals: becomes.natural("renewals"), expires_at });
+    }
+    Some(Event::LeaseCutBack { lease, expires_at })
+}
+
+fn loaded(change: &Change) -> Option<Event> {
+    let (was, becomes) = (change.was.as_ref()?, change.becomes.as_ref()?);
+    let opens = was.text("status") == "loading" && becomes.text("status") != "loading";
+    opens.then(|| Event::BatchLoaded {
+        batch: batch_id(becomes.int("batch")),
+        total: becomes.natural("total"),
+        operation: becomes.text("operation").to_owned(),
+        priority: becomes.int("priority").try_into().unwrap(),
+        attempts_max: becomes.int("attempts_max").try_into().unwrap(),
+        crashes_max: becomes.int("crashes_max").try_into().unwrap(),
+    })
+}
+
+fn ended(change: &Change) -> Option<Event> {
+    let (was, becomes) = (change.was.as_ref()?, change.becomes.as_ref()?);
+    let status = BatchStatus::from_name(becomes.text("status")).unwrap();
+    let generation = becomes.int("generation").try_into().unwrap();
+    let ends = matches!(status, BatchStatus::Success | BatchStatus::Failed) && was.text("status") != status.name();
+    ends.then(|| Event::BatchEnded { batch: batch_id(becomes.int("batch")), generation, status })
+}
+
+fn log_event(change: &Change) -> Option<Event> {
+    let entry = change.becomes.as_ref()?;
+    let (batch, line) = (batch_id(entry.int("batch")), entry.natural("first_line"));
+    let (token, lease) = (Token(entry.natural("token")), lease_id(entry.int("lease")));
+    match entry.text("kind") {
+        "fenced" => Some(Event::Fenced { batch, line, token, lease }),
+        "crashed" => Some(Event::Crashed { batch, line, token, lease }),
+        "crash_withdrawn" => Some(Event::CrashWithdrawn { batch, line, token, lease }),
+        _ => None,
+    }
+}
+
+/// A span that is new: its lines were claimed or freed.
+fn span_event(transaction: &Transaction, span: &Columns) -> Event {
+    let (batch, token, lines) = (batch_id(span.int("batch")), Token(span.natural("token")), lines(span));
+    let suspicion = span.int("suspicion").try_into().unwrap();
+    let source = source(transaction, batch, &lines);
+    let was_free = source.is_some_and(|source| source.int_or_null("lease").is_none());
+    let from = source.map(|source| Token(source.natural("token")));
+    if let Some(lease) = span.int_or_null("lease") {
+        let number = span.natural("claim_number");
+        let (from, lease, alone) = (from.filter(|_| was_free), lease_id(lease), span.is("alone"));
+        return Event::Claimed { batch, lines, token, from, lease, number, suspicion, alone };
+    }
+    let from = from.unwrap_or(Token(0));
+    let why = if was_free { FreedWhy::Split } else { freed_why(transaction, span, from, &lines) };
+    let not_before = span.int_or_null("not_before").map(StoreTime);
+    Event::Freed { batch, lines, token, from, why, suspicion, not_before }
+}
+
+/// The span, as it was, that lost these lines to the new one.
+fn source<'a>(transaction: &'a Transaction, batch: BatchId, wanted: &LineSet) -> Option<&'a Columns> {
+    let loses = |change: &&Change| {
+        let Some(was) = &change.was else { return false };
+        let kept = change.becomes.as_ref().map(lines).unwrap_or_default();
+        let lost = lines(was).difference(&kept);
+        batch_id(was.int("batch")) == batch && wanted.difference(&lost).is_empty()
+    };
+    of(transaction, "spans").find(loses)?.was.as_ref()
+}
+
+/// By what the log says in the same transaction.
+fn freed_why(transaction: &Transaction, span: &Columns, from: Token, lines: &LineSet) -> FreedWhy {
+    let entries = of(transaction, "attempts").filter_map(|change| change.becomes.as_ref());
+    let about = |entry: &&Columns| {
+        let covers = |line| (entry.natural("first_line")..=entry.natural("last_line")).contains(&line);
+        entry.int("batch") == span.int("batch")
+            && Token(entry.natural("token")) == from
+            && lines.first().is_some_and(covers)
+    };
+    let dropped = transaction.changes.iter().any(|change| end_of_lease(change).is_some());
+    let kinds: BTreeSet<&str> = entries.filter(about).map(|entry| entry.text("kind")).collect();
+    for (kind, why) in [
+        ("recovered", FreedWhy::Recovered),
+        ("retried", FreedWhy::Retried),
+        ("timed_out", FreedWhy::TimedOut),
+        ("given_back", if dropped { FreedWhy::Dropped } else { FreedWhy::GivenBack }),
+    ] {
+        if kinds.contains(kind) {
+            return why;
+        }
+    }
+    panic!("{lines:?} of {} are free and the log does not say why", batch_id(span.int("batch")));
+}
+
+fn recorded(transaction: &Transaction, outcome: &Columns) -> Event {
+    let lease = lease_id(outcome.int("lease"));
+    let of_an_end = transaction.changes.iter().filter_map(end_of_lease).any(|end| lease_id(end.int("lease")) == lease);
+    let status = outcome_status(outcome);
+    let exhausted = outcome.text_or_null("error") == Some(AGAIN);
+    let why = match (of_an_end, exhausted) {
+        (true, _) => RecordedWhy::CrashedTooOften,
+        (_, true) => RecordedWhy::Exhausted,
+        _ => RecordedWhy::Answered,
+    };
+    Event::Recorded {
+        batch: batch_id(outcome.int("batch")),
+        line: outcome.natural("line"),
+        token: Token(outcome.natural("token")),
+        lease,
+        status,
+        attempts: outcome.int("attempts").try_into().unwrap(),
+        crashes: outcome.int("crashes").try_into().unwrap(),
+        why,
+    }
+}
