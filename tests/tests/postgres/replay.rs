@@ -164,8 +164,8 @@ fn completion(record: &Columns) -> CompletionView {
         generation: record.int("generation").try_into().unwrap(),
         status: BatchStatus::from_name(record.text("status")).unwrap(),
         counts: RowCounts {
-            success: record.int("success"),
-            failed: record.int("failed"),
+            success: record.natural("success"),
+            failed: record.natural("failed"),
             aborted: record.natural("aborted"),
             ..RowCounts::default()
         },
