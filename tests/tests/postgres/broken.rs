@@ -147,9 +147,9 @@ async fn last_two_at_once(mut rig: Rig) -> Vec<Violation> {
 #[tokio::test]
 async fn an_end_that_is_decided_without_the_batch_s_lock_is_seen() {
     let shared = Break {
-        function: "lock_batch_for_outcomes",
-        from: "perform 1 from batches b where b.batch = of_batch for update;",
-        to: "perform 1 from batches b where b.batch = of_batch for key share;",
+        function: "lock_for_outcomes",
+        from: "perform 1 from batches b where b.batch = v_batch for update;",
+        to: "perform 1 from batches b where b.batch = v_batch for key share;",
     };
     let whole = last_two_at_once(rig_with(&[]).await).await;
     let broken = last_two_at_once(rig_with(&[shared]).await).await;
@@ -256,7 +256,7 @@ async fn answer(rig: &Rig, lease: LeaseId, grants: &[fencepost_core::store::Gran
 async fn an_end_with_the_wrong_status_too_early_or_without_its_completion_is_seen() {
     let whole = one_fails(rig_with(&[]).await).await;
     let end = |from, to| [Break { function: "end_batch_if_finished", from, to }];
-    let wrong = one_fails(rig_with(&end("t.failed > 0", "t.failed > 1")).await).await;
+    let wrong = one_fails(rig_with(&end("t.batch = of_batch) > 0", "t.batch = of_batch) > 1")).await).await;
     assert_named(&whole, &wrong, "8 ends once", "ends as Success");
     let silent = one_fails(rig_with(&end("if found then", "if found and ended_at_us is null then")).await).await;
     assert_named(&whole, &silent, "8 ends once", "completion");
