@@ -38,8 +38,11 @@ pub struct Outcome {
     pub rows_per_second: u64,
     /// Looks at what the workers' sessions wait for, one every 5 ms.
     pub samples: u64,
-    /// Those in which a session waited for a lock.
-    pub samples_with_lock_wait: u64,
+    /// Those in which a session waited for a lock: for another's transaction.
+    pub samples_with_wait_for_another: u64,
+    /// Those in which a session waited while another made a table longer: that lock lasts until the pages are there, not until
+    /// the transaction's end.
+    pub samples_with_wait_for_pages: u64,
     /// Sessions that waited, by what for and in which function, over all samples.
     pub waits: BTreeMap<String, u64>,
     /// Sessions that waited for one that reads the status, over all samples.
@@ -97,13 +100,15 @@ pub async fn run(sizes: Load) -> Outcome {
 
     let counts = looker.status(batch).await.expect("the store answers").expect("the batch is there");
     assert_eq!((counts.success, counts.batch.status.name()), (sizes.rows, "success"));
-    let (samples, samples_with_lock_wait, waits, waits_for_status) = sampling.join().expect("samples");
+    let (samples, [samples_with_wait_for_another, samples_with_wait_for_pages], waits, waits_for_status) =
+        sampling.join().expect("samples");
     assert_eq!(waits_for_status, 0, "nobody waits for a status query");
     Outcome {
         took,
         rows_per_second: (sizes.rows as f64 / took.as_secs_f64()) as u64,
         samples,
-        samples_with_lock_wait,
+        samples_with_wait_for_another,
+        samples_with_wait_for_pages,
         waits,
         waits_for_status,
         status: looking.join().expect("looks"),
@@ -141,9 +146,9 @@ select a.wait_event || ' in ' || coalesce(substring(a.query from '"\.([a-z_]+)\(
 from pg_stat_activity a
 where a.application_name = 'worker' and a.wait_event_type = 'Lock'"#;
 
-async fn sample(url: &str, done: Arc<AtomicBool>) -> (u64, u64, BTreeMap<String, u64>, u64) {
+async fn sample(url: &str, done: Arc<AtomicBool>) -> (u64, [u64; 2], BTreeMap<String, u64>, u64) {
     let mut conn = <PgConnection as Connection>::connect(url).await.expect("the server answers");
-    let (mut samples, mut with_wait, mut waits, mut for_status) = (0, 0, BTreeMap::new(), 0);
+    let (mut samples, mut with_wait, mut waits, mut for_status) = (0, [0, 0], BTreeMap::new(), 0);
     let mut every = tokio::time::interval(SAMPLE_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !done.load(Ordering::SeqCst) {
@@ -151,7 +156,9 @@ async fn sample(url: &str, done: Arc<AtomicBool>) -> (u64, u64, BTreeMap<String,
         let waiting: Vec<(String, bool)> =
             sqlx::query_as(WAITING).fetch_all(&mut conn).await.expect("the server tells who waits");
         samples += 1;
-        with_wait += u64::from(!waiting.is_empty());
+        let for_pages = |what: &String| what.starts_with("extend ");
+        with_wait[0] += u64::from(waiting.iter().any(|(what, _)| !for_pages(what)));
+        with_wait[1] += u64::from(waiting.iter().any(|(what, _)| for_pages(what)));
         for (what, waits_for_status) in waiting {
             *waits.entry(what).or_default() += 1;
             for_status += u64::from(waits_for_status);
