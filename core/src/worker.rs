@@ -186,6 +186,8 @@ pub struct Worker {
     draining_for_suspect: bool,
     /// P2: when a draining worker asks whether the suspect still waits.
     drain_look_at: Instant,
+    /// P2: the last claim found nothing, which what the worker held then may be the reason for.
+    refused_while_busy: bool,
     recording: Recording,
     give_back: WaitingGiveBack,
     leaving: Leaving,
@@ -219,6 +221,7 @@ impl Worker {
             alone: None,
             draining_for_suspect: false,
             drain_look_at: now,
+            refused_while_busy: false,
             recording: Recording::default(),
             give_back: WaitingGiveBack::default(),
             leaving: Leaving::No,

@@ -90,10 +90,11 @@ impl Worker {
         let (Some(lines_max), Some(lease)) = (self.wants_lines(), self.licensed()) else { return };
         let idle = self.is_idle();
         let at = if lines_max == 0 { self.drain_look_at } else { self.next_claim_at };
-        if now < at && !(idle && self.draining_for_suspect) {
+        if now < at && !(idle && (self.draining_for_suspect || self.refused_while_busy)) {
             return;
         }
         self.draining_for_suspect &= !idle;
+        self.refused_while_busy = false;
         self.last_claim_number += 1;
         let number = self.last_claim_number;
         let id = self.ask(StoreRequest::Claim(Claim {
@@ -165,6 +166,8 @@ impl Worker {
                 // An idle worker that was given nothing, and not the suspect either, asks again like any other.
                 self.draining_for_suspect = suspect_waits && !(asked_idle && grants.is_empty());
                 self.drain_look_at = now + self.options.poll.max(CLAIM_AGAIN_MIN);
+                // A worker that holds a suspect range gets no other: it asks again as soon as it is idle.
+                self.refused_while_busy = grants.is_empty() && !asked_idle;
                 if was_draining && !suspect_waits {
                     // Another took it, or it is done with: on with the rest.
                     self.next_claim_at = now;

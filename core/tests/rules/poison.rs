@@ -225,6 +225,24 @@ fn p2_a_worker_that_runs_or_owes_something_does_not_call_itself_idle() {
 }
 
 #[test]
+fn p2_a_worker_that_got_nothing_more_while_it_held_a_range_asks_as_soon_as_it_is_idle() {
+    let (mut rig, effects) = at_work(options(2));
+    let reply = |grants| {
+        let reply = ClaimReply::Granted { grants, suspect_waits: false, next_after: None, open_lines: true };
+        Ok(StoreReply::Claim(reply))
+    };
+    let effects = rig.tell(WorkerInput::Store(claims(&effects)[0].0, reply(vec![grant(1, 1..=1)])));
+    let (id, claim) = claims(&effects)[0].clone();
+    assert!(!claim.idle, "it asks for more while this one runs");
+    assert!(claims(&rig.tell(WorkerInput::Store(id, reply(vec![])))).is_empty(), "the next look is a poll away");
+    let effects = rig.tell(success(run(1, 1)));
+    let effects = recorded(&mut rig, &records(&effects)[0]);
+    let (id, claim) = claims(&effects)[0].clone();
+    assert!(claim.idle);
+    assert!(claims(&rig.tell(WorkerInput::Store(id, reply(vec![])))).is_empty(), "there is nothing: now it waits");
+}
+
+#[test]
 fn p2_a_suspect_that_another_took_is_waited_for_no_more() {
     let (mut rig, effects) = at_work(options(2));
     let reply = |suspect_waits| {
