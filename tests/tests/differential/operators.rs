@@ -1,10 +1,14 @@
 //! What an operator does in a run: hold, resume, abort, retry, of batches of every status, each repeated at times.
 
+use std::time::Duration;
+
 use fencepost::store::loading::BatchSpec;
 use fencepost::store::sqlite::Clock;
 use fencepost_core::rules::claim::BatchStatus;
-use fencepost_core::store::{Operated, Retried, RetryRows};
-use fencepost_core::{BatchId, Token};
+use fencepost_core::store::{
+    Answer, Claim, ClaimReply, Operated, Record, RecordItem, Retried, RetryRows, StoreReply, StoreRequest, TakeLease,
+};
+use fencepost_core::{BatchId, LeaseId, Token};
 use fencepost_model::history::OutcomeStatus;
 use fencepost_model::store::{LogKind, Rows};
 
@@ -18,6 +22,7 @@ impl Run {
             0..5 => Verb::Hold,
             5..10 => Verb::Resume,
             10..12 => Verb::Abort,
+            12..14 => return self.mend().await,
             _ => return self.retry(batch).await,
         };
         let again = self.one_in(3);
@@ -83,6 +88,48 @@ impl Run {
                 Retried::NotThere => self.see("retry of nothing there", true),
             }
         }
+        self.compare().await;
+    }
+
+    /// A batch that failed is retried, and this time a worker succeeds with whatever it is given.
+    async fn mend(&mut self) {
+        let failed = |batch: &BatchId| self.model.status(*batch) == Some(BatchStatus::Failed);
+        let failed: Vec<BatchId> = self.batches.iter().copied().filter(failed).collect();
+        let Some(batch) = self.pick(&failed) else { return };
+        self.ask_retry(batch, &RetryRows::Failed).await;
+        self.ask_verb(Verb::Resume, batch).await;
+        let lease = LeaseId::from_random(self.random.next_u64());
+        let operations = vec!["op".to_owned(), "other".to_owned()];
+        let take = TakeLease {
+            lease,
+            worker: "mender".to_owned(),
+            stable_name: false,
+            ttl: Duration::from_secs(60),
+            renew: Duration::from_secs(30),
+            process: None,
+            operations: operations.clone(),
+        };
+        self.ask(StoreRequest::TakeLease(take)).await;
+        for number in 1..=12 {
+            let operations = operations.clone();
+            let claim = Claim { lease, number, operations, lines_max: 25, bytes_max: 1 << 20, idle: true };
+            let StoreReply::Claim(ClaimReply::Granted { grants, .. }) = self.ask(StoreRequest::Claim(claim)).await
+            else {
+                panic!("a lease that was just taken is live")
+            };
+            let items = grants.iter().flat_map(|grant| {
+                grant.rows.iter().map(|row| RecordItem {
+                    batch: grant.batch,
+                    line: row.line,
+                    token: grant.token,
+                    answer: Answer::Success("1".into()),
+                    run_time: Duration::ZERO,
+                })
+            });
+            let items = items.collect();
+            self.record_group(Record { lease, items }).await;
+        }
+        self.ask(StoreRequest::DropLease { lease }).await;
         self.compare().await;
     }
 

@@ -90,7 +90,7 @@ impl Run {
     }
 
     /// Asks all; the replies are the same.
-    async fn ask(&mut self, request: StoreRequest) -> StoreReply {
+    pub(super) async fn ask(&mut self, request: StoreRequest) -> StoreReply {
         let now = self.clock.now();
         self.story.push(format!("{} {request:?}", now.0));
         let expected = self.model.apply(now, &request);
@@ -365,7 +365,7 @@ impl Run {
         }
     }
 
-    async fn record_group(&mut self, group: Record) {
+    pub(super) async fn record_group(&mut self, group: Record) {
         let items = group.items.clone();
         let StoreReply::Record(verdicts) = self.ask(StoreRequest::Record(group)).await else { panic!() };
         for (item, verdict) in items.iter().zip(verdicts) {
