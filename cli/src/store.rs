@@ -193,9 +193,27 @@ pub trait WorkerStore: Store {
 
 /// News that others committed something.
 pub trait Changes: Send + 'static {
-    /// Ends when something was committed since the last call ended. May be dropped while it waits. After an error it may be
-    /// called again, and then watches again if it can.
-    fn next(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// Ends when something was committed since the last call ended, and tells what, as far as the store can. May be dropped while it
+    /// waits. After an error it may be called again, and then watches again if it can.
+    fn next(&mut self) -> impl Future<Output = Result<Change, StoreError>> + Send;
+}
+
+/// What others committed. Several commits may come as one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Change {
+    /// There may be lines to claim.
+    pub free_lines: bool,
+    /// Leases may have been taken.
+    pub leases: bool,
+    /// These batches were aborted (S2).
+    pub aborted: Vec<BatchId>,
+}
+
+impl Change {
+    /// Something; the store cannot tell what.
+    pub const fn anything() -> Self {
+        Self { free_lines: true, leases: true, aborted: Vec::new() }
+    }
 }
 
 /// Whether a store that is not there is made.

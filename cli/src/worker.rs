@@ -135,7 +135,7 @@ impl RunningWorker {
         let renewals = store.clone();
         let renewal_store = move || async move { renewals.for_renewals().await };
         let running = Self::start(store.clone(), NoLiveness, handler, config, renewal_store)?;
-        tokio::spawn(wake_on_changes(store, running.waker()));
+        tokio::spawn(tell_changes(store, running.inputs.clone(), running.judge.downgrade()));
         Ok(running)
     }
 
@@ -178,16 +178,34 @@ impl RunningWorker {
     }
 }
 
-/// Wakes a worker when others commit: a submit, a recovery, a line given back.
-async fn wake_on_changes(store: impl WorkerStore, wake: impl Fn() -> bool) {
+/// Tells a worker and its judge what others commit: a submit, a recovery, a line given back; a lease; an abort.
+async fn tell_changes(
+    store: impl WorkerStore,
+    worker: UnboundedSender<WorkerInput>,
+    judge: mpsc::WeakUnboundedSender<JudgeInput>,
+) {
     let Ok(mut changes) = store.changes().await else { return };
     // A worker that has left is not kept by its watch.
     drop(store);
     loop {
-        if changes.next().await.is_err() {
+        let Ok(change) = changes.next().await else {
             // Polling stays; a store in trouble is reported by whoever asks it something.
             tokio::time::sleep(CHANGES_AGAIN).await;
-        } else if !wake() {
+            continue;
+        };
+        if change.leases
+            && let Some(judge) = judge.upgrade()
+        {
+            let _ = judge.send(JudgeInput::LeasesTaken);
+        }
+        let closed = (!change.aborted.is_empty()).then_some(WorkerInput::BatchesClosed(change.aborted));
+        let wake = change.free_lines.then_some(WorkerInput::Wake);
+        for input in closed.into_iter().chain(wake) {
+            if worker.send(input).is_err() {
+                return;
+            }
+        }
+        if worker.is_closed() {
             return;
         }
     }

@@ -45,6 +45,8 @@ pub enum JudgeInput {
     ProcessEnded(ProcessIdentity),
     /// Look now: something may have changed.
     LookNow,
+    /// Others may have taken leases: their processes may be of this machine, and are to be known before they can die (R1).
+    LeasesTaken,
 }
 
 /// What a judge wants done.
@@ -104,6 +106,9 @@ pub struct Judge {
     own_lease: Option<LeaseId>,
     looking: Option<(RequestId, Instant)>,
     next_look_at: Instant,
+    last_look_at: Option<Instant>,
+    /// Leases were taken while a look was under way.
+    look_soon: bool,
     /// Something changed while a look was under way: what it shows may be older.
     look_again: bool,
     next_local_check_at: Option<Instant>,
@@ -125,6 +130,8 @@ impl Judge {
             own_lease: None,
             looking: None,
             next_look_at: now,
+            last_look_at: None,
+            look_soon: false,
             look_again: false,
             next_local_check_at: None,
             looks: BTreeMap::new(),
@@ -171,6 +178,7 @@ impl Judge {
         if self.looking.is_none() && now >= self.next_look_at {
             let id = self.new_request();
             self.looking = Some((id, now));
+            self.last_look_at = Some(now);
             self.effects.push_back(JudgeEffect::Store(id, StoreRequest::Look));
         }
         if self.next_local_check_at.is_some_and(|at| now >= at) {
@@ -195,6 +203,14 @@ impl Judge {
                 self.look_now(now);
             }
             JudgeInput::LookNow => self.look_now(now),
+            JudgeInput::LeasesTaken if self.options.machine.is_some() => {
+                let soon = self.last_look_at.map_or(now, |at| at + self.options.local_check.max(LOOK_EVERY_MIN));
+                self.next_look_at = self.next_look_at.min(soon.max(now));
+                // What a look under way shows may be older.
+                self.look_soon = self.looking.is_some();
+            }
+            // Nobody's death is seen here: scans are soon enough.
+            JudgeInput::LeasesTaken => {}
         }
         self.handle_timeout(now);
     }
@@ -276,6 +292,9 @@ impl Judge {
             }
             next_in = next_in.min(self.next_look_in(&view, look.now));
             self.second_look(now, sent_at, view, look.now);
+        }
+        if std::mem::take(&mut self.look_soon) {
+            next_in = next_in.min(self.options.local_check);
         }
         let look_again = std::mem::take(&mut self.look_again);
         self.next_look_at = if look_again { now } else { now + next_in.max(LOOK_EVERY_MIN) };

@@ -14,6 +14,7 @@ pub mod command;
 pub mod cuts;
 pub mod effects;
 pub mod kills;
+pub mod known_death;
 pub mod last_spans;
 pub mod million;
 pub mod percentiles;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use fencepost_tests::place::StoreKind;
-use fencepost_tests::scenario::{command, kills, last_spans, million, poison, sigterm, status, stopped};
+use fencepost_tests::scenario::{command, kills, known_death, last_spans, million, poison, sigterm, status, stopped};
 
 const ON: StoreKind = StoreKind::Sqlite;
 
@@ -48,6 +48,11 @@ fn a_row_that_kills_its_worker_fails_alone() {
     let outcome = poison::run(ON, poison::Poison { rows: 3_000, line: 777, workers: 4, concurrency: 8, row_us: 2_000 });
     assert!(outcome.error.contains('3'), "it says how often: {}", outcome.error);
     assert!(outcome.deaths >= 4);
+}
+
+#[test]
+fn a_killed_worker_that_came_later_is_found_at_once() {
+    known_death::run(ON);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use fencepost_tests::place::{Place, StoreKind};
 use fencepost_tests::process::{Process, fencepost, run_fencepost, until};
 use fencepost_tests::scenario::{
-    STUCK, command, cuts, effects, kills, last_spans, poison, restart, sigterm, stopped, stream,
+    STUCK, command, cuts, effects, kills, known_death, last_spans, poison, restart, sigterm, stopped, stream,
 };
 
 const ON: StoreKind = StoreKind::Postgres;
@@ -76,6 +76,11 @@ fn a_row_that_kills_its_worker_fails_alone() {
     let outcome = poison::run(ON, poison::Poison { rows: 2_000, line: 777, workers: 4, concurrency: 8, row_us: 2_000 });
     assert!(outcome.error.contains('3'), "it says how often: {}", outcome.error);
     assert!(outcome.deaths >= 4);
+}
+
+#[test]
+fn a_killed_worker_that_came_later_is_found_at_once() {
+    known_death::run(ON);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::loading::{BatchSpec, LoadEnd, Loaded};
 use super::postgres::{self, PostgresStore};
 use super::sqlite::{self, SqliteStore};
 use super::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, WorkersView};
-use super::{Appends, Changes, Loads, Operates, Reads, Store, StoreError, WorkerStore};
+use super::{Appends, Change, Changes, Loads, Operates, Reads, Store, StoreError, WorkerStore};
 
 /// A handle to a store of any kind. Clones share its connections.
 #[derive(Clone, Debug)]
@@ -217,7 +217,7 @@ impl WorkerStore for AnyStore {
 }
 
 impl Changes for AnyChanges {
-    async fn next(&mut self) -> Result<(), StoreError> {
+    async fn next(&mut self) -> Result<Change, StoreError> {
         with_changes!(self, changes => changes.next().await)
     }
 }

@@ -39,6 +39,7 @@ use std::time::Duration;
 
 use fencepost_core::store::{StoreReply, StoreRequest};
 
+use self::claim::InputsAtOnce;
 use self::connections::Connections;
 use super::sqlite::Clock;
 use super::{Store, StoreError, WorkerStore};
@@ -73,6 +74,7 @@ pub struct PostgresStore {
     connections: Arc<Connections>,
     store_id: Arc<str>,
     clock: Option<Arc<dyn Clock>>,
+    inputs_at_once: Arc<InputsAtOnce>,
 }
 
 impl fmt::Debug for PostgresStore {

@@ -54,6 +54,26 @@ fn r1_a_process_of_this_machine_that_is_gone_is_acted_on_at_once() {
     assert_eq!(acts(&effects)[0].1, expected);
 }
 
+/// Its process may be of this machine, and die long before the next scan.
+#[test]
+fn r1_a_lease_taken_by_another_is_looked_at_soon_and_not_more_than_once_a_second() {
+    let (mut rig, effects) = watching();
+    // While the first look is under way.
+    assert_eq!(rig.tell(JudgeInput::LeasesTaken), []);
+    rig.tell(JudgeInput::Store(looks(&effects)[0], shows(rig.now, vec![])));
+    assert_eq!(looks(&rig.pass(ms(900))), []);
+    let look = looks(&rig.pass(ms(200)));
+    rig.tell(JudgeInput::Store(look[0], shows(rig.now, vec![])));
+    // Between looks.
+    rig.pass(secs(5));
+    let told: Vec<_> = (0..10).flat_map(|_| rig.tell(JudgeInput::LeasesTaken)).collect();
+    let [look] = looks(&told)[..] else { panic!("one look: {told:?}") };
+    let ours = LeaseView { process: Some(identity(5)), ..view(LEASE, at(secs(6)), 0) };
+    let effects = rig.tell(JudgeInput::Store(look, shows(rig.now, vec![ours])));
+    assert_eq!(effects, [JudgeEffect::CheckProcess(LEASE, identity(5))]);
+    assert_eq!(acts(&rig.tell(JudgeInput::Process(LEASE, ProcessState::Gone))).len(), 1);
+}
+
 #[test]
 fn r1_a_lease_that_is_over_is_not_acted_on() {
     let (mut rig, effects) = watching();

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use fencepost::store::loading::{BatchSpec, LoadEnd, Loaded};
 use fencepost::store::postgres::{OpenError, PostgresOptions, PostgresStore};
-use fencepost::store::{Changes, Loads, OpenMode, Reads, Store, WorkerStore};
+use fencepost::store::{Change, Changes, Loads, OpenMode, Reads, Store, WorkerStore};
 use fencepost_core::store::{
     Answer, ClaimReply, RecordItem, Recorded, StoreFailure, StoreReply, StoreRequest, Verdict,
 };
 use fencepost_core::{BatchId, LeaseId, Token};
 use fencepost_tests::pooler::Pooler;
 use fencepost_tests::postgres::{Durability, Schema, Server, shared};
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::rig::{Rig, STUCK, claim, died, execute, granted, record, recovered, success, take, verdicts};
 
@@ -137,6 +137,68 @@ async fn the_server_restarts() {
     listening.await.unwrap();
 }
 
+/// A pooler may carry the second half of a claim over to a server that failed in between and has forgotten the first.
+#[tokio::test]
+async fn a_claim_that_the_server_forgot_is_not_handed_out() {
+    let server = Server::start(Durability::Durable);
+    let schema = Schema::on(server.url());
+    let store = open(&schema.url(), OpenMode::Create).await.unwrap();
+    load(&store, 3).await;
+    let lease = LeaseId::from_random(1);
+    store.call(StoreRequest::TakeLease(take(lease))).await.unwrap();
+    let mut raw = schema.connect().await;
+    // So that nobody writes the log meanwhile.
+    execute(&mut raw, "alter system set wal_writer_delay = '10s'; ").await;
+    execute(&mut raw, "select pg_reload_conf(); checkpoint").await;
+    let halves = |number: u64, half: &str| match half {
+        "claim" => {
+            format!("select tokens[1] from claim({}, {number}, array['op'], 2, 1000, true, null)", lease.number())
+        }
+        _ => format!(
+            "select cardinality(inputs)::bigint from claimed_rows({}, array[(select {half})], \
+             array[(select batch from batches)], array['{{[1,3)}}'], array[false])",
+            lease.number()
+        ),
+    };
+    let number = |sql: String| async {
+        sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql)).fetch_one(&mut schema.connect().await).await
+    };
+    let token = number(halves(1, "claim")).await.unwrap();
+    server.stop("immediate");
+    server.start_again();
+    assert_eq!(
+        number("select count(*) from spans".to_owned()).await.unwrap(),
+        0,
+        "the claim was on the disk by chance"
+    );
+    let error = number(halves(1, &token.to_string())).await.unwrap_err();
+    assert!(error.to_string().contains("not held any more"), "{error}");
+    // While it is there, it is handed out.
+    let token = number(halves(1, "claim")).await.unwrap();
+    assert_eq!(number(halves(1, &token.to_string())).await.unwrap(), 2);
+}
+
+/// Whatever a role says of it: what is acknowledged is on the disk.
+#[tokio::test]
+async fn commits_wait_for_the_disk_whatever_the_database_says() {
+    let server = Server::start(Durability::Durable);
+    let schema = Schema::on(server.url());
+    let mut raw = schema.connect().await;
+    execute(&mut raw, "alter database postgres set synchronous_commit = off").await;
+    execute(&mut raw, "alter system set wal_writer_delay = '10s'; ").await;
+    execute(&mut raw, "select pg_reload_conf()").await;
+    let store = open(&schema.url(), OpenMode::Create).await.unwrap();
+    let batch = load(&store, 3).await;
+    let lease = LeaseId::from_random(1);
+    store.call(StoreRequest::TakeLease(take(lease))).await.unwrap();
+    let grants = granted(store.call(claim(lease, 1, 2)).await);
+    verdicts(store.call(record(lease, &grants, &success())).await);
+    server.stop("immediate");
+    server.start_again();
+    let store = open(&schema.url(), OpenMode::Existing).await.unwrap();
+    assert_eq!(store.status(batch).await.unwrap().unwrap().success, 2);
+}
+
 async fn load(store: &PostgresStore, rows: usize) -> BatchId {
     let batch = store.begin_load(BatchSpec::new("op")).await.unwrap();
     let inputs: Vec<Box<str>> = (1..=rows).map(|line| line.to_string().into()).collect();
@@ -200,11 +262,13 @@ async fn free_lines_are_told_of() {
     let mut rig = Rig::new().await;
     let mut changes = rig.store.changes().await.unwrap();
     let heard = async |changes: &mut fencepost::store::postgres::Changes, what: &str| {
-        tokio::time::timeout(STUCK, changes.next()).await.unwrap_or_else(|_| panic!("{what} went unheard")).unwrap();
+        let told = tokio::time::timeout(STUCK, changes.next()).await;
+        told.unwrap_or_else(|_| panic!("{what} went unheard")).unwrap()
     };
     rig.batch(4).await;
-    heard(&mut changes, "a submit").await;
+    assert_eq!(heard(&mut changes, "a submit").await, Change { free_lines: true, ..Change::default() });
     let lease = rig.lease(1).await;
+    assert_eq!(heard(&mut changes, "a lease").await, Change { leases: true, ..Change::default() });
     let grants = rig.grants(lease, 1, 3).await;
     let first = |grants: &[fencepost_core::store::Grant]| {
         let mut grants = grants.to_vec();
@@ -223,11 +287,13 @@ async fn free_lines_are_told_of() {
     recovered(rig.store.call(died(lease, 0)).await);
     heard(&mut changes, "a recovery").await;
     let other = rig.lease(2).await;
+    heard(&mut changes, "a lease").await;
     rig.grants(other, 1, 4).await;
     rig.store.call(StoreRequest::DropLease { lease: other }).await.unwrap();
     heard(&mut changes, "a dropped lease").await;
     // Claims and successes tell nobody.
     let third = rig.lease(3).await;
+    heard(&mut changes, "a lease").await;
     let grants = rig.grants(third, 1, 1).await;
     verdicts(rig.store.call(record(third, &grants, &success())).await);
     assert!(tokio::time::timeout(Duration::from_millis(200), changes.next()).await.is_err());

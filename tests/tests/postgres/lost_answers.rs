@@ -139,6 +139,36 @@ async fn a_claim_whose_inputs_never_come_is_settled_to_what_it_took() {
     assert_eq!(line.number("select count(*) from spans where lease is not null").await, 2);
 }
 
+/// Inputs that do not come a second time either, as on a slow way to the server: others are to have the rows, and the next claim
+/// is a smaller one.
+#[tokio::test]
+async fn what_cannot_be_received_goes_back() {
+    let mut line = Line::new().await;
+    let inputs: Vec<Box<str>> = vec![format!("\"{}\"", "x".repeat(200_000)).into(); 40];
+    let batch = line.store.begin_load(BatchSpec::new("op")).await.unwrap();
+    line.store.load_rows(batch, 1, &inputs).await.unwrap();
+    line.store.finish_load(batch, LoadEnd { total: inputs.len() as u64, ..end(None) }).await.unwrap();
+    let lease = line.lease().await;
+    let all = |number| {
+        let operations = vec!["op".to_owned()];
+        StoreRequest::Claim(Claim { lease, number, operations, lines_max: 40, bytes_max: 8 << 20, idle: true })
+    };
+    line.lose("claimed_rows", Fate::LoseAnswer);
+    line.armed.calls.store(2, Ordering::SeqCst);
+    let lost = line.store.call(all(1)).await;
+    line.assert_unknown(1, lost);
+    let settled_to = settled(line.store.call(StoreRequest::SettleClaim { lease, number: 1 }).await);
+    assert_eq!((settled_to, line.proxy.lost()), (vec![], 2));
+    assert_eq!(line.number("select count(*) from spans where lease is not null").await, 0);
+    let mut lines = Vec::new();
+    for number in 2..=8 {
+        let grants = granted(line.store.call(all(number)).await);
+        lines.push(grants.iter().map(|grant| grant.rows.len()).sum::<usize>());
+    }
+    assert!(lines[0] < 4 && lines.iter().any(|lines| *lines > 8), "a little first, then more: {lines:?}");
+    assert_eq!(lines.iter().sum::<usize>(), 40);
+}
+
 /// T2: inputs are megabytes. Whoever stands still while they arrive keeps nobody from the batch.
 #[tokio::test]
 async fn a_worker_that_stands_still_while_it_receives_holds_no_lock() {

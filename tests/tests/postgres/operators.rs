@@ -69,7 +69,8 @@ async fn a_claim_waits_for_an_abort() {
     assert_eq!(aborting.await.unwrap().unwrap(), Operated::Now);
     assert_eq!(granted(claiming.await.unwrap()), []);
     assert_eq!(rig.spans_of(batch).await, 0);
-    tokio::time::timeout(STUCK, changes.next()).await.expect("an abort is told").unwrap();
+    let told = tokio::time::timeout(STUCK, changes.next()).await.expect("an abort is told").unwrap();
+    assert_eq!(told.aborted, [batch]);
 }
 
 /// S2: an abort waits for a claim that splits a free span, and removes both parts.

@@ -111,8 +111,7 @@ impl PostgresStore {
         slice: &Slice<'_>,
     ) -> Result<Result<(), PgRow>, sqlx::Error> {
         let options = self.connections.options();
-        let begin = "begin isolation level read committed; set local synchronous_commit = off";
-        sqlx::raw_sql(begin).execute(&mut *conn).await?;
+        self.begin_slice(conn).await?;
         let rows = i64::try_from(slice.inputs.len()).unwrap_or(i64::MAX);
         let call = Call::new("advance_append")
             .arg(int(slice.batch.number()))
@@ -126,7 +125,7 @@ impl PostgresStore {
         let there: Option<i64> = row.try_get("there")?;
         let Some(there) = there else { return Ok(Err(row)) };
         self.copy_missing(&mut *conn, slice.batch, slice.first_line, slice.inputs, there).await?;
-        sqlx::raw_sql("commit").execute(conn).await?;
+        self.commit_slice(conn).await?;
         Ok(Ok(()))
     }
 }

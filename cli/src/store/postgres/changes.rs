@@ -1,6 +1,7 @@
-//! Waking: an idle worker learns by NOTIFY that lines are free: a submit, a recovery, a give-back, a retry.
+//! Waking by NOTIFY: an idle worker learns that lines are free (a submit, a recovery, a give-back, a retry), a judge that a
+//! lease was taken, all that a batch was aborted.
 //!
-//! The channel is `fencepost_` and the schema's name. Where it cannot be listened to (behind a transaction pooler, while the
+//! The channel is `fencepost_` and the schema's name; the payload is empty, `lease`, or the aborted batch's id. Where it cannot be listened to (behind a transaction pooler, while the
 //! server is away), nobody is woken, and workers find out by asking now and then.
 
 use std::time::Duration;
@@ -9,7 +10,7 @@ use sqlx::postgres::{PgListener, PgPoolOptions};
 
 use super::connections::Connections;
 use super::trouble;
-use crate::store::{self, StoreError};
+use crate::store::{self, Change, StoreError};
 
 /// After the connection broke, it is tried again so much later at first, and up to 16 times that.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
@@ -59,15 +60,21 @@ impl Changes {
 }
 
 impl store::Changes for Changes {
-    async fn next(&mut self) -> Result<(), StoreError> {
+    async fn next(&mut self) -> Result<Change, StoreError> {
         let Some(listener) = &mut self.listener else { return std::future::pending().await };
         let mut wait = LISTEN_AGAIN;
         loop {
             match listener.try_recv().await {
-                // None: the connection was lost and made anew. What was told meanwhile went unheard.
-                Ok(_) => {
-                    while listener.next_buffered().is_some() {}
-                    return Ok(());
+                Ok(first) => {
+                    // None: the connection was lost and made anew. What was told meanwhile went unheard.
+                    let mut change = first.map_or_else(Change::anything, |told| told_by(told.payload()));
+                    while let Some(more) = listener.next_buffered() {
+                        let more = told_by(more.payload());
+                        change.free_lines |= more.free_lines;
+                        change.leases |= more.leases;
+                        change.aborted.extend(more.aborted);
+                    }
+                    return Ok(change);
                 }
                 Err(sqlx::Error::PoolClosed) => {
                     let message = format!("{}: notifications cannot be listened to any more", self.place);
@@ -79,5 +86,17 @@ impl store::Changes for Changes {
                 }
             }
         }
+    }
+}
+
+fn told_by(payload: &str) -> Change {
+    match payload {
+        "" => Change { free_lines: true, ..Change::default() },
+        "lease" => Change { leases: true, ..Change::default() },
+        id => match id.parse() {
+            Ok(batch) => Change { aborted: vec![batch], ..Change::default() },
+            // Of a later version.
+            Err(_) => Change::anything(),
+        },
     }
 }

@@ -1,6 +1,7 @@
 //! C1 to C3: claims and their settling.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fencepost_core::store::{Claim, ClaimReply, Grant, GrantedRow, StoreFailure};
@@ -23,7 +24,7 @@ impl PostgresStore {
             .arg(int(claim.number))
             .arg(claim.operations.iter().map(|name| storable(name)).collect::<Vec<_>>())
             .arg(int(claim.lines_max))
-            .arg(int(claim.bytes_max))
+            .arg(int(claim.bytes_max.min(self.inputs_at_once.bytes())))
             .arg(claim.idle)
             .arg(self.at());
         let row = self.connections.call_one(call).await?;
@@ -43,38 +44,77 @@ impl PostgresStore {
         })?;
         match reply {
             ClaimReply::Granted { suspect_waits, next_after, open_lines, .. } => {
-                let grants = self
-                    .with_rows(taken)
-                    .await
-                    .map_err(|error| StoreError { failure: StoreFailure::Unknown, ..error })?;
+                let unknown = |error| StoreError { failure: StoreFailure::Unknown, ..error };
+                let grants = self.with_rows(claim.lease, &taken).await.map_err(unknown)?;
                 Ok(ClaimReply::Granted { grants, suspect_waits, next_after, open_lines })
             }
             other => Ok(other),
         }
     }
 
-    /// C2: closes the claim's number, then reads what that claim took and still holds.
+    /// C2: closes the claim's number, then reads what that claim took and still holds. Where the inputs cannot be read a second
+    /// time, what it took goes back: a worker on a slow way to the server would hold for ever what others could do.
     pub(super) async fn settle_claim(&self, lease: LeaseId, number: u64) -> Result<Vec<Grant>, StoreError> {
         let call = Call::new("settle_claim").arg(int(lease.number())).arg(int(number));
         let row = self.connections.call_one(call).await?;
         let taken = self.read(|| taken(&row))?;
-        self.with_rows(taken).await
+        match self.with_rows(lease, &taken).await {
+            Ok(grants) => Ok(grants),
+            Err(error) => {
+                let back = |taken: &Taken| Ok((taken.grant.batch, taken.grant.token, lines_of(&taken.lines)?));
+                let back = self.read(|| taken.iter().map(back).collect::<Result<Vec<_>, Trouble>>())?;
+                // Where that fails too, all of it is asked again.
+                self.give_back(lease, &back).await.map_err(|_| error)?;
+                Ok(Vec::new())
+            }
+        }
     }
 
     /// The spans with their rows, which are read by a request of their own: it holds no lock while megabytes are on the way (T2).
-    async fn with_rows(&self, taken: Vec<Taken>) -> Result<Vec<Grant>, StoreError> {
+    async fn with_rows(&self, lease: LeaseId, taken: &[Taken]) -> Result<Vec<Grant>, StoreError> {
         if taken.is_empty() {
             return Ok(Vec::new());
         }
         let call = Call::new("claimed_rows")
+            .arg(int(lease.number()))
+            .arg(taken.iter().map(|taken| int(taken.grant.token.0)).collect::<Vec<_>>())
             .arg(taken.iter().map(|taken| int(taken.grant.batch.number())).collect::<Vec<_>>())
             .arg(taken.iter().map(|taken| Cow::Borrowed(&*taken.lines)).collect::<Vec<_>>())
             .arg(taken.iter().map(|taken| taken.tried).collect::<Vec<_>>());
-        let reply = self.connections.call_one(call).await?;
+        let reply = self.connections.call_one(call).await;
+        self.inputs_at_once.came(reply.is_ok());
+        let reply = reply?;
         self.read(|| {
             let rows = rows(&reply, taken.len())?;
-            taken.into_iter().zip(rows).map(|(taken, rows)| filled(taken, rows)).collect()
+            taken.iter().zip(rows).map(|(taken, rows)| filled(taken, rows)).collect()
         })
+    }
+}
+
+/// How many bytes of inputs a claim takes at most, beside what its worker wants: fewer after inputs did not come in time, more again
+/// when they do. Else a worker on a slow way to the server could never receive what it claims.
+#[derive(Debug)]
+pub(super) struct InputsAtOnce(AtomicU64);
+
+impl InputsAtOnce {
+    /// Where it begins and what it returns to; no worker asks for as much.
+    const MOST: u64 = 1 << 30;
+    /// A single row may always be larger (C3).
+    const LEAST: u64 = 1 << 14;
+
+    pub(super) const fn new() -> Self {
+        Self(AtomicU64::new(Self::MOST))
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn came(&self, in_time: bool) {
+        let bytes = self.bytes();
+        // The first failure says nothing of sizes that nobody asks for.
+        let next = if in_time { bytes.saturating_mul(2).min(Self::MOST) } else { bytes.min(8 << 20) / 8 };
+        self.0.store(next.max(Self::LEAST), Ordering::Relaxed);
     }
 }
 
@@ -136,10 +176,10 @@ fn rows(row: &PgRow, spans: usize) -> Result<Vec<Vec<GrantedRow>>, Trouble> {
 }
 
 /// The span with its rows.
-fn filled(taken: Taken, rows: Vec<GrantedRow>) -> Result<Grant, Trouble> {
+fn filled(taken: &Taken, rows: Vec<GrantedRow>) -> Result<Grant, Trouble> {
     let Taken { grant, lines, .. } = taken;
-    if !lines_of(&lines)?.iter().eq(rows.iter().map(|row| row.line)) {
+    if !lines_of(lines)?.iter().eq(rows.iter().map(|row| row.line)) {
         return Err(Trouble::damaged(format!("batch {} lacks rows of its lines {lines}", grant.batch)));
     }
-    Ok(Grant { rows, ..grant })
+    Ok(Grant { rows, ..grant.clone() })
 }

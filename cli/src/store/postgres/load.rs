@@ -31,7 +31,8 @@ impl Loads for PostgresStore {
         let row = self.connections.call_one(call).await?;
         let cut_off: Vec<i64> = self.read(|| Ok(row.try_get("cut_off")?))?;
         for batch in cut_off {
-            self.remove_load(self.read(|| batch_id(batch))?).await?;
+            // Another's: where it cannot be removed now, a later load tries again.
+            let _ = self.remove_load(self.read(|| batch_id(batch))?).await;
         }
         Ok(batch)
     }
@@ -113,8 +114,7 @@ impl PostgresStore {
         inputs: &[Box<str>],
     ) -> Result<bool, sqlx::Error> {
         let options = self.connections.options();
-        let begin = "begin isolation level read committed; set local synchronous_commit = off";
-        sqlx::raw_sql(begin).execute(&mut *conn).await?;
+        self.begin_slice(conn).await?;
         let rows = i64::try_from(inputs.len()).unwrap_or(i64::MAX);
         let call = Call::new("advance_load")
             .arg(int(batch.number()))
@@ -126,8 +126,23 @@ impl PostgresStore {
         let there: Option<i64> = place.first().map(|row| row.try_get(0)).transpose()?.flatten();
         let Some(there) = there else { return Ok(false) };
         self.copy_missing(&mut *conn, batch, first_line, inputs, there).await?;
-        sqlx::raw_sql(AssertSqlSafe("commit".to_owned())).execute(conn).await?;
+        self.commit_slice(conn).await?;
         Ok(true)
+    }
+
+    /// T2: a process that stops in the middle of a slice holds its locks no longer than this, behind a pooler too.
+    pub(super) async fn begin_slice(&self, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let limit = self.connections.lock_wait().as_millis().max(1);
+        let sql = format!(
+            "begin isolation level read committed; set local statement_timeout = {limit}; set local lock_timeout = {limit}; \
+             set local idle_in_transaction_session_timeout = {limit}"
+        );
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(conn).await.map(drop)
+    }
+
+    /// Without waiting for the disk: the end of the load or append does, and finds out what is missing.
+    pub(super) async fn commit_slice(&self, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql("set local synchronous_commit = off; commit").execute(conn).await.map(drop)
     }
 
     /// Copies in a slice's rows but the first so many, which are there.

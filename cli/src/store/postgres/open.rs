@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use fencepost_core::LeaseId;
 use sqlx::{AssertSqlSafe, PgConnection};
 
+use super::claim::InputsAtOnce;
 use super::connections::Connections;
 use super::options::{PostgresOptions, UrlError};
 use super::trouble;
@@ -159,7 +160,12 @@ impl PostgresStore {
         let opening = Opening { options: connections.options(), place: connections.place() };
         let store_id = opening.prepare(&mut conn, mode).await?;
         connections.keep_connection(conn);
-        Ok(Self { connections: Arc::new(connections), store_id: store_id.into(), clock })
+        Ok(Self {
+            connections: Arc::new(connections),
+            store_id: store_id.into(),
+            clock,
+            inputs_at_once: Arc::new(InputsAtOnce::new()),
+        })
     }
 }
 

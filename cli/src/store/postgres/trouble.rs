@@ -131,13 +131,8 @@ pub(super) fn of_connecting(error: &sqlx::Error, address: &str, place: &str) -> 
             _ => format!("cannot connect to {address}: {error}"),
         },
         sqlx::Error::Tls(error) => format!("cannot connect to {address}: TLS: {error}"),
-        sqlx::Error::Database(_) => match sqlstate(error) {
-            // Postgres itself names the user, the database, the limit.
-            Some("28P01" | "28000" | "3D000" | "53300" | "57P03") => {
-                format!("cannot connect to {place}: {}", said(error))
-            }
-            _ => format!("cannot connect to {place}: {}", said(error)),
-        },
+        // Postgres itself names the user, the database, the limit.
+        sqlx::Error::Database(_) => format!("cannot connect to {place}: {}", said(error)),
         other => format!("cannot connect to {address}: {other}"),
     }
 }

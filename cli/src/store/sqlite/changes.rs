@@ -13,7 +13,7 @@ use sqlx::SqliteConnection;
 use super::OpenError;
 use super::open;
 use super::trouble::Trouble;
-use crate::store::StoreError;
+use crate::store::{Change, StoreError};
 
 /// How often an idle worker asks whether anything changed.
 pub const CHANGES_EVERY: Duration = Duration::from_millis(20);
@@ -39,7 +39,7 @@ impl Changes {
 }
 
 impl crate::store::Changes for Changes {
-    async fn next(&mut self) -> Result<(), StoreError> {
+    async fn next(&mut self) -> Result<Change, StoreError> {
         loop {
             let version: i64 = sqlx::query_scalar(DATA_VERSION)
                 .fetch_one(&mut self.conn)
@@ -47,7 +47,7 @@ impl crate::store::Changes for Changes {
                 .map_err(|error| Trouble::from(error).not_done(&self.path))?;
             if version != self.seen {
                 self.seen = version;
-                return Ok(());
+                return Ok(Change::anything());
             }
             tokio::time::sleep(CHANGES_EVERY).await;
         }

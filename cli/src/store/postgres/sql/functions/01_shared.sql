@@ -8,19 +8,24 @@
 -- would let the planner read all of another partial index where statistics make that look small.
 
 -- The store's clock in microseconds: `at` where a test sets it, else the database's. Never the transaction's start:
--- it is asked after the locks are held.
+-- what decides about others' times asks after its locks are held.
 create or replace function store_time(at bigint) returns bigint
 language sql volatile as $$
     select coalesce(at, (extract(epoch from clock_timestamp()) * 1000000)::bigint)
 $$;
 
--- Under any other isolation level "lock first, look in the next statement" does not hold, and batches stay open for ever.
-create or replace function require_read_committed() returns void
+-- What every request begins with. Under any other isolation level "lock first, look in the next statement" does not hold, and
+-- batches stay open for ever. And what is acknowledged is on the disk, whatever the role or the database says of
+-- `synchronous_commit`: a worker forgets what was recorded.
+create or replace function begin_request() returns void
 language plpgsql volatile as $$
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
         raise exception 'fencepost works under READ COMMITTED only, not under %', current_setting('transaction_isolation')
             using errcode = 'object_not_in_prerequisite_state';
+    end if;
+    if current_setting('synchronous_commit') = 'off' then
+        perform set_config('synchronous_commit', 'on', true);
     end if;
 end $$;
 
@@ -64,13 +69,13 @@ begin
     ), 0);
 end $$;
 
--- O4: the lock of a batch whose open lines this transaction may use up. With fresh lines left it is shared; with the
--- cursor past the last line it is exclusive, and held from before the fence. Answers whether it is exclusive.
+-- O4: the lock of a batch whose open line a recovery may fail (P2). With fresh lines left it is shared; with the
+-- cursor past the last line it is exclusive. Answers whether it is exclusive. A record's locks: `lock_for_outcomes`.
 --
 -- The cursor is read without a lock first, and again under the shared lock, since a claim may have taken the last fresh
 -- lines in between. Then the shared lock is let go, by rolling back the block it was taken in, before the exclusive one is
 -- asked for: upgrading it would deadlock with another that does the same.
-create or replace function lock_batch_for_outcomes(of_batch bigint) returns boolean
+create or replace function lock_batch_for_a_crash(of_batch bigint) returns boolean
 language plpgsql volatile as $$
 #variable_conflict use_column
 declare

@@ -82,7 +82,7 @@ declare
     v_taken record;
     v_granted boolean := false;
 begin
-    perform require_read_committed();
+    perform begin_request();
     outcome := 'granted';
     suspect_waits := false;
     select l.state, (select c.number from lease_claims c where c.lease = l.lease) into v_state, v_number

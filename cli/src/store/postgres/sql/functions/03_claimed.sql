@@ -11,7 +11,7 @@ language plpgsql volatile as $$
 declare
     v_state text;
 begin
-    perform require_read_committed();
+    perform begin_request();
     select l.state into v_state from leases l where l.lease = p_lease for key share;
     if not found then
         return;
@@ -32,17 +32,24 @@ begin
     where s.lease = p_lease and s.claim_number = p_number;
 end $$;
 
--- The inputs of spans that a lease holds, by a request of its own that locks nothing: rows never change. Its commit waits until
--- the claim, too, is on the disk; for that it writes a message into the log, which nobody reads. One place per span
+-- The inputs of spans that a claim took, by a request of its own that locks nothing: rows never change. Its commit waits until
+-- the claim, too, is on the disk; for that it writes a message into the log, which nobody reads. Spans that the lease does not hold any
+-- more are an error: a server that failed in between may have forgotten the claim. One place per span
 -- in the arguments, one per row in the reply, in any order: `places` says whose row it is, from 1 on; `attempts` is null where no
 -- row was tried.
 create or replace function claimed_rows(
-    p_batches bigint[], p_lines text[], p_tried boolean[],
+    p_lease bigint, p_tokens bigint[], p_batches bigint[], p_lines text[], p_tried boolean[],
     out places bigint[], out lines bigint[], out inputs text[], out attempts integer[]
 )
 language plpgsql volatile as $$
 #variable_conflict use_column
 begin
+    perform begin_request();
+    if (
+        select count(*) from spans s where s.token = any (p_tokens) and coalesce(s.lease, -1) = p_lease
+    ) <> cardinality(p_tokens) then
+        raise exception 'what was claimed is not held any more' using errcode = 'no_data_found';
+    end if;
     perform pg_logical_emit_message(true, 'fencepost', '');
     select array_agg(o.place), array_agg(r.line), array_agg(r.input),
            case when true = any (p_tried) then array_agg(

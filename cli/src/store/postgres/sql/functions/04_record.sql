@@ -74,7 +74,7 @@ create or replace function fence(
 language plpgsql volatile as $$
 #variable_conflict use_column
 begin
-    perform require_read_committed();
+    perform begin_request();
     exclusive := (
         select lock_for_outcomes(p_lease, array_agg(g.batch), array_agg(g.token), array_agg(g.line_count))
         from (
@@ -114,7 +114,7 @@ declare
     v_used integer[];
     v_crashes integer[];
 begin
-    perform require_read_committed();
+    perform begin_request();
     if v_exclusive is null then
         v_exclusive := lock_for_outcomes(p_lease, p_group_batches, p_group_tokens, p_group_counts);
     end if;
@@ -365,7 +365,7 @@ declare
     v_back int8multirange;
     v_any boolean := false;
 begin
-    perform require_read_committed();
+    perform begin_request();
     perform 1 from batches b where b.batch = any (p_batches) order by b.batch for key share;
     perform 1 from spans s where s.token = any (p_tokens) and coalesce(s.lease, -1) = p_lease order by s.token for update;
     v_now := store_time(p_at);

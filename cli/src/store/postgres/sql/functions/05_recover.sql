@@ -16,7 +16,7 @@ declare
     v_span spans;
     v_failed_in bigint[] := '{}';
 begin
-    perform require_read_committed();
+    perform begin_request();
     recovered := false;
     -- A claim under this lease that is under way comes first, or finds the lease dead. The lock is a statement of its own.
     select l.renew_ms * 1000 into v_renew_us
@@ -35,7 +35,7 @@ begin
     -- T1: batches by id, spans by token. O4: a line that ran alone may fail, and end its batch.
     for v_batch in select distinct s.batch from spans s where s.lease = p_lease order by s.batch loop
         if exists (select from spans s where s.lease = p_lease and s.batch = v_batch and s.alone) then
-            if lock_batch_for_outcomes(v_batch) then
+            if lock_batch_for_a_crash(v_batch) then
                 v_exclusive := v_exclusive || v_batch;
             end if;
         else
@@ -139,7 +139,7 @@ create or replace function withdraw_crashes(p_lease bigint, p_at bigint) returns
 language plpgsql volatile as $$
 #variable_conflict use_column
 begin
-    perform require_read_committed();
+    perform begin_request();
     if exists (select from leases l where l.lease = p_lease and l.state = 'live') then
         return;
     end if;

@@ -11,7 +11,7 @@ language plpgsql volatile as $$
 declare
     v_now bigint := store_time(p_at);
 begin
-    perform require_read_committed();
+    perform begin_request();
     insert into batches (batch, id, operation, status, priority, attempts_max, crashes_max, timeout_ms, header, source, created_at)
     values (p_batch, p_id, p_operation, 'loading', p_priority, p_attempts_max, p_crashes_max, p_timeout_ms, p_header, p_source, v_now);
     -- loaded_at is when a load last moved, until it ends.
@@ -32,7 +32,7 @@ language plpgsql volatile as $$
 declare
     v_total bigint;
 begin
-    perform require_read_committed();
+    perform begin_request();
     select b.total into v_total from batches b where b.batch = p_batch and b.status = 'loading' for update;
     if not found or v_total < p_first_line - 1 then
         return null;
@@ -58,7 +58,7 @@ declare
     v_digest text;
     v_bound text;
 begin
-    perform require_read_committed();
+    perform begin_request();
     perform 1 from batches b where b.batch = p_batch for update;
     -- Another load may bind the same key at the same moment: then the update waits for it, and what it did is looked at.
     loop
@@ -105,7 +105,7 @@ language plpgsql volatile as $$
 declare
     v_gone bigint;
 begin
-    perform require_read_committed();
+    perform begin_request();
     update batches b set total = 0 where b.batch = p_batch and b.status = 'loading';
     if not found then
         return 0;

@@ -19,7 +19,7 @@ declare
     v_status text;
     v_held boolean;
 begin
-    perform require_read_committed();
+    perform begin_request();
     perform 1 from batches b where b.batch = p_batch for no key update;
     select b.status, b.held into v_status, v_held from batches b where b.batch = p_batch;
     if not found then
@@ -45,7 +45,7 @@ declare
     v_status text;
     v_id text;
 begin
-    perform require_read_committed();
+    perform begin_request();
     perform 1 from batches b where b.batch = p_batch for update;
     select b.status, b.id into v_status, v_id from batches b where b.batch = p_batch;
     if not found then
@@ -107,7 +107,7 @@ declare
     v_success bigint;
     v_failed bigint;
 begin
-    perform require_read_committed();
+    perform begin_request();
     perform 1 from batches b where b.batch = p_batch for update;
     select b.status, b.generation into v_status, generation from batches b where b.batch = p_batch;
     -- s5_may_retry

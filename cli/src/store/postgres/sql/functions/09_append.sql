@@ -18,7 +18,7 @@ declare
     v_state text;
     v_moved_at bigint;
 begin
-    perform require_read_committed();
+    perform begin_request();
     for v_try in 1..100 loop
         -- The total stays as it is until this transaction ends.
         perform 1 from batches b where b.batch = p_batch for key share;
@@ -102,7 +102,7 @@ declare
     v_first bigint;
     v_count bigint;
 begin
-    perform require_read_committed();
+    perform begin_request();
     perform 1 from appends a where a.append = p_append and a.batch = p_batch for update;
     -- Read without a lock: the end looks again.
     select b.status into status from batches b where b.batch = p_batch;
@@ -140,7 +140,7 @@ declare
     v_state text;
     v_digest text;
 begin
-    perform require_read_committed();
+    perform begin_request();
     perform 1 from appends a where a.append = p_append and a.batch = p_batch for update;
     -- T1: whoever records the batch's last row waits here, or this waits for its end.
     perform 1 from batches b where b.batch = p_batch for update;
@@ -188,7 +188,7 @@ declare
     v_count bigint;
     v_rows bigint;
 begin
-    perform require_read_committed();
+    perform begin_request();
     perform 1 from appends a where a.append = p_append and a.batch = p_batch and a.status <> 'done' for update;
     update appends a set status = 'removing' where a.append = p_append and a.batch = p_batch and a.status <> 'done'
     returning a.first_line, a.line_count into v_first, v_count;
