@@ -80,8 +80,8 @@ enum State<N> {
     Idle,
     /// An attempt is under way; none has failed since there was a connection.
     Connecting,
-    /// Attempts fail; more follow.
-    Down,
+    /// Attempts fail, for this reason; more follow.
+    Down(Arc<str>),
     /// There is a connection.
     Up(N, u64),
 }
@@ -176,8 +176,9 @@ impl<K: Connect, C: Clock, T: Spawn> Link<K, C, T> {
         let ends = self.clock.now() + self.limit;
         let mut first = true;
         let error = loop {
-            let Some((mut connection, generation)) = self.connection(ends).await else {
-                break LivenessError::NotConnected;
+            let (mut connection, generation) = match self.connection(ends).await {
+                Ok(connection) => connection,
+                Err(why) => break LivenessError::NotConnected { why },
             };
             match self.until(ends, request.make(&mut connection, &self.keys)).await {
                 Some(Ok(answer)) => {
@@ -190,36 +191,41 @@ impl<K: Connect, C: Clock, T: Spawn> Link<K, C, T> {
                 }
                 Some(Err(error)) => {
                     if ends_connection(&error) {
-                        self.lost(generation, State::Down);
+                        self.lost(generation, State::Down(error.to_string().into()));
                     }
                     break LivenessError::Redis(error);
                 }
                 None => {
                     // The next request does not wait for a server that stands still.
-                    self.lost(generation, State::Down);
-                    break LivenessError::Silent { limit: self.limit };
+                    let error = LivenessError::Silent { limit: self.limit };
+                    self.lost(generation, State::Down(error.to_string().into()));
+                    break error;
                 }
             }
         };
         // Whoever connects says why that fails.
-        if !matches!(error, LivenessError::NotConnected) {
+        if !matches!(error, LivenessError::NotConnected { .. }) {
             self.trouble.began(self.who, self.clock.now(), &error);
         }
         Err(error)
     }
 
     /// The connection; one that is just being made is waited for.
-    async fn connection(self: &Arc<Self>, ends: Instant) -> Option<(K::Connection, u64)> {
+    async fn connection(self: &Arc<Self>, ends: Instant) -> Result<(K::Connection, u64), Arc<str>> {
         self.begin();
         let mut news = self.state.subscribe();
         let made = async {
             let state = news.wait_for(|state| !matches!(state, State::Idle | State::Connecting)).await.ok()?;
             match &*state {
-                State::Up(connection, generation) => Some((connection.clone(), *generation)),
-                State::Idle | State::Connecting | State::Down => None,
+                State::Up(connection, generation) => Some(Ok((connection.clone(), *generation))),
+                State::Down(why) => Some(Err(why.clone())),
+                State::Idle | State::Connecting => None,
             }
         };
-        self.until(ends, made).await.flatten()
+        self.until(ends, made)
+            .await
+            .flatten()
+            .unwrap_or_else(|| Err(format!("no connection within {:?}", self.limit).into()))
     }
 
     /// Begins to connect if nobody has.
@@ -241,7 +247,7 @@ impl<K: Connect, C: Clock, T: Spawn> Link<K, C, T> {
         let mut now = Some(now);
         let was_up = self.state.send_if_modified(|state| match state {
             State::Up(_, of) if *of == generation => {
-                *state = now.take().unwrap_or(State::Down);
+                *state = now.take().unwrap_or(State::Connecting);
                 true
             }
             _ => false,
@@ -296,7 +302,7 @@ async fn keep_connecting<K: Connect, C: Clock, T: Spawn>(link: Weak<Link<K, C, T
                 return;
             }
             Err(error) => {
-                link.state.send_replace(State::Down);
+                link.state.send_replace(State::Down(error.to_string().into()));
                 link.trouble.began(link.who, clock.now(), &error);
             }
         }

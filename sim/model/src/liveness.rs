@@ -127,7 +127,7 @@ mod tests {
 
     fn beat(redis: &mut ModelLiveness, now: u64, number: u64) {
         let running = vec![(BatchId::from_random(1), LineSet::single(number))];
-        let request = LivenessRequest::Beat { lease: lease(number), ttl: TTL, running };
+        let request = LivenessRequest::Beat { lease: lease(number), worker: "w".into(), ttl: TTL, running };
         assert_eq!(redis.apply(at(now), &request), LivenessReply::Done);
     }
 

@@ -63,9 +63,33 @@ pub struct Evidence {
 impl Evidence {
     /// R2: whether it was surely up, with its data, for longer than so long.
     pub fn vouches_for(&self, ttl: Duration) -> bool {
-        let up = self.uptime_s.checked_sub(1).is_some_and(|surely| Duration::from_secs(surely) >= ttl);
-        self.master && up && self.data_age.is_some_and(|age| age > ttl)
+        self.doubt(ttl).is_none()
     }
+
+    /// R2: why it cannot vouch for a lease of this ttl; `None` where it can.
+    pub fn doubt(&self, ttl: Duration) -> Option<Doubt> {
+        let surely_up = self.uptime_s.checked_sub(1).map(Duration::from_secs);
+        if !self.master {
+            Some(Doubt::Replica)
+        } else if surely_up.is_none_or(|up| up < ttl) {
+            Some(Doubt::Restarted)
+        } else if self.data_age.is_none_or(|age| age <= ttl) {
+            Some(Doubt::DataLost)
+        } else {
+            None
+        }
+    }
+}
+
+/// R2: why a Redis that answers cannot vouch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doubt {
+    /// It is a replica, which may be behind its master.
+    Replica,
+    /// It has not surely been up for longer than the ttl.
+    Restarted,
+    /// Its data have not been there for longer than the ttl.
+    DataLost,
 }
 
 /// What Redis has of one worker.

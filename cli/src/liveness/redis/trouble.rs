@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fencepost_core::Instant;
@@ -23,9 +23,12 @@ pub enum LivenessError {
         /// In this time.
         limit: Duration,
     },
-    /// It is being connected to.
-    #[error("it is not connected")]
-    NotConnected,
+    /// There is no connection yet, or none again.
+    #[error("{why}")]
+    NotConnected {
+        /// Why the last attempt failed.
+        why: Arc<str>,
+    },
 }
 
 impl LivenessError {
@@ -33,7 +36,7 @@ impl LivenessError {
     fn brief(&self) -> String {
         match self {
             Self::Redis(error) => error.to_string().lines().next().unwrap_or_default().to_owned(),
-            Self::Silent { .. } | Self::NotConnected => String::new(),
+            Self::Silent { .. } | Self::NotConnected { .. } => String::new(),
         }
     }
 }
@@ -115,8 +118,6 @@ impl fmt::Debug for Trouble {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     fn at(seconds: u64) -> Instant {
@@ -138,7 +139,7 @@ mod tests {
         let told = move || std::mem::take(&mut *told.lock().expect("not poisoned"));
         let trouble = Trouble::new(observer);
         let [keeper, judge] = [(); 2].map(|()| trouble.connection());
-        let error = LivenessError::NotConnected;
+        let error = LivenessError::NotConnected { why: "refused".into() };
 
         trouble.ended(keeper);
         assert!(told().is_empty(), "there was none");
