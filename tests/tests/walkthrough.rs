@@ -7,8 +7,9 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use fencepost_tests::postgres::{Schema, shared};
+use fencepost_tests::postgres::Schema;
 use fencepost_tests::process::{Process, fencepost, fencepost_json, run_fencepost, submit, until};
+use fencepost_tests::redis::{Keeps, Server};
 use fencepost_tests::scenario::walk_through::{self, Servers, Sizes};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -76,9 +77,9 @@ fn a_killed_worker_s_row_is_recovered_first_and_all_rows_end_once() {
 }
 
 #[test]
-fn on_postgres_a_worker_elsewhere_is_found_out_by_its_ttl() {
-    let schema = Schema::new();
-    let servers = Servers { database: shared().to_owned(), schema: schema.name().to_owned(), redis: None };
+fn on_postgres_and_redis_all_views_agree_and_a_worker_elsewhere_is_found_out_by_its_ttl() {
+    let (schema, redis) = (Schema::new(), Server::start(Keeps::Nothing));
+    let servers = Servers::with(&schema, &redis);
     walk_through::run(&servers, SCALED_DOWN);
 }
 

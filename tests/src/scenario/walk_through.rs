@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::postgres::{Schema, shared};
 use crate::process::{Process, fencepost, until};
+use crate::redis::Server;
 use views::{Views, agreed};
 
 mod views;
@@ -18,11 +20,16 @@ pub struct Servers {
     pub database: String,
     /// The store's schema.
     pub schema: String,
-    /// Redis, if there is one.
-    pub redis: Option<String>,
+    /// Redis, as `--redis` takes it.
+    pub redis: String,
 }
 
 impl Servers {
+    /// A schema of a test's own, and a Redis.
+    pub fn with(schema: &Schema, redis: &Server) -> Self {
+        Self { database: shared().to_owned(), schema: schema.name().to_owned(), redis: redis.url() }
+    }
+
     fn store(&self) -> String {
         let sign = if self.database.contains('?') { '&' } else { '?' };
         format!("{}{sign}schema={}", self.database, self.schema)
@@ -31,16 +38,9 @@ impl Servers {
     /// `fencepost` with both servers in its environment, where passwords belong.
     fn fencepost(&self, arguments: &[&str]) -> Command {
         let mut command = fencepost();
-        self.envs(&mut command);
+        command.env("FENCEPOST_STORE", self.store()).env("FENCEPOST_REDIS", &self.redis);
         command.args(arguments).stdin(Stdio::null());
         command
-    }
-
-    fn envs(&self, command: &mut Command) {
-        command.env("FENCEPOST_STORE", self.store());
-        if let Some(redis) = &self.redis {
-            command.env("FENCEPOST_REDIS", redis);
-        }
     }
 }
 
@@ -96,7 +96,7 @@ impl WalkThrough<'_> {
         let batch = self.only_batch();
 
         self.step("2. Worker A, in a terminal of its own");
-        let mut a = self.worker("A", &[]);
+        let mut a = self.worker_elsewhere();
         let before = until("A is in mid-row, and all know it", LIMIT, || {
             let views = agreed(self.servers, &batch)?;
             (views.count("success") >= kill_after && views.held.len() == 1).then_some(views)
@@ -104,7 +104,7 @@ impl WalkThrough<'_> {
 
         self.step("3. It is killed with kill -9 in mid-row");
         a.kill();
-        let (killed, killed_at) = (Instant::now(), now_ms());
+        let (killed, killed_at) = (Instant::now(), now_us());
         let (name_a, row) = before.held.first().cloned().expect("it held one");
 
         self.step("4. Status");
@@ -114,16 +114,31 @@ impl WalkThrough<'_> {
             "select expires_at from {}.leases where worker = '{name_a}' and state = 'live'",
             self.servers.schema
         ));
-        let last_sign = expires_at - i64::try_from(ttl.as_millis()).expect("a short time");
+        let last_sign = expires_at - i64::try_from(ttl.as_micros()).expect("a short time");
         assert!(last_sign <= killed_at, "the last sign of life came before the death");
 
-        self.step("5. Worker B, in another terminal: first it does what nobody holds");
-        let mut b = self.worker("B", &["--until-done"]);
-        self.look(&batch, |views| views.count("success") == rows - 1 && views.held.contains(&(name_a.clone(), row)));
+        self.step("4. Status, when its time has run out");
+        let views =
+            self.look(&batch, |views| views.heartbeats.is_empty() && views.held.contains(&(name_a.clone(), row)));
+        let says_dead = format!("{name_a} [DEAD (no heartbeat - rows will be recovered)]\n    Rows: [{row}]");
+        assert!(views.shown.contains(&says_dead), "{}", views.shown);
+
+        self.step("5. Worker B, in another terminal");
+        print!("$ ");
+        let mut b = self.worker(self.servers.fencepost(&[]), "B", &["--until-done"]);
+        if renew >= 4 * self.sizes.row {
+            // It does what nobody holds while it takes its second look (R2).
+            self.look(&batch, |views| views.held.len() == 2);
+        }
         let dead = format!("Worker {name_a} is dead");
         until("B recovers A's row", LIMIT, || self.log("B").contains(&dead).then_some(()));
-        let (after_death, recovered_at) = (killed.elapsed(), now_ms());
-        self.step("5. B has found A dead");
+        let (after_death, recovered_at) = (killed.elapsed(), now_us());
+        assert!(
+            self.log("B").contains(&format!("{dead} (silent past its ttl): 1 rows came back")),
+            "{}",
+            self.log("B")
+        );
+        self.step("B has found A dead");
         assert!(b.wait(LIMIT).success(), "{}", self.log("B"));
 
         self.step("6. Status");
@@ -139,7 +154,7 @@ impl WalkThrough<'_> {
         let line = log.lines().find(|line| line.contains(&recovered)).expect("the row ran again");
         assert!(line.contains(&format!("<-- Recovered row (from {name_a})")), "{line}");
 
-        let after_last_sign = u64::try_from(recovered_at - last_sign).map(Duration::from_millis).expect("later");
+        let after_last_sign = u64::try_from(recovered_at - last_sign).map(Duration::from_micros).expect("later");
         // R4: Redis cannot vouch in the first ttl of its data, and then a renewal interval comes on top.
         assert!(after_last_sign >= ttl, "recovered {after_last_sign:?} after the last sign of life, before its ttl");
         let bound = ttl + scan + renew + SLACK;
@@ -147,25 +162,31 @@ impl WalkThrough<'_> {
         Outcome { after_death, after_last_sign }
     }
 
-    /// A worker in a process namespace of its own, as on another machine: of processes on its own, another worker would know at once
-    /// that they are gone.
-    fn worker(&self, name: &str, more: &[&str]) -> Process {
-        let Sizes { row, ttl, renew, scan, .. } = self.sizes;
-        let [row, ttl, renew, scan] = [row, ttl, renew, scan].map(|time| format!("{}ms", time.as_millis()));
-        let mut arguments = vec!["worker", "--sleep", &row, "--ttl", &ttl, "--renew", &renew, "--scan", &scan];
-        arguments.extend(more);
-        println!("$ fencepost {}", arguments.join(" "));
-        let worker = self.servers.fencepost(&arguments);
+    /// Worker A, in a process namespace of its own, as on another machine: of a process in its own, B would see at once that it is
+    /// gone. (In a new one B might, too: the kernel gives a namespace the number of one that has ended.)
+    fn worker_elsewhere(&self) -> Process {
+        let worker = self.servers.fencepost(&[]);
         let mut command = Command::new("unshare");
         command.args(["--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]);
-        command.arg(worker.get_program()).args(worker.get_args());
+        command.arg(worker.get_program());
         for (variable, value) in worker.get_envs() {
             match value {
                 Some(value) => command.env(variable, value),
                 None => command.env_remove(variable),
             };
         }
-        command.stdin(Stdio::null()).stderr(File::create(self.log_file(name)).expect("a log"));
+        print!("$ unshare --user --map-root-user --pid --fork --kill-child --mount-proc ");
+        self.worker(command, "A", &[])
+    }
+
+    /// A worker that is started by this command.
+    fn worker(&self, mut command: Command, name: &str, more: &[&str]) -> Process {
+        let Sizes { row, ttl, renew, scan, .. } = self.sizes;
+        let [row, ttl, renew, scan] = [row, ttl, renew, scan].map(|time| format!("{}ms", time.as_millis()));
+        let mut arguments = vec!["worker", "--sleep", &row, "--ttl", &ttl, "--renew", &renew, "--scan", &scan];
+        arguments.extend(more);
+        println!("fencepost {}", arguments.join(" "));
+        command.args(arguments).stdin(Stdio::null()).stderr(File::create(self.log_file(name)).expect("a log"));
         Process::start(command)
     }
 
@@ -212,7 +233,7 @@ impl WalkThrough<'_> {
 }
 
 /// The machine's clock, which is Postgres' as well.
-fn now_ms() -> i64 {
+fn now_us() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
-    i64::try_from(now.as_millis()).expect("some years to go")
+    i64::try_from(now.as_micros()).expect("some years to go")
 }

@@ -38,20 +38,19 @@ pub fn agreed(servers: &Servers, batch: &str) -> Option<Views> {
         psql_shown(servers, &mut shown, &format!("select status, count(*) from {schema}.row_status group by status"));
     let in_progress = format!("select worker, line from {schema}.row_status where status = 'inprog' order by line");
     let in_progress = psql_shown(servers, &mut shown, &in_progress);
-    let heartbeats = match &servers.redis {
-        Some(redis) => {
-            let redis = of_redis(redis, batch, &mut shown);
-            let of_those = |(name, _): &&(String, u64)| redis.heartbeats.contains(name);
-            if held.iter().filter(of_those).ne(&redis.running) || names_alive(&json) != redis.heartbeats {
-                return None;
-            }
-            redis.heartbeats
-        }
-        None => BTreeSet::new(),
-    };
+    let redis = of_redis(&servers.redis, batch, &mut shown);
+    let of_those = |(name, _): &&(String, u64)| redis.heartbeats.contains(name);
+    if redis != redis_of_status(&json)
+        || held.iter().filter(of_those).ne(&redis.running)
+        || names_alive(&json) != redis.heartbeats
+    {
+        return None;
+    }
     let psql_held: BTreeSet<(String, u64)> = pairs(&in_progress).collect();
-    let same = pairs(&by_status).eq(counts.clone()) && psql_held == held && status_json(servers, batch) == json;
-    same.then_some(Views { counts, held, heartbeats, shown })
+    let same = pairs(&by_status).eq(counts.clone())
+        && psql_held == held
+        && of_status(&status_json(servers, batch)) == (counts.clone(), held.clone());
+    same.then_some(Views { counts, held, heartbeats: redis.heartbeats, shown })
 }
 
 fn status_json(servers: &Servers, batch: &str) -> serde_json::Value {
@@ -63,12 +62,35 @@ fn of_status(json: &serde_json::Value) -> (BTreeMap<String, u64>, BTreeSet<(Stri
     let counts = counts.map(|(status, count)| (status.clone(), count.as_u64().expect("a count")));
     let mut held = BTreeSet::new();
     for worker in json["workers"].as_array().expect("workers") {
-        for range in worker["lines"].as_array().expect("lines") {
-            let (first, last) = (range[0].as_u64().expect("a line"), range[1].as_u64().expect("a line"));
-            held.extend((first..=last).map(|line| (worker["name"].as_str().expect("a name").to_owned(), line)));
-        }
+        let name = worker["name"].as_str().expect("a name");
+        held.extend(lines(&worker["lines"]).map(|line| (name.to_owned(), line)));
     }
     (counts.filter(|(_, count)| *count > 0).collect(), held)
+}
+
+/// What `status` says of Redis.
+fn redis_of_status(json: &serde_json::Value) -> OfRedis {
+    let redis = &json["redis"];
+    assert_eq!(redis["answers"], true, "{redis}");
+    let mut of = OfRedis { heartbeats: BTreeSet::new(), running: BTreeSet::new() };
+    for worker in
+        redis["workers"].as_array().expect("workers").iter().filter(|worker| !worker["heartbeat_ms"].is_null())
+    {
+        let name = worker["name"].as_str().expect("a name");
+        for rows in worker["running"].as_array().expect("rows") {
+            of.running.extend(lines(&rows["lines"]).map(|line| (name.to_owned(), line)));
+        }
+        of.heartbeats.insert(name.to_owned());
+    }
+    of
+}
+
+/// `[[first, last], ...]`
+fn lines(ranges: &serde_json::Value) -> impl Iterator<Item = u64> {
+    ranges.as_array().expect("ranges").iter().flat_map(|range| {
+        let [first, last] = [0, 1].map(|end| range[end].as_u64().expect("a line"));
+        first..=last
+    })
 }
 
 /// The workers that `status` calls alive.
@@ -100,6 +122,8 @@ fn pairs(said: &str) -> impl Iterator<Item = (String, u64)> {
     said.lines().filter(|line| !line.is_empty()).map(pair).collect::<BTreeSet<_>>().into_iter()
 }
 
+/// What Redis has, or what `status` says it has.
+#[derive(Debug, PartialEq, Eq)]
 struct OfRedis {
     heartbeats: BTreeSet<String>,
     running: BTreeSet<(String, u64)>,
