@@ -72,7 +72,7 @@ pub struct Outcome {
 
 /// What R4 grants beyond its bound, on a machine that does other things as well.
 const SLACK: Duration = Duration::from_secs(5);
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(180);
 
 struct WalkThrough<'s> {
     servers: &'s Servers,
