@@ -28,6 +28,7 @@ pub mod status;
 pub mod stopped;
 pub mod stream;
 pub mod stream_speed;
+pub mod walk_through;
 
 /// The first rows of the flights, as a CSV file.
 pub fn flights(rows: usize, to: &Path) {

@@ -6,23 +6,34 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use fencepost_tests::postgres::Schema;
+use fencepost_tests::postgres::{Schema, shared};
 use fencepost_tests::process::program;
+use fencepost_tests::redis::{Keeps, Server};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
 }
 
+/// A block of the README.
+struct Block {
+    /// The heading above it.
+    section: String,
+    text: String,
+}
+
 /// The blocks of one language, in order.
-fn blocks(language: &str) -> Vec<String> {
+fn blocks(language: &str) -> Vec<Block> {
     let readme = std::fs::read_to_string(root().join("README.md")).expect("a README");
-    let (mut blocks, mut block) = (Vec::new(), None);
+    let (mut blocks, mut block, mut section) = (Vec::new(), None, String::new());
     for line in readme.lines() {
         match (&mut block, line.strip_prefix("```")) {
-            (None, Some(name)) if name == language => block = Some(String::new()),
-            (None, Some(_)) => block = None,
-            (Some(_), Some(_)) => blocks.extend(block.take()),
-            (Some(text), None) => *text += &format!("{line}\n"),
+            (None, Some(name)) => block = Some((name == language, String::new())),
+            (Some(_), Some(_)) => {
+                let (_, text) = block.take().filter(|(is_it, _)| *is_it).unwrap_or_default();
+                blocks.extend((!text.is_empty()).then(|| Block { section: section.clone(), text }));
+            }
+            (Some((_, text)), None) => *text += &format!("{line}\n"),
+            (None, None) if line.starts_with('#') => section = line.trim_start_matches(['#', ' ']).to_owned(),
             (None, None) => {}
         }
     }
@@ -30,17 +41,34 @@ fn blocks(language: &str) -> Vec<String> {
     blocks
 }
 
-/// What a person would type, with shorter sleeps; the program is the one built here, the database one of the test's own.
-fn script(block: &str, database: &str) -> String {
-    let commands: Vec<String> = block
-        .lines()
-        .filter_map(|line| line.strip_prefix("$ "))
-        .map(|line| line.replace("cargo run --release -p fencepost --", "fencepost"))
-        .map(|line| line.replace("postgres://localhost/fencepost", database))
-        .map(|line| line.replace("--sleep 2s", "--sleep 200ms").replace("sleep 9;", "sleep 1;"))
-        .filter(|line| line != "./test")
-        .collect();
-    commands.join("\n")
+/// The servers that a test started instead of those that the README names.
+struct Servers {
+    database: Schema,
+    redis: Server,
+}
+
+impl Servers {
+    /// What a person would type, with shorter sleeps; the program is the one built here.
+    fn script(&self, block: &str) -> String {
+        let url = self.database.url();
+        let replaced = [
+            ("cargo run --release -p fencepost --", "fencepost"),
+            ("postgres://fencepost:fencepost@localhost/fencepost", &format!("'{url}'")),
+            ("postgres://localhost/fencepost", &format!("'{url}'")),
+            ("redis://:fencepost@localhost", &self.redis.url()),
+            ("docker compose exec postgres psql -U fencepost", &format!("psql {}", shared())),
+            ("docker compose exec redis redis-cli", &format!("redis-cli -p {}", self.redis.port())),
+            ("fencepost.row_status", &format!("{}.row_status", self.database.name())),
+            ("--sleep 2s", "--sleep 200ms"),
+            ("sleep 9;", "sleep 1;"),
+        ];
+        let typed = block.lines().filter_map(|line| line.strip_prefix("$ "));
+        // The servers are up, and stay.
+        let typed = typed
+            .filter(|line| *line != "./test" && !["docker compose up -d", "docker compose down -v"].contains(line));
+        let typed = typed.map(|line| replaced.iter().fold(line.to_owned(), |line, (from, to)| line.replace(from, to)));
+        typed.map(|line| line + "\n").collect()
+    }
 }
 
 #[test]
@@ -51,18 +79,25 @@ fn consoles_run() {
     }
     let fencepost = program("fencepost");
     let path = format!("{}:{}", fencepost.parent().unwrap().display(), std::env::var("PATH").unwrap());
-    let database = Schema::new();
-    for block in blocks("console") {
-        let script = script(&block, &format!("'{}'", database.url()));
+    let servers = Servers { database: Schema::new(), redis: Server::start(Keeps::Nothing) };
+    // The blocks under one heading are typed into one shell.
+    let blocks = blocks("console");
+    for section in blocks.chunk_by(|a, b| a.section == b.section) {
+        let script: String = section.iter().map(|block| servers.script(&block.text)).collect();
         let mut shell = Command::new("bash");
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("FENCEPOST_")) {
             shell.env_remove(name);
         }
         shell.args(["-e", "-u", "-o", "pipefail", "-c", &script]).current_dir(dir.path()).stdin(Stdio::null());
         shell.env("PATH", &path).env("XDG_STATE_HOME", dir.path()).env("XDG_CONFIG_HOME", dir.path());
+        // The last waits of the walk-throughs, scaled down.
+        shell.env("FENCEPOST_TTL", "2s");
         let output = shell.output().expect("a shell");
         let (said, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{script}\n{said}\n{told}");
+        if section[0].section.starts_with("The walk-through") {
+            assert!(told.contains("<-- Recovered row (from "), "{told}");
+        }
     }
     let results = std::fs::read_to_string(dir.path().join("results.jsonl")).expect("results");
     assert_eq!(results.lines().count(), 1_458, "of the real file");
@@ -72,7 +107,7 @@ fn consoles_run() {
 fn the_configuration_is_accepted() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     for block in blocks("toml") {
-        std::fs::write(dir.path().join("fencepost.toml"), block).expect("a file");
+        std::fs::write(dir.path().join("fencepost.toml"), block.text).expect("a file");
         let mut command = fencepost_tests::process::fencepost();
         command.current_dir(dir.path()).args(["submit", "--rows", "1"]);
         let output = command.output().expect("it runs");
@@ -85,7 +120,7 @@ fn the_configuration_is_accepted() {
 fn code_is_that_of_its_example() {
     for (language, example) in [("python", "examples/stream_simple.py"), ("rust", "cli/examples/library.rs")] {
         let example = std::fs::read_to_string(root().join(example)).expect("an example");
-        for line in blocks(language).iter().flat_map(|block| block.lines()) {
+        for line in blocks(language).iter().flat_map(|block| block.text.lines()) {
             let code = line.split(" // ").next().unwrap_or("").trim();
             assert!(example.contains(code), "{code:?} is not in the example");
         }

@@ -7,7 +7,10 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use fencepost_tests::postgres::Schema;
 use fencepost_tests::process::{Process, fencepost, fencepost_json, run_fencepost, submit, until};
+use fencepost_tests::redis::{Keeps, Server};
+use fencepost_tests::scenario::walk_through::{self, Servers, Sizes};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -72,6 +75,23 @@ fn a_killed_worker_s_row_is_recovered_first_and_all_rows_end_once() {
     let story = String::from_utf8(story.stdout).expect("UTF-8");
     assert!(story.contains("recovered") && story.contains("recorded"), "{story}");
 }
+
+#[test]
+fn on_postgres_and_redis_all_views_agree_and_a_worker_elsewhere_is_found_out_by_its_ttl() {
+    let (schema, redis) = (Schema::new(), Server::start(Keeps::Nothing));
+    let servers = Servers::with(&schema, &redis);
+    walk_through::run(&servers, SCALED_DOWN);
+}
+
+/// With the proportions of the original: 60 s, 30 s, 60 s.
+const SCALED_DOWN: Sizes = Sizes {
+    rows: 6,
+    kill_after: 2,
+    row: Duration::from_millis(1_500),
+    ttl: Duration::from_secs(2),
+    renew: Duration::from_secs(1),
+    scan: Duration::from_secs(2),
+};
 
 #[test]
 fn the_demo_kills_and_pauses_its_workers_and_proves_itself() {

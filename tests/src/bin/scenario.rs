@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use fencepost_tests::place::StoreKind;
-use fencepost_tests::postgres;
+use fencepost_tests::postgres::{self, Schema};
+use fencepost_tests::redis::{Keeps, Server};
 use fencepost_tests::scenario::{
     command, cuts, effects, kills, last_spans, million, pg_idle, pg_load, pg_store, poison, restart, sigterm, status,
-    stopped, stream, stream_speed,
+    stopped, stream, stream_speed, walk_through,
 };
 
 #[derive(Debug, Parser)]
@@ -167,6 +168,17 @@ enum Scenario {
         #[arg(long, default_value_t = 5)]
         times: usize,
     },
+    /// The README's walk-through on Postgres and Redis, with the original's timings unless told
+    WalkThrough {
+        /// Postgres, as psql takes it, without a store in its schema `fencepost`; else a server of its own
+        #[arg(long, env = "WALK_THROUGH_DATABASE", hide_env_values = true, requires = "redis")]
+        database: Option<String>,
+        /// Redis; else a server of its own
+        #[arg(long, env = "WALK_THROUGH_REDIS", hide_env_values = true, requires = "database")]
+        redis: Option<String>,
+        #[arg(long, default_value_t = 60_000)]
+        ttl_ms: u64,
+    },
     /// (a process of last-spans)
     #[command(hide = true)]
     Duel { store: String, rounds: u64, who: u64 },
@@ -269,6 +281,21 @@ fn main() {
         Scenario::PgStore { small, large, rows, churn, times } => {
             let sizes = pg_store::Growth { small, large, rows, churn, times };
             println!("{sizes:#?}\n{:#?}", block_on(pg_store::run(sizes)));
+        }
+        Scenario::WalkThrough { database, redis, ttl_ms } => {
+            let ttl = Duration::from_millis(ttl_ms);
+            let row = Duration::from_secs(2);
+            let sizes = walk_through::Sizes { rows: 20, kill_after: 4, row, ttl, renew: ttl / 2, scan: ttl };
+            let outcome = match (database, redis) {
+                (Some(database), Some(redis)) => {
+                    walk_through::run(&walk_through::Servers { database, schema: "fencepost".to_owned(), redis }, sizes)
+                }
+                _ => {
+                    let redis = Server::start(Keeps::Nothing);
+                    walk_through::run(&walk_through::Servers::with(&Schema::new(), &redis), sizes)
+                }
+            };
+            println!("\n{outcome:#?}");
         }
         Scenario::Duel { store, rounds, who } => {
             block_on(last_spans::duel(&store, rounds, who));
