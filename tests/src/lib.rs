@@ -12,4 +12,5 @@ pub mod pooler;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod redis;
 pub mod scenario;
