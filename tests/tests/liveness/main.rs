@@ -2,5 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod command;
 mod differential;
+mod kinds;
 mod link;
