@@ -129,10 +129,13 @@ impl Server {
         server
     }
 
-    /// The URL of this server.
+    /// The URL of this server, with its authority where it has one.
     pub fn url(&self) -> String {
-        // A certificate is of a name.
-        if self.tls { format!("rediss://localhost:{}", self.port) } else { format!("redis://127.0.0.1:{}", self.port) }
+        if self.tls {
+            // A certificate is of a name.
+            return format!("rediss://localhost:{}?ca={}", self.port, self.authority().display());
+        }
+        format!("redis://127.0.0.1:{}", self.port)
     }
 
     /// Its port on 127.0.0.1.
@@ -173,6 +176,11 @@ impl Server {
         let info = self.ask(&["INFO", "everything"]);
         let value = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         value.unwrap_or_else(|| panic!("INFO has no {field}")).trim().to_owned()
+    }
+
+    /// How many workers have a heartbeat in it.
+    pub fn heartbeats(&self) -> usize {
+        self.ask(&["KEYS", "fencepost:*:heartbeat:*"]).lines().filter(|key| !key.is_empty()).count()
     }
 
     /// Kills it as `kill -9` does.

@@ -21,6 +21,8 @@ pub mod pg_idle;
 pub mod pg_load;
 pub mod pg_store;
 pub mod poison;
+pub mod redis_kinds;
+pub mod redis_moods;
 pub mod restart;
 pub mod sigterm;
 pub mod status;

@@ -38,6 +38,9 @@ struct Args {
     /// The row that kills its process.
     #[arg(long)]
     poison_line: Option<u64>,
+    /// The second witness.
+    #[arg(long)]
+    redis: Option<String>,
     #[arg(long)]
     until_done: bool,
     /// Write an effect into this table of the same database, in the transaction that records the outcome.
