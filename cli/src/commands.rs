@@ -13,12 +13,14 @@ mod completions;
 mod config;
 mod demo;
 mod failure;
+mod handover;
 mod hint;
 mod list;
 mod load;
 mod man;
 mod outlet;
 mod overview;
+mod redis;
 mod results;
 mod row_log;
 mod rows;
@@ -77,7 +79,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Workers(args) => workers::workers(&global, args).await,
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => man::man(&args),
-        Command::Demo => demo::demo(&global).await,
+        Command::Demo(args) => demo::demo(&global, args).await,
     }
 }
 
@@ -90,7 +92,7 @@ impl Command {
             Self::Rows(args) => args.json,
             Self::Workers(args) => args.json,
             Self::Run(_) | Self::Worker(_) | Self::Results(_) | Self::Wait(_) => false,
-            Self::Completions(_) | Self::Man(_) | Self::Demo => false,
+            Self::Completions(_) | Self::Man(_) | Self::Demo(_) => false,
         }
     }
 }

@@ -11,6 +11,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fencepost_core::Instant;
 use fencepost_core::judge::JudgeEvent;
@@ -19,6 +20,7 @@ use fencepost_core::rules::recovery::ProcessState;
 use fencepost_core::store::{LeaseView, ProcessIdentity, StoreFailure, StoreReply, StoreRequest};
 use fencepost_core::worker::{RunKey, WorkerEvent};
 
+use crate::liveness::redis::trouble::LivenessError;
 use crate::store::{Store, StoreError};
 
 pub mod judge;
@@ -28,9 +30,39 @@ pub mod worker;
 /// The second witness (Redis), or none.
 pub trait Liveness: Clone + Send + Sync + 'static {
     /// Whether there is one; without one it is never asked.
-    const PRESENT: bool;
-    /// Asks. `None`: no answer.
+    fn is_present(&self) -> bool;
+    /// Asks. `None`: no answer. It never waits for long.
     fn call(&self, request: LivenessRequest) -> impl Future<Output = Option<LivenessReply>> + Send;
+    /// The same for a worker whose lease has this ttl: no call waits longer than an eighth of it, and troubles are reported.
+    #[must_use]
+    fn for_worker(&self, ttl: Duration, observer: Observer) -> Self {
+        let _ = (ttl, observer);
+        self.clone()
+    }
+    /// L5: the same with a connection of its own. It is made and used in the keeper's own runtime.
+    #[must_use]
+    fn for_renewals(&self) -> Self {
+        self.clone()
+    }
+}
+
+/// A second witness, if there is one.
+impl<L: Liveness> Liveness for Option<L> {
+    fn is_present(&self) -> bool {
+        self.as_ref().is_some_and(Liveness::is_present)
+    }
+
+    async fn call(&self, request: LivenessRequest) -> Option<LivenessReply> {
+        self.as_ref()?.call(request).await
+    }
+
+    fn for_worker(&self, ttl: Duration, observer: Observer) -> Self {
+        self.as_ref().map(|liveness| liveness.for_worker(ttl, observer))
+    }
+
+    fn for_renewals(&self) -> Self {
+        self.as_ref().map(Liveness::for_renewals)
+    }
 }
 
 /// No second witness: the store's lease is the only one.
@@ -38,7 +70,10 @@ pub trait Liveness: Clone + Send + Sync + 'static {
 pub struct NoLiveness;
 
 impl Liveness for NoLiveness {
-    const PRESENT: bool = false;
+    fn is_present(&self) -> bool {
+        false
+    }
+
     async fn call(&self, _: LivenessRequest) -> Option<LivenessReply> {
         None
     }
@@ -90,6 +125,10 @@ pub enum Report<'a> {
     },
     /// The store did not answer a request.
     StoreTrouble(&'a StoreError),
+    /// The second witness does not answer; not told again before it has answered.
+    LivenessTrouble(&'a LivenessError),
+    /// It answers again.
+    LivenessBack,
 }
 
 /// Takes reports; called from the loops, so it must not block.

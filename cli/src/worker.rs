@@ -72,19 +72,20 @@ impl RunningWorker {
         let seed = rand::random();
         let stable_name = config.name.is_some();
         let name = config.name.unwrap_or_else(own_name);
+        let liveness = liveness.for_worker(config.options.timing.ttl, config.observer.clone());
         let keeper_options = KeeperOptions {
             worker: name.clone(),
             stable_name,
             timing: config.options.timing,
             process,
             operations: config.options.operations.clone(),
-            liveness: L::PRESENT,
+            liveness: liveness.is_present(),
             seed,
         };
         let judge_options = JudgeOptions {
             timing: config.options.timing,
             machine: processes.machine().map(str::to_owned),
-            liveness: L::PRESENT,
+            liveness: liveness.is_present(),
             local_check: LOCAL_CHECK,
         };
         let clock = TokioClock::start();
@@ -131,10 +132,24 @@ impl RunningWorker {
     ///
     /// Where the keeper's thread cannot be started.
     pub fn on_store<S: WorkerStore, H: Handler>(store: S, handler: H, config: WorkerConfig) -> io::Result<Self> {
+        Self::on_store_with(store, NoLiveness, handler, config)
+    }
+
+    /// The same with a second witness: [`crate::liveness::RedisLiveness`], or none.
+    ///
+    /// # Errors
+    ///
+    /// Where the keeper's thread cannot be started.
+    pub fn on_store_with<S: WorkerStore, L: Liveness, H: Handler>(
+        store: S,
+        liveness: L,
+        handler: H,
+        config: WorkerConfig,
+    ) -> io::Result<Self> {
         let store = store.with_lock_wait(t2_limit(config.options.timing.ttl));
         let renewals = store.clone();
         let renewal_store = move || async move { renewals.for_renewals().await };
-        let running = Self::start(store.clone(), NoLiveness, handler, config, renewal_store)?;
+        let running = Self::start(store.clone(), liveness, handler, config, renewal_store)?;
         tokio::spawn(wake_on_changes(store, running.waker()));
         Ok(running)
     }
@@ -237,6 +252,7 @@ where
             }) {
                 ports.store = store;
             }
+            ports.liveness = ports.liveness.for_renewals();
             driver::keeper::drive(options, ports, inbox, queue, tell).await;
         });
     })

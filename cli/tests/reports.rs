@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::time::Duration;
+
+use fencepost::liveness::redis::scripts::Evidence;
+use fencepost::report::redis::{RedisReport, RedisView, RedisWorker, json as redis_json};
 use fencepost::report::rows::{Story, StoryEntry, row_json, rows_text, story_json, story_text};
 use fencepost::report::status::{
     Alive, StatusReport, WorkerSummary, batch_status_json, list_json, list_text, list_workers_text, text, workers_json,
@@ -35,6 +39,7 @@ fn worker(number: u64, alive: Alive, lines: LineSet) -> WorkerSummary {
         operations: vec!["default".to_owned()],
         pid: Some(pid),
         seen_s_ago: 3 * number,
+        ttl: Duration::from_secs(60),
     }
 }
 
@@ -43,6 +48,7 @@ fn after_the_kill() -> StatusReport {
     StatusReport {
         batches: vec![batch("open", Counts { queued: 15, inprog: 1, success: 4, ..Counts::default() })],
         workers: vec![worker(1, Alive::Silent, LineSet::single(5))],
+        redis: None,
     }
 }
 
@@ -58,11 +64,16 @@ fn busy() -> StatusReport {
             worker(3, Alive::Ended, LineSet::new()),
             worker(4, Alive::Yes, LineSet::new()),
         ],
+        redis: None,
     }
 }
 
 fn done() -> StatusReport {
-    StatusReport { batches: vec![batch("success", Counts { success: 20, ..Counts::default() })], workers: Vec::new() }
+    StatusReport {
+        batches: vec![batch("success", Counts { success: 20, ..Counts::default() })],
+        workers: Vec::new(),
+        redis: None,
+    }
 }
 
 #[test]
@@ -82,7 +93,59 @@ fn status_when_all_is_done() {
 
 #[test]
 fn status_without_an_open_batch() {
-    insta::assert_snapshot!(text(&StatusReport { batches: Vec::new(), workers: Vec::new() }, " --store rows.db"));
+    insta::assert_snapshot!(text(
+        &StatusReport { batches: Vec::new(), workers: Vec::new(), redis: None },
+        " --store rows.db"
+    ));
+}
+
+/// What Redis says of the workers of [`after_the_kill`] or [`busy`].
+fn redis(said: Result<Evidence, &str>, workers: &[WorkerSummary]) -> Option<RedisReport> {
+    let worker = |(at, worker): (usize, &WorkerSummary)| RedisWorker {
+        id: worker.id,
+        name: worker.name.clone(),
+        ttl: worker.ttl,
+        heartbeat: (at % 2 == 0).then_some(Duration::from_millis(41_900)),
+        running: if at % 2 == 0 { worker.lines.clone() } else { Vec::new() },
+    };
+    Some(RedisReport {
+        url: "redis://:***@redis:6379".to_owned(),
+        prefix: "fencepost:{9y2wgqqdzq0c}:".to_owned(),
+        said: said.map_err(str::to_owned).map(|evidence| RedisView {
+            evidence,
+            workers: workers.iter().filter(|worker| worker.alive != Alive::Ended).enumerate().map(worker).collect(),
+        }),
+    })
+}
+
+const KEPT: Evidence = Evidence { data_age: Some(Duration::from_secs(3_599)), uptime_s: 3_605, master: true };
+
+#[test]
+fn status_with_a_redis_that_vouches() {
+    let busy = busy();
+    let report = StatusReport { redis: redis(Ok(KEPT), &busy.workers), ..busy };
+    insta::assert_snapshot!(text(&report, ""));
+    insta::assert_snapshot!("redis_json", redis_json(report.redis.as_ref().unwrap()));
+}
+
+#[test]
+fn status_with_a_redis_that_cannot_vouch() {
+    let redis_text = |said| {
+        let report = after_the_kill();
+        let report = StatusReport { redis: redis(said, &report.workers), ..report };
+        let text = text(&report, "");
+        text[text.find("\nRedis ").unwrap()..].to_owned()
+    };
+    let all = [
+        Ok(Evidence { uptime_s: 12, ..KEPT }),
+        Ok(Evidence { data_age: Some(Duration::from_secs(7)), ..KEPT }),
+        Ok(Evidence { data_age: None, ..KEPT }),
+        Ok(Evidence { master: false, ..KEPT }),
+        Err("Connection refused (os error 111)"),
+    ];
+    insta::assert_snapshot!(all.map(redis_text).concat());
+    let silent = redis(Err("no answer within 1s"), &[]).unwrap();
+    insta::assert_snapshot!("redis_silent_json", redis_json(&silent));
 }
 
 #[test]

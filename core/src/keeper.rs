@@ -161,6 +161,9 @@ impl Predecessor {
 /// Outside a lease nothing is at stake: what failed is tried again after at most this.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(1);
 
+/// Running rows that changed are published at most this often.
+const PUBLISH_EVERY: Duration = Duration::from_secs(1);
+
 /// Answers to so many renewals are waited for at once; older ones are forgotten.
 const RENEWALS_ASKED_MAX: usize = 8;
 
@@ -174,7 +177,14 @@ pub struct Keeper {
     maybe_taken_at: Option<Instant>,
     state: State,
     running: Vec<(BatchId, LineSet)>,
+    /// The beat that the second witness has not answered yet.
     beat: Option<(RequestId, Instant)>,
+    /// The same of a publication; no beat waits for it.
+    publishing: Option<(RequestId, Instant)>,
+    /// When the running rows are to be published, if they changed since they last were.
+    publish_at: Option<Instant>,
+    /// When they last were.
+    published_at: Instant,
     effects: VecDeque<KeeperEffect>,
     next_request: u64,
 }
@@ -192,6 +202,9 @@ impl Keeper {
             state: State::Taking { next_at: now, asked: None, predecessor: None },
             running: Vec::new(),
             beat: None,
+            publishing: None,
+            publish_at: None,
+            published_at: now,
             effects: VecDeque::new(),
             next_request: 0,
         }
@@ -229,8 +242,8 @@ impl Keeper {
             }
             State::Gone => None,
         };
-        let beat = self.beat.map(|(_, sent_at)| sent_at + limit);
-        own.into_iter().chain(beat).min()
+        let witness = [self.beat, self.publishing].into_iter().flatten().map(|(_, sent_at)| sent_at + limit);
+        own.into_iter().chain(witness).chain(self.next_publish()).min()
     }
 
     /// Time has passed.
@@ -239,6 +252,9 @@ impl Keeper {
         let expired = |asked: &Option<(RequestId, Instant)>| asked.is_some_and(|(_, sent_at)| now >= sent_at + limit);
         if expired(&self.beat) {
             self.beat = None;
+        }
+        if expired(&self.publishing) {
+            self.publishing = None;
         }
         match &self.state {
             State::FirstBeat { asked, taken_at } if now >= asked.1 + limit => self.hold(now, *taken_at),
@@ -272,6 +288,7 @@ impl Keeper {
                 if now >= held.next_at {
                     self.renew(now);
                 }
+                self.publish(now);
             }
             State::Withdrawing { next_at, asked, .. } => {
                 if expired(asked) {
@@ -301,7 +318,7 @@ impl Keeper {
             KeeperInput::Store(id, reply) => self.handle_store(now, id, reply),
             KeeperInput::Liveness(id, reply) => self.handle_liveness(now, id, reply),
             KeeperInput::Process(lease, state) => self.handle_process(lease, state),
-            KeeperInput::Command(KeeperCommand::Running(running)) => self.running = running,
+            KeeperInput::Command(KeeperCommand::Running(running)) => self.running_changed(running),
             KeeperInput::Command(KeeperCommand::RenewNow) => {
                 if let State::Held(held) = &mut self.state {
                     held.next_at = now;
@@ -391,9 +408,8 @@ impl Keeper {
     }
 
     fn handle_liveness(&mut self, now: Instant, id: RequestId, reply: Option<LivenessReply>) {
-        if self.beat.is_some_and(|(beat_id, _)| beat_id == id) {
-            self.beat = None;
-        }
+        self.beat.take_if(|(asked_id, _)| *asked_id == id);
+        self.publishing.take_if(|(asked_id, _)| *asked_id == id);
         match &mut self.state {
             State::FirstBeat { taken_at, asked } if asked.0 == id => {
                 let taken_at = *taken_at;
@@ -438,7 +454,7 @@ impl Keeper {
         let taken_at = self.maybe_taken_at.unwrap_or(sent_at);
         match reply {
             TakeLeaseReply::Taken if self.options.liveness => {
-                let request = self.beat_request();
+                let request = self.beat_request(now);
                 let id = self.ask_liveness(request);
                 self.state = State::FirstBeat { taken_at, asked: (id, now) };
             }
@@ -549,14 +565,51 @@ impl Keeper {
         let State::Held(held) = &self.state else { return };
         let earned = l3_heartbeat_earned(now, held.renewed_at, self.options.timing.ttl);
         if self.options.liveness && self.beat.is_none() && earned {
-            let request = self.beat_request();
+            let request = self.beat_request(now);
             let id = self.ask_liveness(request);
             self.beat = Some((id, now));
         }
     }
 
-    fn beat_request(&self) -> LivenessRequest {
-        LivenessRequest::Beat { lease: self.lease, ttl: self.options.timing.ttl, running: self.running.clone() }
+    fn beat_request(&mut self, now: Instant) -> LivenessRequest {
+        (self.publish_at, self.published_at) = (None, now);
+        LivenessRequest::Beat {
+            lease: self.lease,
+            worker: self.options.worker.clone(),
+            ttl: self.options.timing.ttl,
+            running: self.running.clone(),
+        }
+    }
+
+    fn running_changed(&mut self, running: Vec<(BatchId, LineSet)>) {
+        if self.options.liveness && self.running != running {
+            self.publish_at.get_or_insert(self.published_at + PUBLISH_EVERY);
+        }
+        self.running = running;
+    }
+
+    /// When running rows that changed are published: while the lease is held, and once the beat or publication before is
+    /// answered.
+    fn next_publish(&self) -> Option<Instant> {
+        let waits = self.beat.is_some() || self.publishing.is_some();
+        self.publish_at.filter(|_| !waits && matches!(self.state, State::Held(_)))
+    }
+
+    /// L3: publishes running rows that changed, where a heartbeat would be earned. What is not published, or fails, is not
+    /// repeated: the next beat has it all.
+    fn publish(&mut self, now: Instant) {
+        let (State::Held(held), Some(at)) = (&self.state, self.next_publish()) else { return };
+        if now < at {
+            return;
+        }
+        let earned = l3_heartbeat_earned(now, held.renewed_at, self.options.timing.ttl);
+        self.publish_at = None;
+        if earned {
+            self.published_at = now;
+            let request = LivenessRequest::Publish { lease: self.lease, running: self.running.clone() };
+            let id = self.ask_liveness(request);
+            self.publishing = Some((id, now));
+        }
     }
 
     /// L6: a refused renewal means that the lease is dead.
@@ -578,6 +631,7 @@ impl Keeper {
         self.lease = LeaseId::from_random(self.ids.next_u64());
         self.maybe_taken_at = None;
         self.running.clear();
+        self.publish_at = None;
         self.state = State::Taking { next_at: now, asked: None, predecessor: None };
     }
 

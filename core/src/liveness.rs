@@ -13,9 +13,18 @@ pub enum LivenessRequest {
     Beat {
         /// Whose.
         lease: LeaseId,
+        /// The worker's name, for people.
+        worker: String,
         /// How long it lasts.
         ttl: Duration,
         /// The running rows.
+        running: Vec<(BatchId, LineSet)>,
+    },
+    /// L3: publish the running rows where the heartbeat is there; the mirror lasts as long as it does.
+    Publish {
+        /// Whose.
+        lease: LeaseId,
+        /// The running rows, in full.
         running: Vec<(BatchId, LineSet)>,
     },
     /// S1: remove the heartbeat and the mirror.
@@ -35,11 +44,11 @@ pub enum LivenessRequest {
 /// A reply of the second witness. No reply means that it cannot vouch.
 #[derive(Debug, Clone, PartialEq)]
 pub enum LivenessReply {
-    /// To [`LivenessRequest::Beat`] and [`LivenessRequest::Leave`].
+    /// To [`LivenessRequest::Beat`], [`LivenessRequest::Publish`] and [`LivenessRequest::Leave`].
     Done,
     /// To [`LivenessRequest::Check`].
     Check {
-        /// R2: it was up, with its data, for longer than `ttl_max`.
+        /// R2: it was surely up, with its data, for longer than `ttl_max`.
         vouches: bool,
         /// Those of the asked leases that have a heartbeat.
         alive: Vec<LeaseId>,

@@ -43,6 +43,15 @@ pub struct Global {
     pub only_flags: bool,
 }
 
+/// The second witness.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RedisArgs {
+    /// A Redis that workers show by that they live: redis://HOST, rediss:// (TLS; ?ca=FILE), redis+unix:///PATH,
+    /// redis://HOST,HOST?sentinel=NAME, redis://HOST,HOST?cluster=true. Work goes on without it when it is away
+    #[arg(long, env = "FENCEPOST_REDIS", hide_env_values = true, value_name = "URL")]
+    pub redis: Option<String>,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Submit a file, work on it, wait, and give the results: all in one, and to be run again after a crash
@@ -68,7 +77,13 @@ pub enum Command {
     /// Print the manual page of fencepost, or of one of its commands
     Man(ManArgs),
     /// See it for yourself: workers are killed and paused, no row is lost or recorded twice; under a minute
-    Demo,
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    #[command(flatten)]
+    pub redis: RedisArgs,
 }
 
 /// How rows are tried; stored with the batch.
@@ -217,6 +232,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub timing: TimingArgs,
     #[command(flatten)]
+    pub redis: RedisArgs,
+    #[command(flatten)]
     pub handler: HandlerArgs,
 }
 
@@ -262,6 +279,8 @@ pub struct WorkerArgs {
     #[command(flatten)]
     pub timing: TimingArgs,
     #[command(flatten)]
+    pub redis: RedisArgs,
+    #[command(flatten)]
     pub handler: HandlerArgs,
     /// A worker of a run: is told its store through stdin, makes none, leaves when stdin ends, since the run is gone then
     #[arg(long, hide = true)]
@@ -288,6 +307,8 @@ pub struct StatusArgs {
     /// JSON instead of text; with --watch one object per line
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub redis: RedisArgs,
 }
 
 #[derive(Debug, Args)]

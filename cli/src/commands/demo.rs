@@ -13,17 +13,18 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, SqliteConnection};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
-use super::args::{BatchArgs, Global};
+use super::args::{BatchArgs, DemoArgs, Global};
 use super::failure::{Exit, Failure};
-use super::{load, overview};
+use super::handover::handover;
+use super::{load, overview, redis};
 use crate::handler::guard;
 use crate::report::BatchSummary;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{OpenMode, Reads};
+use crate::store::{OpenMode, Reads, StoreUrl};
 
 /// Rows of the demo.
 const ROWS: u64 = 24;
@@ -41,14 +42,18 @@ macro_rules! show {
     }};
 }
 
-pub async fn demo(global: &Global) -> Result<Exit, Failure> {
+pub async fn demo(global: &Global, args: DemoArgs) -> Result<Exit, Failure> {
+    let redis = redis::url(&args.redis)?;
+    // Read now, so that a file of certificates that is missing is told once.
+    redis::liveness(redis.clone(), "")?;
     let place = Place::new()?;
     let store = SqliteStore::open(place.path("store.db"), OpenMode::Create)
         .await
         .map_err(|error| Failure::from_error(Exit::Store, error))?;
     let args = BatchArgs { max_attempts: 3, max_crashes: 3, timeout: Duration::from_secs(3600), priority: 0 };
     let batch = load::numbered(global, &store, ROWS, "demo", &args, None, |_| {}).await?.batch;
-    let mut stage = Stage::new(&place, store, batch)?;
+    let names = handover(&StoreUrl::Sqlite(place.path("store.db")), redis.as_ref());
+    let mut stage = Stage::new(&place, store, &names, batch).await?;
     stage.say(&format!("{ROWS} rows submitted as batch {batch}. Three workers, ttl {TTL}, half a second per row."));
     let acted = tokio::time::timeout(LIMIT, stage.act()).await;
     let acted = acted.unwrap_or_else(|_| Err(Failure::new(Exit::Unexpected, format!("the demo took over {LIMIT:?}"))));
@@ -108,12 +113,16 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(place: &Place, store: SqliteStore, batch: BatchId) -> Result<Self, Failure> {
+    async fn new(place: &Place, store: SqliteStore, names: &[u8], batch: BatchId) -> Result<Self, Failure> {
         let (tell, heard) = mpsc::unbounded_channel();
         let colours = [AnsiColor::Cyan, AnsiColor::Yellow, AnsiColor::Magenta];
         let mut actors = Vec::new();
         for (at, (letter, colour)) in ('A'..).zip(colours).enumerate() {
             let mut child = start_worker(place, letter)?;
+            if let Some(stdin) = &mut child.stdin {
+                // One that cannot be told has ended, which the demo sees.
+                let _ = stdin.write_all(names).await;
+            }
             if let Some(stderr) = child.stderr.take() {
                 tokio::spawn(listen(at, stderr, tell.clone()));
             }
@@ -242,12 +251,11 @@ fn start_worker(place: &Place, letter: char) -> Result<Child, Failure> {
             "2",
             "--ttl",
             TTL,
-            "--store",
+            "--supervised",
         ])
-        .arg(place.path("store.db"))
         .args(["--name", &format!("worker-{letter}"), "--", "sh", "-c", SCRIPT])
         .env("LEDGER", place.path("ledger"))
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .process_group(0)

@@ -82,6 +82,7 @@ fn worker_summary(worker: WorkerView, now: StoreTime, processes: &LocalProcesses
         lines: worker.holds,
         operations: worker.operations,
         pid: worker.process.map(|process| process.pid),
+        ttl: worker.ttl,
         seen_s_ago: (worker.ttl.saturating_sub(left) + past).as_secs(),
     }
 }

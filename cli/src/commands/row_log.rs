@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::args::LogForm;
 use crate::driver::{Observer, Report};
+use crate::liveness::redis::trouble::LivenessError;
 use crate::say::say;
 
 /// The observer that prints in this form. `worker` names the worker once it is known.
@@ -102,6 +103,8 @@ fn text(report: &Report<'_>, untold: u64, worker: &str) -> String {
         }
         Report::NameHeld { holder, process } => name_held_text(holder, *process),
         Report::StoreTrouble(error) => trouble_text(error, untold),
+        Report::LivenessTrouble(error) => liveness_text(error),
+        Report::LivenessBack => LIVENESS_BACK.to_owned(),
     };
     format!("[{}] {line}", clock())
 }
@@ -109,9 +112,17 @@ fn text(report: &Report<'_>, untold: u64, worker: &str) -> String {
 fn trouble(report: &Report<'_>, untold: u64) -> Option<String> {
     match report {
         Report::StoreTrouble(error) => Some(format!("[{}] {}", clock(), trouble_text(error, untold))),
+        Report::LivenessTrouble(error) => Some(format!("[{}] {}", clock(), liveness_text(error))),
+        Report::LivenessBack => Some(format!("[{}] {LIVENESS_BACK}", clock())),
         _ => None,
     }
 }
+
+fn liveness_text(error: &LivenessError) -> String {
+    format!("Redis does not answer: {error}; rows are worked on without it, and it is asked again")
+}
+
+const LIVENESS_BACK: &str = "Redis answers again";
 
 fn trouble_text(error: &crate::store::StoreError, untold: u64) -> String {
     let cause = std::error::Error::source(error).map_or(String::new(), |cause| format!(": {cause}"));
@@ -185,6 +196,8 @@ fn json(report: &Report<'_>, untold: u64, worker: &str) -> String {
             let cause = std::error::Error::source(error).map(ToString::to_string);
             json!({"event": "store_trouble", "message": error.to_string(), "cause": cause, "left_out": untold})
         }
+        Report::LivenessTrouble(error) => json!({"event": "redis_trouble", "message": error.to_string()}),
+        Report::LivenessBack => json!({"event": "redis_back"}),
     };
     event["time"] = jiff::Timestamp::now().to_string().into();
     event["worker"] = worker.into();
@@ -244,6 +257,8 @@ mod tests {
         reports.push(Report::NameHeld { holder: &here, process: ProcessState::Unknown });
         reports.push(Report::NameHeld { holder: &unknown, process: ProcessState::Unknown });
         reports.push(Report::StoreTrouble(&trouble));
+        let silent = LivenessError::Silent { limit: Duration::from_secs(1) };
+        reports.extend([Report::LivenessTrouble(&silent), Report::LivenessBack]);
         let said = |form: &dyn Fn(&Report<'_>) -> Option<String>| -> String {
             reports.iter().filter_map(form).map(|line| format!("{line}\n")).collect()
         };

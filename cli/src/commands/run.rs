@@ -10,14 +10,15 @@ use self::patience::Patience;
 use self::progress::Progress;
 use self::supervisor::Supervisor;
 use self::worker_command::WorkerCommand;
-pub use self::worker_command::read_store;
 use super::args::{Global, RunArgs};
 use super::failure::{Exit, Failure};
 use super::hint::store_option;
 use super::signals::Signals;
 use super::worker::Prepared;
-use super::{load, outlet, overview, results, store, worker};
+use super::{load, outlet, overview, redis, results, store, worker};
 use crate::input::{ContentDigest, Input, InputOptions, content_digest};
+use crate::liveness::RedisLiveness;
+use crate::liveness::redis::url::RedisUrl;
 use crate::report::BatchSummary;
 use crate::say::say;
 use crate::store::view::BatchView;
@@ -41,7 +42,8 @@ pub async fn run(global: &Global, args: RunArgs) -> Result<Exit, Failure> {
     let store = store::open_or_create(global).await?;
     let batch = find_or_submit(global, &args, &checked, &store).await?;
     let mut signals = Signals::listen()?;
-    let run = Run { global, args: &args, store: &store, url: &checked.url, batch };
+    let liveness = redis::liveness(checked.redis.clone(), store.store_id())?;
+    let run = Run { global, args: &args, store: &store, liveness, checked: &checked, batch };
     if !run.summary().await?.has_ended()
         && let Some(interrupted) = run.work(&mut signals).await?
     {
@@ -53,6 +55,7 @@ pub async fn run(global: &Global, args: RunArgs) -> Result<Exit, Failure> {
 /// What was found out before the first row.
 struct Checked {
     url: StoreUrl,
+    redis: Option<RedisUrl>,
     input_options: InputOptions,
     content: ContentDigest,
 }
@@ -62,13 +65,14 @@ async fn check(global: &Global, args: &RunArgs) -> Result<Checked, Failure> {
     let input_options = load::input_options(&args.input)?;
     worker::options(Vec::new(), args.work.concurrency(&args.handler), &args.work, &args.timing, true)?;
     let url = store::url(global)?;
+    let redis = redis::url(&args.redis)?;
     check_rereadable(&args.file)?;
     outlet::check(&args.output, &url.files(), Some(&args.file))?;
     let handler = worker::prepare(&args.handler, &args.work).await?;
     check_columns(&handler, &args.file, &input_options)?;
     drop(handler);
     let content = content_digest(&args.file, &input_options)?;
-    Ok(Checked { url, input_options, content })
+    Ok(Checked { url, redis, input_options, content })
 }
 
 /// A run reads its input again when it is run again.
@@ -135,7 +139,8 @@ struct Run<'a> {
     global: &'a Global,
     args: &'a RunArgs,
     store: &'a AnyStore,
-    url: &'a StoreUrl,
+    liveness: Option<RedisLiveness>,
+    checked: &'a Checked,
     batch: BatchId,
 }
 
@@ -156,8 +161,9 @@ impl Run<'_> {
     /// error.
     async fn work(&self, signals: &mut Signals) -> Result<Option<Exit>, Failure> {
         let operation = self.view().await?.operation;
-        let command = WorkerCommand::new(self.url, self.args, &operation)?;
-        let mut supervisor = Supervisor::start(self.store, command, self.args.workers, self.args.timing.timing());
+        let command = WorkerCommand::new(&self.checked.url, self.checked.redis.as_ref(), self.args, &operation)?;
+        let mut supervisor =
+            Supervisor::start(self.store, &self.liveness, command, self.args.workers, self.args.timing.timing());
         let mut progress = Progress::start(self.global.quiet);
         let ended = tokio::select! {
             biased;

@@ -11,16 +11,17 @@ use tokio::io::AsyncReadExt;
 
 use super::args::{Global, HandlerArgs, LogForm, TimingArgs, WorkArgs, WorkerArgs};
 use super::failure::{Exit, Failure};
+use super::handover::read_names;
 use super::hint::store_option;
 use super::row_log;
-use super::run::read_store;
 use super::signals::Signals;
-use super::store;
+use super::{redis, store};
 use crate::handler::Handler;
 use crate::handler::command::{CommandHandler, CommandOptions};
 use crate::handler::guard;
 use crate::handler::sleep::SleepHandler;
 use crate::handler::stream::{StreamHandler, StreamOptions};
+use crate::liveness::RedisLiveness;
 use crate::report::headline;
 use crate::say::say;
 use crate::store::{Reads, StoreError, WorkerStore};
@@ -30,21 +31,25 @@ pub async fn worker(global: &Global, args: WorkerArgs) -> Result<Exit, Failure> 
     let options =
         options(args.op.clone(), args.work.concurrency(&args.handler), &args.work, &args.timing, args.until_done)?;
     let handler = prepare(&args.handler, &args.work).await?;
-    let store = if args.supervised {
+    let (store, redis) = if args.supervised {
         // A run's store is there; where it is not any more, an empty one in its place would have nothing to do.
-        store::open_named(&read_store(&mut tokio::io::stdin()).await?).await?
+        let names = read_names(&mut tokio::io::stdin()).await?;
+        let redis = names.redis.as_deref().map(redis::named).transpose()?;
+        (store::open_named(&names.store).await?, redis)
     } else {
-        store::open_or_create(global).await?
+        let redis = redis::url(&args.redis)?;
+        (store::open_or_create(global).await?, redis)
     };
+    let liveness = redis::liveness(redis, store.store_id())?;
     match handler {
-        Prepared::Command(handler) => work(global, &args, store, *handler, options).await,
+        Prepared::Command(handler) => work(global, &args, store, liveness, *handler, options).await,
         Prepared::Stream(mut handler) => {
             let closer = handler.closer();
-            let exit = work(global, &args, store, handler, options).await;
+            let exit = work(global, &args, store, liveness, handler, options).await;
             closer.close().await;
             exit
         }
-        Prepared::Sleep(handler) => work(global, &args, store, handler, options).await,
+        Prepared::Sleep(handler) => work(global, &args, store, liveness, handler, options).await,
     }
 }
 
@@ -117,6 +122,7 @@ async fn work(
     global: &Global,
     args: &WorkerArgs,
     store: impl WorkerStore + Reads,
+    liveness: Option<RedisLiveness>,
     handler: impl Handler,
     options: WorkerOptions,
 ) -> Result<Exit, Failure> {
@@ -131,7 +137,7 @@ async fn work(
     // A store or an operation with a slip in its name has nothing to do: said, since that is no error. A store in trouble
     // is told by whoever asks it something.
     let nothing_open = form == LogForm::Text && has_open_batch(&store, &args.op).await.is_ok_and(|open| !open);
-    let running = RunningWorker::on_store(store, handler, config)
+    let running = RunningWorker::on_store_with(store, liveness, handler, config)
         .map_err(|error| Failure::new(Exit::Unexpected, "cannot start the worker").because(error))?;
     // Set once: nothing reads it before the first row.
     let _ = name.set(running.name().to_owned());

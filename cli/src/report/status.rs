@@ -1,10 +1,12 @@
 //! The status report, after the original's: counts, live workers, dead workers and the rows they hold.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use fencepost_core::{BatchId, LeaseId, LineSet};
 use serde_json::{Value, json};
 
+use super::redis::{self, RedisReport};
 use super::{BatchSummary, RULE, SCHEMA_VERSION, headline, ranges_text, shown};
 
 /// Whether a worker lives, as far as can be told.
@@ -37,6 +39,8 @@ pub struct WorkerSummary {
     pub pid: Option<u32>,
     /// Seconds since its last sign of life, by the store's clock.
     pub seen_s_ago: u64,
+    /// Its lease's ttl.
+    pub ttl: Duration,
 }
 
 impl WorkerSummary {
@@ -58,6 +62,8 @@ pub struct StatusReport {
     pub batches: Vec<BatchSummary>,
     /// The workers that matter: live ones, and dead ones that are not recovered yet.
     pub workers: Vec<WorkerSummary>,
+    /// What Redis says, if there is to be one.
+    pub redis: Option<RedisReport>,
 }
 
 /// The report as text. `store_option` stands behind the commands that it names: ` --store rows.db`, or nothing.
@@ -74,6 +80,9 @@ pub fn text(report: &StatusReport, store_option: &str) -> String {
         batch_text(&mut out, batch, &report.workers);
     }
     workers_text(&mut out, &report.workers, only);
+    if let Some(redis) = &report.redis {
+        out.push_str(&redis::text(redis, only));
+    }
     out
 }
 

@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use fencepost_core::keeper::{KeeperCommand, KeeperEffect, KeeperInput, LeaseEvent};
+use fencepost_core::keeper::{Keeper, KeeperCommand, KeeperEffect, KeeperInput, LeaseEvent};
 use fencepost_core::liveness::{LivenessReply, LivenessRequest};
 use fencepost_core::rules::lease::*;
 use fencepost_core::store::*;
@@ -408,4 +408,94 @@ fn l6_a_dead_lease_s_run_has_nothing_to_give_back_whatever_else_it_is_told() {
     effects.extend(rig.tell(ended(run(1, 1), RunAnswer::Cancelled)));
     effects.extend(rig.pass(secs(4)));
     assert!(give_backs(&effects).is_empty());
+}
+
+fn publications(effects: &[KeeperEffect]) -> Vec<(RequestId, Vec<(BatchId, LineSet)>)> {
+    let pick = |effect: &KeeperEffect| match effect {
+        KeeperEffect::Liveness(id, LivenessRequest::Publish { running, .. }) => Some((*id, running.clone())),
+        _ => None,
+    };
+    effects.iter().filter_map(pick).collect()
+}
+
+/// A keeper with a second witness that holds its lease and has a heartbeat since the start.
+fn keeping_with_heartbeat() -> Rig<Keeper> {
+    let (mut rig, effects) = keeper(false, true);
+    let effects = rig.tell(KeeperInput::Store(takes(&effects)[0].0, taken()));
+    rig.tell(KeeperInput::Liveness(beats(&effects)[0], Some(LivenessReply::Done)));
+    rig
+}
+
+fn running(line: u64) -> KeeperInput {
+    KeeperInput::Command(KeeperCommand::Running(vec![(BatchId::from_random(1), LineSet::single(line))]))
+}
+
+fn only(line: u64) -> Vec<(BatchId, LineSet)> {
+    vec![(BatchId::from_random(1), LineSet::single(line))]
+}
+
+#[test]
+fn l3_running_rows_are_published_when_they_change_and_not_more_than_once_a_second() {
+    let mut rig = keeping_with_heartbeat();
+    // The first beat was at the start.
+    assert_eq!(publications(&rig.tell(running(1))), []);
+    assert_eq!(publications(&rig.pass(ms(999))), []);
+    rig.tell(running(2));
+    let effects = rig.pass(ms(1));
+    let [(id, rows)] = &publications(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(*rows, only(2), "the newest, in full");
+    rig.tell(KeeperInput::Liveness(*id, Some(LivenessReply::Done)));
+    assert_eq!(publications(&rig.tell(running(2))), []);
+    assert_eq!(publications(&rig.pass(ms(1_500))), [], "nothing changed");
+    let effects = rig.tell(running(3));
+    assert_eq!(publications(&effects)[0].1, only(3), "at once: the last is more than a second ago");
+}
+
+#[test]
+fn l3_a_beat_has_the_running_rows_in_full_and_waits_for_no_publication() {
+    let mut rig = keeping_with_heartbeat();
+    rig.tell(running(1));
+    assert_eq!(publications(&rig.pass(ms(3_500))).len(), 1);
+    rig.tell(running(2));
+    // The publication is not answered yet; the renewal's beat goes out all the same, and takes the change along.
+    let effects = rig.pass(ms(500));
+    let beat = |effect: &KeeperEffect| match effect {
+        KeeperEffect::Liveness(_, LivenessRequest::Beat { running, worker, .. }) => {
+            Some((worker.clone(), running.clone()))
+        }
+        _ => None,
+    };
+    assert_eq!(effects.iter().find_map(beat), Some(("w".to_owned(), only(2))));
+    assert_eq!(publications(&rig.pass(ms(3_500))), [], "the beat had it");
+}
+
+#[test]
+fn l3_nothing_is_published_that_a_heartbeat_would_not_be_earned_for() {
+    let mut rig = keeping_with_heartbeat();
+    let store_silent = |rig: &mut Rig<Keeper>, until| {
+        while rig.now < at(until) {
+            for id in beats(&rig.pass(ms(500))) {
+                rig.tell(KeeperInput::Liveness(id, Some(LivenessReply::Done)));
+            }
+        }
+    };
+    store_silent(&mut rig, ms(7_500));
+    let effects = rig.tell(running(1));
+    let soon =
+        if publications(&effects).is_empty() { publications(&rig.pass(ms(499))) } else { publications(&effects) };
+    assert!(soon.len() <= 1);
+    store_silent(&mut rig, secs(9));
+    rig.tell(running(2));
+    assert_eq!(publications(&rig.pass(secs(5))), []);
+    assert!(rig.machine.poll_timeout() > Some(rig.now), "it does not spin");
+}
+
+#[test]
+fn l3_without_a_lease_or_a_witness_nothing_is_published() {
+    let mut rig = keeping();
+    assert_eq!(publications(&rig.tell(running(1))), []);
+    assert_eq!(publications(&rig.pass(secs(3))), []);
+    let (mut rig, _) = keeper(false, true);
+    rig.tell(running(1));
+    assert_eq!(publications(&rig.pass(secs(3))), [], "there is no lease yet");
 }

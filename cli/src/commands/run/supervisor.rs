@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::super::failure::{Exit, Failure};
 use super::super::signals::Signals;
 use super::worker_command::WorkerCommand;
-use crate::driver::{self, NoLiveness, Ports, Report};
+use crate::driver::{self, Liveness, Observer, Ports};
 use crate::runtime::{LocalProcesses, TokioClock, TokioSpawn};
 use crate::store::Store;
 
@@ -66,23 +66,31 @@ struct Worker {
 
 impl Supervisor {
     /// Starts a judge that hears of workers' deaths, and no worker yet: see [`Self::fill`].
-    pub fn start(store: &impl Store, command: WorkerCommand, workers: u32, timing: Timing) -> Self {
+    pub fn start(
+        store: &impl Store,
+        liveness: &impl Liveness,
+        command: WorkerCommand,
+        workers: u32,
+        timing: Timing,
+    ) -> Self {
         let processes = LocalProcesses::new();
         let (judge, queue) = mpsc::unbounded_channel();
+        // The workers report their store's and their Redis' troubles; the supervisor's are the same.
+        let observer: Observer = Arc::new(|_| {});
+        let liveness = liveness.for_worker(timing.ttl, observer.clone());
         let options = JudgeOptions {
             timing,
             machine: processes.machine().map(str::to_owned),
-            liveness: false,
+            liveness: liveness.is_present(),
             local_check: Duration::from_secs(1),
         };
         let ports = Ports {
             store: store.clone(),
-            liveness: NoLiveness,
+            liveness,
             clock: TokioClock::start(),
             spawn: TokioSpawn,
             processes: processes.clone(),
-            // The workers report their store's troubles; the supervisor's are the same.
-            observer: Arc::new(|_: Report<'_>| {}),
+            observer,
         };
         tokio::spawn(driver::judge::drive(options, ports, judge.downgrade(), queue));
         let (ended, ends) = mpsc::unbounded_channel();

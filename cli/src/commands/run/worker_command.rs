@@ -1,40 +1,39 @@
-//! How a run's worker processes are started: their command line, and the store's name through a pipe, since a command line
-//! may be read by everybody on the machine.
+//! How a run's worker processes are started: their command line, and the names that go through a pipe.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
 use super::super::args::RunArgs;
 use super::super::config::ONLY_FLAGS;
 use super::super::failure::{Exit, Failure};
+use super::super::handover::handover;
 use crate::handler::guard;
+use crate::liveness::redis::url::RedisUrl;
 use crate::store::StoreUrl;
 
 /// How to start a worker.
 pub struct WorkerCommand {
     program: PathBuf,
     arguments: Vec<OsString>,
-    store: Arc<[u8]>,
+    names: Arc<[u8]>,
 }
 
 impl WorkerCommand {
-    /// Workers on this store for this operation.
-    pub fn new(store: &StoreUrl, args: &RunArgs, operation: &str) -> Result<Self, Failure> {
+    /// Workers on this store, with this Redis, for this operation.
+    pub fn new(store: &StoreUrl, redis: Option<&RedisUrl>, args: &RunArgs, operation: &str) -> Result<Self, Failure> {
         let program = guard::own_program()
             .map_err(|error| Failure::new(Exit::Unexpected, "cannot find this program's own file").because(error))?;
-        Ok(Self { program, arguments: arguments(args, operation), store: handover(store) })
+        Ok(Self { program, arguments: arguments(args, operation), names: handover(store, redis) })
     }
 
-    /// What each worker is to read from its stdin before anything else ([`read_store`]).
+    /// What each worker is to read from its stdin before anything else ([`super::super::handover`]).
     pub fn handover(&self) -> Arc<[u8]> {
-        self.store.clone()
+        self.names.clone()
     }
 
     /// Starts one.
@@ -48,37 +47,6 @@ impl WorkerCommand {
             .process_group(0)
             .spawn()
             .map_err(|error| Failure::new(Exit::Unexpected, "cannot start a worker process").because(error))
-    }
-}
-
-/// Ends a store's name: no path and no variable has it.
-const END: u8 = 0;
-
-fn handover(store: &StoreUrl) -> Arc<[u8]> {
-    let mut name = store.argument().into_vec();
-    name.push(END);
-    name.into()
-}
-
-/// Reads what [`WorkerCommand::handover`] gives; later input stays where it is.
-pub async fn read_store(from: &mut (impl AsyncRead + Unpin)) -> Result<String, Failure> {
-    let mut name = Vec::new();
-    loop {
-        match from.read_u8().await {
-            Ok(END) => {
-                return String::from_utf8(name)
-                    .map_err(|error| Failure::new(Exit::Usage, "the store's name is not UTF-8").because(error));
-            }
-            Ok(byte) => name.push(byte),
-            Err(error) => {
-                return Err(Failure::new(
-                    Exit::Usage,
-                    "a supervised worker is told its store through stdin, and was not",
-                )
-                .because(error)
-                .help("leave out --supervised: only `fencepost run` starts such workers"));
-            }
-        }
     }
 }
 
@@ -132,16 +100,5 @@ mod tests {
         assert_eq!((worker.timing.grace, worker.timing.patience), (run.timing.grace, run.timing.patience));
         assert_eq!((worker.work.horizon, worker.handler.sleep), (run.work.horizon, run.handler.sleep));
         assert_eq!(worker.op, ["run:x"]);
-    }
-
-    #[tokio::test]
-    async fn a_store_s_name_is_handed_over_as_it_is() {
-        let name = "postgres://u:se cret@host/rows?schema=a&pooler=transaction";
-        let told = handover(&name.parse().expect("a store"));
-        let mut stdin = std::io::Cursor::new([&told[..], b"rest"].concat());
-        assert_eq!(read_store(&mut stdin).await.expect("a name"), name);
-        assert_eq!(stdin.position(), told.len() as u64);
-        let cut_off = read_store(&mut &told[..5]).await.expect_err("no end");
-        assert!(cut_off.message.contains("stdin"), "{cut_off}");
     }
 }

@@ -1,0 +1,25 @@
+//! Which Redis a command works with, if any.
+
+use super::args::RedisArgs;
+use super::failure::{Exit, Failure};
+use crate::liveness::RedisLiveness;
+use crate::liveness::redis::url::RedisUrl;
+
+const HELP: &str = "see --redis in `fencepost worker --help`";
+
+/// The Redis that the options name.
+pub fn url(args: &RedisArgs) -> Result<Option<RedisUrl>, Failure> {
+    args.redis.as_deref().map(named).transpose()
+}
+
+/// The same by a name that did not come with the command.
+pub fn named(name: &str) -> Result<RedisUrl, Failure> {
+    name.parse().map_err(|error| Failure::from_error(Exit::Usage, error).help(HELP))
+}
+
+/// The second witness for the store with this id. Whether it is there is not asked: work goes on without it.
+pub fn liveness(url: Option<RedisUrl>, store_id: &str) -> Result<Option<RedisLiveness>, Failure> {
+    let open =
+        |url| RedisLiveness::new(url, store_id).map_err(|error| Failure::from_error(Exit::Usage, error).help(HELP));
+    url.map(open).transpose()
+}
