@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{STUCK, assert_all_succeeded};
+use super::{STUCK, assert_all_succeeded, is_in_mid_row};
 use crate::ledger;
 use crate::place::{Place, StoreKind};
 use crate::process::{Process, submit, until};
@@ -104,8 +104,8 @@ impl Job {
     fn finish(mut self) -> Outcome {
         let mut victim = self.workers.remove(0);
         let look = self.place.look();
-        until("it runs rows", STUCK, || look.holds_at_least(victim.pid(), 1).then_some(()));
         let pid = victim.pid();
+        until("it is in mid-row", STUCK, || is_in_mid_row(&self.place, &look, pid).then_some(()));
         victim.kill();
         let status: Vec<_> = self.workers.iter_mut().map(|worker| worker.wait(STUCK)).collect();
         let took = self.began.elapsed();

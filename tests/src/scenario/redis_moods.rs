@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use fencepost_core::Timing;
 use fencepost_core::rules::recovery::r4_bound;
 
-use super::{STUCK, assert_all_succeeded};
+use super::{STUCK, assert_all_succeeded, is_in_mid_row};
 use crate::ledger;
 use crate::place::{Place, StoreKind};
 use crate::process::{Process, submit, until};
@@ -82,8 +82,8 @@ pub fn run(mood: Mood, sizes: Moods) -> Outcome {
     }
 
     let mut victim = workers.remove(0);
-    until("it is at work", STUCK, || runs_rows(&victim).then_some(()));
     let pid = victim.pid();
+    until("it is in mid-row", STUCK, || is_in_mid_row(&place, &look, pid).then_some(()));
     let lease = lease_of(&look, pid);
     let killed_at = SystemTime::now();
     victim.kill();
@@ -119,7 +119,7 @@ pub fn run(mood: Mood, sizes: Moods) -> Outcome {
     let lines_repeated = assert_only_its_rows_ran_again(&place, pid);
     let reports: String = logs.iter().map(|log| std::fs::read_to_string(log).expect("a log")).collect();
     assert_eq!(reports.matches("Recovered {").count(), 1, "one lease was declared dead");
-    for lost in ["LeaseEnded", "Lapsed", "Fenced"] {
+    for lost in ["Worker(LeaseEnded", "Worker(Lapsed", "Worker(Fenced"] {
         assert!(!reports.contains(lost), "{mood:?}: a living worker reports {lost}");
     }
     Outcome { recovered_after, bound, past_its_time, lines_repeated, took }

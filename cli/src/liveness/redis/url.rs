@@ -98,7 +98,9 @@ impl FromStr for RedisUrl {
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         if path.contains('@') || query.contains('@') {
-            return Err(wrong("in a password, a path or an option @ is written %40, and in a password / is %2F and ? is %3F"));
+            return Err(wrong(
+                "in a password, a path or an option @ is written %40, and in a password / is %2F and ? is %3F",
+            ));
         }
         let (user, hosts) = authority.rsplit_once('@').map_or(("", authority), |(user, hosts)| (user, hosts));
         let user = if user.is_empty() { String::new() } else { format!("{user}@") };
