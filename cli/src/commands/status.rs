@@ -67,7 +67,7 @@ impl Witness {
             heartbeat: mirrored.heartbeat,
             running: mirrored.running,
         };
-        let said = self.liveness.view(&leases).await.map(|View { evidence, workers }| RedisView {
+        let said = self.liveness.view(&leases).await.map(|View { evidence, workers, .. }| RedisView {
             evidence,
             workers: asked.into_iter().zip(workers).map(of_worker).collect(),
         });

@@ -302,8 +302,9 @@ async fn keep_connecting<K: Connect, C: Clock, T: Spawn>(link: Weak<Link<K, C, T
                 return;
             }
             Err(error) => {
-                link.state.send_replace(State::Down(error.to_string().into()));
+                // Told first: whoever waits goes on with the state.
                 link.trouble.began(link.who, clock.now(), &error);
+                link.state.send_replace(State::Down(error.to_string().into()));
             }
         }
         drop(link);

@@ -41,6 +41,7 @@ struct World {
     now: Instant,
     stores: Vec<(RequestId, StoreRequest, Instant)>,
     liveness: Vec<(RequestId, LivenessRequest)>,
+    published_at: Option<Instant>,
     holder_renewals: u64,
     checked: bool,
     /// When requests were sent that the store said yes to, by lease.
@@ -100,6 +101,14 @@ impl World {
                     let reached_at = self.extended_at.get(lease);
                     let earned = reached_at.is_some_and(|at| self.now.since(*at) < TTL) || !self.held.contains(lease);
                     prop_assert!(earned && !self.over.contains(lease), "a beat that is not earned");
+                }
+                if let LivenessRequest::Publish { lease, .. } = &request {
+                    let reached_at = self.extended_at.get(lease).filter(|_| self.held.contains(lease));
+                    let earned = reached_at.is_some_and(|at| self.now.since(*at) < TTL);
+                    prop_assert!(earned && !self.over.contains(lease), "a publication that is not earned");
+                    let soon = self.published_at.is_some_and(|at| self.now.since(at) < Duration::from_secs(1));
+                    prop_assert!(!soon, "a publication within a second of another");
+                    self.published_at = Some(self.now);
                 }
                 self.liveness.push((id, request));
             }
@@ -270,6 +279,7 @@ proptest! {
             now,
             stores: Vec::new(),
             liveness: Vec::new(),
+            published_at: None,
             holder_renewals: 0,
             checked: false,
             extended_at: BTreeMap::new(),

@@ -72,6 +72,11 @@ impl ModelLiveness {
         self.up_since
     }
 
+    /// Since when the data are here, if anybody has asked since they began.
+    pub const fn data_since(&self) -> Option<Instant> {
+        self.marker
+    }
+
     /// The server restarts and keeps what it had; heartbeats ran on while it was down.
     pub fn restart_with_data(&mut self, now: Instant) {
         self.up_since = now;

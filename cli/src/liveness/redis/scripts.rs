@@ -104,6 +104,8 @@ pub struct Mirrored {
 /// What people are shown of a Redis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
+    /// When, by its own clock, in microseconds since 1970.
+    pub at_us: u64,
     /// What it says of itself.
     pub evidence: Evidence,
     /// Of the workers that were asked for, in that order.
@@ -177,7 +179,8 @@ async fn view(connection: &mut (impl ConnectionLike + Send), keys: &Keys, leases
     let values: Vec<redis::Value> = run(connection, &VIEW, names, Vec::new()).await?;
     let [now, since, uptime_s, master, of_workers @ ..] = &values[..] else { return Err(not_ours()) };
     let number = |value: &redis::Value| u64::from_redis_value_ref(value).map_err(RedisError::from);
-    let evidence = evidence(number(now)?, number(since)?, number(uptime_s)?, number(master)?);
+    let at_us = number(now)?;
+    let evidence = evidence(at_us, number(since)?, number(uptime_s)?, number(master)?);
     let mut workers = Vec::new();
     for pair in of_workers.chunks(2) {
         let [left_ms, set] = pair else { return Err(not_ours()) };
@@ -185,7 +188,7 @@ async fn view(connection: &mut (impl ConnectionLike + Send), keys: &Keys, leases
         let heartbeat = u64::try_from(left_ms).ok().filter(|left| *left > 0).map(Duration::from_millis);
         workers.push(Mirrored { heartbeat, running: rows(&Vec::from_redis_value_ref(set)?) });
     }
-    Ok(View { evidence, workers })
+    Ok(View { at_us, evidence, workers })
 }
 
 fn of_worker(keys: &Keys, lease: LeaseId) -> Vec<String> {

@@ -1,0 +1,8 @@
+//! Redis as the second witness, on real servers: it does what the model does, and never holds anybody up.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod command;
+mod differential;
+mod kinds;
+mod link;
