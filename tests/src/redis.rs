@@ -129,13 +129,10 @@ impl Server {
         server
     }
 
-    /// The URL of this server, with its authority where it has one.
+    /// The URL of this server.
     pub fn url(&self) -> String {
-        if self.tls {
-            // A certificate is of a name.
-            return format!("rediss://localhost:{}?ca={}", self.port, self.authority().display());
-        }
-        format!("redis://127.0.0.1:{}", self.port)
+        // A certificate is of a name.
+        if self.tls { format!("rediss://localhost:{}", self.port) } else { format!("redis://127.0.0.1:{}", self.port) }
     }
 
     /// Its port on 127.0.0.1.
@@ -234,7 +231,8 @@ impl Server {
 
     /// Writes more than [`Self::evict_when_full`] leaves room for.
     pub fn crowd(&self) {
-        const FILL: &str = "for n = 1, 4000 do redis.call('set', 'crowd:' .. ARGV[1] .. n, string.rep('x', 1000)) end";
+        const FILL: &str =
+            "for n = 1, 4000 do redis.call('set', 'crowd:' .. ARGV[1] .. ':' .. n, string.rep('x', 1000)) end";
         static COUNT: AtomicU16 = AtomicU16::new(0);
         let nth = COUNT.fetch_add(1, Ordering::Relaxed).to_string();
         // A crowd may itself find no room at first.

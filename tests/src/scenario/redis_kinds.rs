@@ -64,7 +64,8 @@ pub fn cluster(sizes: Kinds) -> Outcome {
 /// TLS, with a certificate that the system does not know.
 pub fn tls(sizes: Kinds) -> Outcome {
     let server = Server::start_tls();
-    let job = Job::start(&server.url(), sizes);
+    let url = format!("{}?ca={}", server.url(), server.authority().display());
+    let job = Job::start(&url, sizes);
     job.heartbeats_are(WORKERS, || server.heartbeats());
     job.finish()
 }

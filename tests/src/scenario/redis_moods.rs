@@ -92,7 +92,7 @@ pub fn run(mood: Mood, sizes: Moods) -> Outcome {
     let bound = r4_bound(timing.ttl, timing.renew, timing.scan, mood.vouches(), sizes.slack);
     // A heartbeat that objects is heard for a ttl.
     let bound = if mood == Mood::Stale { bound + timing.ttl } else { bound };
-    until("the dead worker's rows are back", STUCK, || {
+    until("the dead worker's rows are back", bound * 4, || {
         redis.keep_on();
         (place.number("select count(*) from leases where state = 'dead'") > 0).then_some(())
     });
