@@ -1,7 +1,9 @@
 //! Where a scenario happens: a folder, and a store of some kind that goes with it.
 
+use std::fs::File;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -133,9 +135,31 @@ impl Place {
 
     /// The same over another way to the store.
     pub fn worker_at(&self, store: &str, arguments: &[String]) -> Process {
-        let mut command = std::process::Command::new(program("ledger-worker"));
-        command.arg("--store").arg(store).arg("--ledger").arg(self.ledger()).args(arguments);
+        Process::start(self.worker_command(store, arguments))
+    }
+
+    /// The same, which says what it does in this file.
+    pub fn worker_with_log(&self, log: &Path, arguments: &[String]) -> Process {
+        let mut command = self.worker_command(&self.store, arguments);
+        command.arg("--verbose").stderr(File::create(log).expect("the log can be written"));
         Process::start(command)
+    }
+
+    fn worker_command(&self, store: &str, arguments: &[String]) -> Command {
+        let mut command = Command::new(program("ledger-worker"));
+        command.arg("--store").arg(store).arg("--ledger").arg(self.ledger()).args(arguments);
+        command
+    }
+
+    /// Workers that start from now on seem to be on machines of their own, so that no death is known at once (R1): of stores
+    /// on Postgres.
+    pub fn hide_processes(&self) {
+        self.execute(
+            "create function on_another_machine() returns trigger language plpgsql as \
+             $$ begin new.machine := 'machine of ' || new.pid; return new; end $$; \
+             create trigger on_another_machine before insert on leases \
+             for each row execute function on_another_machine()",
+        );
     }
 
     /// Runs statements on the store's database, behind the program's back.

@@ -175,6 +175,11 @@ impl Server {
         value.unwrap_or_else(|| panic!("INFO has no {field}")).trim().to_owned()
     }
 
+    /// How many workers have a heartbeat in it.
+    pub fn heartbeats(&self) -> usize {
+        self.ask(&["KEYS", "fencepost:*:heartbeat:*"]).lines().filter(|key| !key.is_empty()).count()
+    }
+
     /// Kills it as `kill -9` does.
     pub fn kill(&mut self) {
         self.order("kill");
@@ -226,7 +231,8 @@ impl Server {
 
     /// Writes more than [`Self::evict_when_full`] leaves room for.
     pub fn crowd(&self) {
-        const FILL: &str = "for n = 1, 4000 do redis.call('set', 'crowd:' .. ARGV[1] .. n, string.rep('x', 1000)) end";
+        const FILL: &str =
+            "for n = 1, 4000 do redis.call('set', 'crowd:' .. ARGV[1] .. ':' .. n, string.rep('x', 1000)) end";
         static COUNT: AtomicU16 = AtomicU16::new(0);
         let nth = COUNT.fetch_add(1, Ordering::Relaxed).to_string();
         // A crowd may itself find no room at first.

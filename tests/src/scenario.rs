@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::ledger;
 use crate::place::{Looker, Place};
 use crate::process::run_fencepost;
 
@@ -22,6 +23,9 @@ pub mod pg_idle;
 pub mod pg_load;
 pub mod pg_store;
 pub mod poison;
+pub mod redis_cost;
+pub mod redis_kinds;
+pub mod redis_moods;
 pub mod restart;
 pub mod sigterm;
 pub mod status;
@@ -61,6 +65,16 @@ pub fn assert_all_succeeded(place: &Place, batch: &str, rows: usize) {
     let counts = place.look().counts(batch);
     assert_eq!(counts.success, rows as u64);
     assert_eq!(counts.queued + counts.inprog + counts.failed + counts.aborted, 0);
+}
+
+/// Whether a process runs a row that it holds: killed now, it leaves one that was begun.
+pub fn is_in_mid_row(place: &Place, look: &Looker<'_>, pid: u32) -> bool {
+    let held = look.workers().workers.into_iter();
+    let held = held.filter(|worker| worker.process.as_ref().is_some_and(|process| process.pid == pid));
+    let held: Vec<_> = held.flat_map(|worker| worker.holds).map(|(_, lines)| lines).collect();
+    let runs = ledger::read(&place.ledger());
+    let begun = |line: &u64| runs[line].iter().any(|(_, of)| *of == pid);
+    runs.keys().any(|line| begun(line) && held.iter().any(|lines| lines.contains(*line)))
 }
 
 /// How long something takes at most in a scenario before it counts as stuck.

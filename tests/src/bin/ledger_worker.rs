@@ -12,7 +12,9 @@ use fencepost::driver::Report;
 use fencepost::handler::transactional::{TransactionalHandler, transactional};
 use fencepost::handler::typed::{Context, RowError};
 use fencepost::handler::{CancelToken, Handler, HandlerAnswer, Row};
-use fencepost::store::{AnyStore, OpenMode, StoreUrl};
+use fencepost::liveness::RedisLiveness;
+use fencepost::liveness::redis::url::RedisUrl;
+use fencepost::store::{AnyStore, OpenMode, Reads, StoreUrl};
 use fencepost::worker::{RunningWorker, WorkerConfig};
 use fencepost_core::worker::RunKey;
 use fencepost_core::{Timing, Token, WorkerOptions};
@@ -38,6 +40,9 @@ struct Args {
     /// The row that kills its process.
     #[arg(long)]
     poison_line: Option<u64>,
+    /// The second witness.
+    #[arg(long)]
+    redis: Option<RedisUrl>,
     #[arg(long)]
     until_done: bool,
     /// Write an effect into this table of the same database, in the transaction that records the outcome.
@@ -140,18 +145,20 @@ async fn main() {
     let mut config = WorkerConfig::new(["default"]);
     config.options = options;
     config.observer = observer;
+    let liveness =
+        args.redis.map(|url| RedisLiveness::new(url, store.store_id()).expect("its certificates can be read"));
     let worker = match (args.effects, store) {
         (Some(table), AnyStore::Sqlite(store)) => {
             let (handler, store) =
                 transactional(EffectHandler::<Sqlite> { ledger: handler, table, database: PhantomData }, store);
-            RunningWorker::on_store(store, handler, config)
+            RunningWorker::on_store_with(store, liveness, handler, config)
         }
         (Some(table), AnyStore::Postgres(store)) => {
             let (handler, store) =
                 transactional(EffectHandler::<Postgres> { ledger: handler, table, database: PhantomData }, store);
-            RunningWorker::on_store(store, handler, config)
+            RunningWorker::on_store_with(store, liveness, handler, config)
         }
-        (None, store) => RunningWorker::on_store(store, handler, config),
+        (None, store) => RunningWorker::on_store_with(store, liveness, handler, config),
     };
     let worker = worker.expect("the worker starts");
     let stop = worker.stopper();

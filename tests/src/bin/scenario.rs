@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use fencepost_tests::place::StoreKind;
 use fencepost_tests::postgres::{self, Schema};
 use fencepost_tests::redis::{Keeps, Server};
 use fencepost_tests::scenario::{
-    command, cuts, effects, kills, last_spans, million, pg_idle, pg_load, pg_store, poison, restart, sigterm, status,
-    stopped, stream, stream_speed, walk_through,
+    command, cuts, effects, kills, last_spans, million, pg_idle, pg_load, pg_store, poison, redis_cost, redis_kinds,
+    redis_moods, restart, sigterm, status, stopped, stream, stream_speed, walk_through,
 };
 
 #[derive(Debug, Parser)]
@@ -179,6 +179,44 @@ enum Scenario {
         #[arg(long, default_value_t = 60_000)]
         ttl_ms: u64,
     },
+    /// Flights through 4 workers on Postgres and Redis, killed at random, with a flush and a crash of Redis among the kills
+    RedisKills {
+        #[arg(long, default_value_t = 50_000)]
+        rows: usize,
+        #[arg(long, default_value_t = 30)]
+        kills: usize,
+        #[arg(long, default_value_t = 3_000)]
+        row_us: u64,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Redis in a bad mood while a worker dies beside others that run slow rows; by default all moods, one after the other
+    RedisMoods {
+        #[arg(long, value_enum)]
+        mood: Vec<redis_moods::Mood>,
+        #[arg(long, default_value_t = 2_000)]
+        ttl_ms: u64,
+        #[arg(long, default_value_t = 100)]
+        rows: usize,
+    },
+    /// Workers behind sentinels that fail over, on a cluster, through TLS
+    RedisKinds {
+        #[arg(long, default_value_t = 2_000)]
+        ttl_ms: u64,
+        #[arg(long, default_value_t = 100)]
+        rows: usize,
+    },
+    /// What Redis costs a worker on Postgres whose handler does nothing
+    RedisCost {
+        #[arg(long, default_value_t = 1_000_000)]
+        rows: u64,
+        #[arg(long, default_value_t = 2_000)]
+        concurrency: u32,
+        #[arg(long, default_value_t = 60_000)]
+        ttl_ms: u64,
+        #[arg(long, default_value_t = 7)]
+        times: usize,
+    },
     /// (a process of last-spans)
     #[command(hide = true)]
     Duel { store: String, rounds: u64, who: u64 },
@@ -189,16 +227,7 @@ fn main() {
     postgres::own_is_durable();
     match scenario {
         Scenario::Kills { rows, kills, row_us, seed } => {
-            let sizes = kills::Kills {
-                rows,
-                workers: 4,
-                concurrency: 8,
-                row_us,
-                kills,
-                lines_held_min: 100,
-                kill_every: Duration::from_millis(100),
-                seed,
-            };
+            let sizes = flight_kills(rows, kills, row_us, seed);
             println!("{sizes:#?}\n{:#?}", kills::run(on, sizes));
         }
         Scenario::Command { rows, kills, seed } => {
@@ -297,6 +326,31 @@ fn main() {
             };
             println!("\n{outcome:#?}");
         }
+        Scenario::RedisKills { rows, kills, row_us, seed } => {
+            let sizes = flight_kills(rows, kills, row_us, seed);
+            println!("{sizes:#?}\n{:#?}", kills::run_beside_redis(StoreKind::Postgres, sizes));
+        }
+        Scenario::RedisMoods { mood, ttl_ms, rows } => {
+            let ttl = Duration::from_millis(ttl_ms);
+            let slack = Duration::from_millis(500);
+            let sizes = redis_moods::Moods { rows, workers: 3, concurrency: 4, row: ttl * 5 / 4, ttl, slack };
+            println!("{sizes:#?}");
+            let moods = if mood.is_empty() { redis_moods::Mood::value_variants() } else { &mood[..] };
+            for &mood in moods {
+                println!("{mood:?}: {:#?}", redis_moods::run(mood, sizes));
+            }
+        }
+        Scenario::RedisKinds { ttl_ms, rows } => {
+            let ttl = Duration::from_millis(ttl_ms);
+            let sizes = redis_kinds::Kinds { rows, concurrency: 4, row: ttl * 5 / 4, ttl };
+            println!("{sizes:#?}\nsentinels: {:#?}", redis_kinds::sentinel(sizes));
+            println!("cluster: {:#?}", redis_kinds::cluster(sizes));
+            println!("TLS: {:#?}", redis_kinds::tls(sizes));
+        }
+        Scenario::RedisCost { rows, concurrency, ttl_ms, times } => {
+            let sizes = redis_cost::Cost { rows, concurrency, ttl: Duration::from_millis(ttl_ms), times };
+            println!("{sizes:#?}\n{:#?}", block_on(redis_cost::run(sizes)));
+        }
         Scenario::Duel { store, rounds, who } => {
             block_on(last_spans::duel(&store, rounds, who));
         }
@@ -305,6 +359,11 @@ fn main() {
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Runtime::new().expect("a runtime").block_on(future)
+}
+
+fn flight_kills(rows: usize, kills: usize, row_us: u64, seed: u64) -> kills::Kills {
+    let kill_every = Duration::from_millis(100);
+    kills::Kills { rows, workers: 4, concurrency: 8, row_us, kills, lines_held_min: 100, kill_every, seed }
 }
 
 fn command_kills(rows: usize, kills: usize, seed: u64) -> command::CommandKills {

@@ -6,6 +6,7 @@ use super::{STUCK, assert_all_succeeded, flights};
 use crate::ledger;
 use crate::place::{Place, StoreKind};
 use crate::process::{Process, submit, until};
+use crate::redis::{Keeps, Server};
 
 /// Sizes.
 #[derive(Debug, Clone, Copy)]
@@ -45,23 +46,52 @@ pub struct Outcome {
 
 /// Runs it without and with kills, checks rows, results, counts and ledger, and tells what it took.
 pub fn run(on: StoreKind, kills: Kills) -> Outcome {
-    let (undisturbed, none, _) = once(on, Kills { kills: 0, ..kills });
+    let undisturbed = once(on, Kills { kills: 0, ..kills }, None, |_| ());
+    let disturbed = once(on, kills, None, |_| ());
+    compare(undisturbed, disturbed, kills.kills)
+}
+
+/// The same beside a Redis that is flushed after a third of the kills, and killed and started again after two thirds.
+pub fn run_beside_redis(on: StoreKind, kills: Kills) -> Outcome {
+    let mut redis = Server::start(Keeps::EveryWrite);
+    let url = redis.url();
+    let undisturbed = once(on, Kills { kills: 0, ..kills }, Some(&url), |_| ());
+    let (mut flushed, mut restarted) = (false, false);
+    let disturbed = once(on, kills, Some(&url), |killed| {
+        if killed == kills.kills / 3 {
+            assert!(redis.heartbeats() > 0, "the workers use it");
+            redis.ask(&["FLUSHALL"]);
+            flushed = true;
+        } else if killed == kills.kills * 2 / 3 {
+            assert!(redis.heartbeats() > 0, "the workers use it after the flush");
+            redis.kill();
+            redis.start_again();
+            restarted = true;
+        }
+    });
+    assert!(flushed && restarted, "both were among the kills");
+    compare(undisturbed, disturbed, kills.kills)
+}
+
+fn compare((undisturbed, none, _): Run, (disturbed, repeated, killed): Run, kills: usize) -> Outcome {
     assert_eq!(none.lines_repeated, 0, "nothing is repeated without a kill");
-    let (disturbed, repeated, killed) = once(on, kills);
-    assert_eq!(killed, kills.kills, "the job was over before all kills were done: let rows take longer");
+    assert_eq!(killed, kills, "the job was over before all kills were done: let rows take longer");
     Outcome { undisturbed, disturbed, kills: killed, ..repeated }
 }
 
-fn once(on: StoreKind, kills: Kills) -> (Duration, Outcome, usize) {
+type Run = (Duration, Outcome, usize);
+
+fn once(on: StoreKind, kills: Kills, redis: Option<&str>, mut after_kill: impl FnMut(usize)) -> Run {
     let place = Place::new(on);
     let input = place.file("flights.csv");
     flights(kills.rows, &input);
     let batch = submit(place.store(), &[input.to_str().expect("UTF-8")]);
-    let arguments = [
+    let mut arguments = vec![
         "--until-done".to_owned(),
         format!("--concurrency={}", kills.concurrency),
         format!("--row-us={}", kills.row_us),
     ];
+    arguments.extend(redis.map(|url| format!("--redis={url}")));
     let start = || place.worker(&arguments);
     let look = place.look();
     let began = Instant::now();
@@ -77,6 +107,7 @@ fn once(on: StoreKind, kills: Kills) -> (Duration, Outcome, usize) {
             workers[victim].kill();
             workers[victim] = start();
             killed += 1;
+            after_kill(killed);
             last_kill = Instant::now();
         }
         look.has_ended(&batch).then_some(())
