@@ -29,8 +29,8 @@ $XDG_CONFIG_HOME/fencepost/config.toml, else the defaults shown.";
 /// Options of every command.
 #[derive(Debug, Args)]
 pub struct Global {
-    /// Where rows and outcomes are kept: a path (SQLite) [default: $XDG_STATE_HOME/fencepost/fencepost.db]
-    #[arg(long, global = true, env = "FENCEPOST_STORE", value_name = "PATH")]
+    /// Where rows and outcomes are kept: a path (SQLite) or postgres://USER@HOST/DATABASE [default: $XDG_STATE_HOME/fencepost/fencepost.db]
+    #[arg(long, global = true, env = "FENCEPOST_STORE", hide_env_values = true, value_name = "STORE")]
     pub store: Option<String>,
     /// A configuration file instead of ./fencepost.toml
     #[arg(long, global = true, env = "FENCEPOST_CONFIG", value_name = "FILE")]

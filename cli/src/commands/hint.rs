@@ -5,9 +5,13 @@ use std::borrow::Cow;
 use super::args::Global;
 use crate::store::StoreUrl;
 
-/// The store as an option to put behind a command, with a space before it, where one was given: without a password.
+/// The store as an option to put behind a command, with a space before it, where one was given on the command line: without a
+/// password. What the environment says it says to the next command, too.
 pub fn store_option(global: &Global) -> String {
     let Some(name) = global.store.as_deref() else { return String::new() };
+    if std::env::var("FENCEPOST_STORE").is_ok_and(|value| value == name) {
+        return String::new();
+    }
     let shown = match name.parse() {
         Ok(StoreUrl::Postgres(url)) => url.to_string(),
         _ => name.to_owned(),

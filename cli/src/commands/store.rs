@@ -85,6 +85,8 @@ fn cannot_open(exit: Exit, error: OpenError) -> Failure {
     let help = match &error {
         OpenError::Sqlite(error) => file_help(error),
         OpenError::Postgres(error) => server_help(error),
+        // It says it itself.
+        OpenError::Scheme { .. } => None,
     };
     let failure = Failure::from_error(exit, error);
     match help {

@@ -33,6 +33,12 @@ pub enum OpenError {
     /// A Postgres database.
     #[error(transparent)]
     Postgres(#[from] postgres::OpenError),
+    /// A URL of something else. The rest of it may have a password.
+    #[error("no store is called {scheme}://...: a store is a path, sqlite:PATH or postgres://USER@HOST/DATABASE")]
+    Scheme {
+        /// What stands before `://`.
+        scheme: String,
+    },
 }
 
 impl FromStr for StoreUrl {
@@ -42,7 +48,16 @@ impl FromStr for StoreUrl {
         if PostgresUrl::SCHEMES.iter().any(|scheme| name.starts_with(scheme)) {
             return Ok(Self::Postgres(PostgresUrl(name.to_owned())));
         }
-        Ok(Self::Sqlite(sqlite::path_of(name)?))
+        let is_scheme = |text: &str| {
+            text.starts_with(|c: char| c.is_ascii_alphabetic())
+                && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+        };
+        match name.split_once("://") {
+            Some((scheme, _)) if is_scheme(scheme) && scheme != "sqlite" => {
+                Err(OpenError::Scheme { scheme: scheme.to_owned() })
+            }
+            _ => Ok(Self::Sqlite(sqlite::path_of(name)?)),
+        }
     }
 }
 
@@ -144,6 +159,16 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+
+    #[test]
+    fn a_url_of_something_else_is_no_path_and_shows_no_password() {
+        for name in ["postgre://u:secret@host/d", "mysql://u:secret@host/d", "POSTGRES://u:secret@host/d"] {
+            let error = name.parse::<StoreUrl>().expect_err(name).to_string();
+            assert!(error.contains("postgres://USER@HOST") && !error.contains("secret"), "{error}");
+        }
+        assert!("dir://x/rows.db".parse::<StoreUrl>().is_err());
+        assert!(matches!("./a://b".parse(), Ok(StoreUrl::Sqlite(_))));
+    }
 
     #[test]
     fn a_name_means_one_store() {

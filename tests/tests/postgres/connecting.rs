@@ -10,7 +10,7 @@ use fencepost_core::store::{
 };
 use fencepost_core::{BatchId, LeaseId, Token};
 use fencepost_tests::pooler::Pooler;
-use fencepost_tests::postgres::{Durability, Schema, Server, shared};
+use fencepost_tests::postgres::{Durability, Schema, Server, own, shared};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::rig::{Rig, STUCK, claim, died, execute, granted, record, recovered, success, take, verdicts};
@@ -24,6 +24,17 @@ async fn refused(url: &str, mode: OpenMode) -> String {
     let shown = format!("{error} {error:?}");
     assert!(!shown.contains("secret"), "{shown}");
     error.to_string()
+}
+
+/// The switch is named where it is missing.
+#[tokio::test]
+async fn a_pooler_that_was_not_announced_is_told_of() {
+    let schema = Schema::on(own().url());
+    let pooler = Pooler::start(own());
+    let unannounced = pooler.url().split('?').next().unwrap();
+    let url = schema.url_at(unannounced);
+    let told = open(&url, OpenMode::Create).await.unwrap_err().to_string();
+    assert!(told.contains("pooler=transaction"), "{told}");
 }
 
 #[tokio::test]

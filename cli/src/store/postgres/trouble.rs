@@ -101,7 +101,18 @@ fn describe(error: &sqlx::Error, place: &str) -> String {
             format!("{place}: the store's schema is gone or not of this program's version: {said}")
         }
         Some("57P01" | "57P02" | "57P03") => format!("{place}: the server is stopping or starting: {said}"),
-        _ => format!("{place}: {said}"),
+        _ => format!("{place}: {said}{}", pooler_hint(error)),
+    }
+}
+
+/// What errors mean that come from a pooler in between which was not announced: a session that is not the one before, or one
+/// that may not be set up.
+fn pooler_hint(error: &sqlx::Error) -> &'static str {
+    let of_startup = database(error).is_some_and(|error| error.message().contains("startup parameter"));
+    match sqlstate(error) {
+        Some("08P01") if of_startup => "; behind a pooler the store's URL needs pooler=transaction",
+        Some("42P05" | "26000") => "; behind a pooler the store's URL needs pooler=transaction",
+        _ => "",
     }
 }
 
@@ -132,7 +143,7 @@ pub(super) fn of_connecting(error: &sqlx::Error, address: &str, place: &str) -> 
         },
         sqlx::Error::Tls(error) => format!("cannot connect to {address}: TLS: {error}"),
         // Postgres itself names the user, the database, the limit.
-        sqlx::Error::Database(_) => format!("cannot connect to {place}: {}", said(error)),
+        sqlx::Error::Database(_) => format!("cannot connect to {place}: {}{}", said(error), pooler_hint(error)),
         other => format!("cannot connect to {address}: {other}"),
     }
 }
