@@ -325,6 +325,8 @@ impl Keeper {
                 }
             }
             KeeperInput::Command(KeeperCommand::Drop) => match self.state {
+                // S1: a take that was refused each time left nothing to drop.
+                State::Taking { asked: None, .. } if self.maybe_taken_at.is_none() => self.end(LeaseEvent::Dropped),
                 State::Held(_) | State::FirstBeat { .. } | State::Taking { .. } => {
                     self.state = State::Dropping { next_at: now, asked: None };
                 }

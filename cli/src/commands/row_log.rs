@@ -127,7 +127,7 @@ const LIVENESS_BACK: &str = "Redis answers again";
 fn trouble_text(error: &crate::store::StoreError, untold: u64) -> String {
     let cause = std::error::Error::source(error).map_or(String::new(), |cause| format!(": {cause}"));
     let more = if untold > 0 { format!(" ({untold} such lines were left out before)") } else { String::new() };
-    format!("The store did not answer: {error}{cause}; it is asked again{more}")
+    format!("Trouble with the store: {error}{cause}; it is asked again{more}")
 }
 
 fn name_held_text(holder: &LeaseView, process: ProcessState) -> String {

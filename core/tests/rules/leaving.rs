@@ -281,3 +281,16 @@ fn s5_a_retry_opens_what_ended_but_not_what_was_aborted() {
     assert_eq!(s5_may_retry(None), MayRetry::NotThere);
     assert_eq!([s5_generation(1, true, 3), s5_generation(1, true, 0), s5_generation(1, false, 3)], [2, 1, 1]);
 }
+
+/// A store that refuses leases, for a role that may not write, would refuse to drop one, too.
+#[test]
+fn s1_a_worker_that_never_had_a_lease_leaves_at_once() {
+    for (failure, leaves) in [(StoreFailure::NotDone, true), (StoreFailure::Unknown, false)] {
+        let (mut rig, effects) = keeper(false, false);
+        let effects = rig.tell(KeeperInput::Store(takes(&effects)[0].0, Err(failure)));
+        assert!(kept(&effects).is_empty());
+        let effects = rig.tell(KeeperInput::Command(KeeperCommand::Drop));
+        assert_eq!(told(&effects) == [LeaseEvent::Dropped], leaves, "{effects:?}");
+        assert_eq!(kept(&effects).is_empty(), leaves, "what may have been taken is dropped");
+    }
+}
