@@ -32,6 +32,8 @@ const ROWS: u64 = 24;
 const TTL: &str = "2s";
 /// What runs a row: it notes the run in the ledger, takes half a second, and says under which token it ran.
 const SCRIPT: &str = "echo \"$FENCEPOST_LINE $FENCEPOST_TOKEN\" >>\"$LEDGER\"; sleep 0.5; echo \"$FENCEPOST_TOKEN\"";
+/// The ledger's name in the demo's folder.
+const LEDGER: &str = "ledger";
 /// Nothing in the demo takes longer.
 const LIMIT: Duration = Duration::from_secs(50);
 
@@ -97,8 +99,8 @@ struct Actor {
     style: Style,
     child: Child,
     pid: i32,
-    /// Rows that it runs now.
-    running: Vec<u64>,
+    /// Rows that it runs now, each with its token.
+    running: Vec<(u64, u64)>,
 }
 
 /// What a worker reported: its place among the actors, and the event.
@@ -109,6 +111,7 @@ struct Stage {
     batch: BatchId,
     actors: Vec<Actor>,
     heard: mpsc::UnboundedReceiver<Heard>,
+    ledger: PathBuf,
     began: Instant,
 }
 
@@ -129,7 +132,7 @@ impl Stage {
             let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0);
             actors.push(Actor { letter, style: colour.on_default(), child, pid, running: Vec::new() });
         }
-        Ok(Self { store, batch, actors, heard, began: Instant::now() })
+        Ok(Self { store, batch, actors, heard, ledger: place.path(LEDGER), began: Instant::now() })
     }
 
     /// Kills A in mid-row, stops B past its ttl, lets C find out, wakes B, waits for the end.
@@ -138,6 +141,7 @@ impl Stage {
         self.kill_first();
         self.until(|_, heard| is_recovery_of("worker-A", heard)).await?;
         self.until(|stage, _| stage.actors[1].running.len() == 2).await?;
+        self.until_commands_run(1).await?;
         self.stop_second().await?;
         self.until(|_, heard| is_recovery_of("worker-B", heard)).await?;
         self.wake_second();
@@ -153,6 +157,22 @@ impl Stage {
         let rows = rows_text(&self.actors[0].running);
         self.say(&format!("kill -9 worker A, in the middle of rows {rows}"));
         self.signal(0, Signal::SIGKILL);
+    }
+
+    /// A row is reported as started just before its command is; a worker that stops in between has no late answer to offer.
+    async fn until_commands_run(&self, at: usize) -> Result<(), Failure> {
+        let until = Instant::now() + LIMIT;
+        loop {
+            let ledger = std::fs::read_to_string(&self.ledger).unwrap_or_default();
+            let has = |(line, token): &(u64, u64)| ledger.lines().any(|entry| entry == format!("{line} {token}"));
+            if self.actors[at].running.iter().all(has) {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return Err(Failure::new(Exit::Unexpected, "the commands of the demo's workers do not start"));
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 
     /// Stops B while nobody writes: stopped inside a write, it would keep all others from writing (T2).
@@ -197,8 +217,8 @@ impl Stage {
         let line = event["line"].as_u64().unwrap_or(0);
         let running = &mut self.actors[at].running;
         match event["event"].as_str() {
-            Some("started") => running.push(line),
-            Some("success" | "failed" | "retry" | "fenced") => running.retain(|other| *other != line),
+            Some("started") => running.push((line, event["token"].as_u64().unwrap_or(0))),
+            Some("success" | "failed" | "retry" | "fenced") => running.retain(|(other, _)| *other != line),
             _ => {}
         }
         if let Some(text) = told(&event) {
@@ -254,7 +274,7 @@ fn start_worker(place: &Place, letter: char) -> Result<Child, Failure> {
             "--supervised",
         ])
         .args(["--name", &format!("worker-{letter}"), "--", "sh", "-c", SCRIPT])
-        .env("LEDGER", place.path("ledger"))
+        .env("LEDGER", place.path(LEDGER))
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -303,13 +323,13 @@ fn told(event: &Value) -> Option<String> {
     Some(text)
 }
 
-fn rows_text(rows: &[u64]) -> String {
-    rows.iter().map(u64::to_string).collect::<Vec<_>>().join(" and ")
+fn rows_text(rows: &[(u64, u64)]) -> String {
+    rows.iter().map(|(line, _)| line.to_string()).collect::<Vec<_>>().join(" and ")
 }
 
 /// Compares the ledger of runs with the outcomes.
 async fn prove(place: &Place, store: &SqliteStore, batch: BatchId) -> Result<Exit, Failure> {
-    let runs = ledger(&place.path("ledger"))?;
+    let runs = ledger(&place.path(LEDGER))?;
     let page = store.rows(batch, None, 0, u32::try_from(ROWS).unwrap_or(u32::MAX)).await?;
     let mut wrong = Vec::new();
     let (mut recorded, mut repeated) = (0, Vec::new());
