@@ -45,7 +45,14 @@ impl PostgresStore {
         match reply {
             ClaimReply::Granted { suspect_waits, next_after, open_lines, .. } => {
                 let unknown = |error| StoreError { failure: StoreFailure::Unknown, ..error };
-                let grants = self.with_rows(claim.lease, &taken).await.map_err(unknown)?;
+                let grants = match self.with_rows(claim.lease, &taken).await {
+                    // Some of it is not held any more: recovered or aborted at this very moment, or forgotten by the server.
+                    Err(error) if error.failure == StoreFailure::NotDone => {
+                        self.settle_claim(claim.lease, claim.number).await
+                    }
+                    result => result,
+                };
+                let grants = grants.map_err(unknown)?;
                 Ok(ClaimReply::Granted { grants, suspect_waits, next_after, open_lines })
             }
             other => Ok(other),
