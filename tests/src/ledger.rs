@@ -35,6 +35,12 @@ pub fn read(path: &Path) -> BTreeMap<u64, Vec<(u64, u32)>> {
     runs
 }
 
+/// How many runs a process has begun so far. Lines that it holds may not have begun yet.
+pub fn runs_begun_by(path: &Path, pid: u32) -> usize {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().filter(|entry| entry.rsplit(' ').next() == Some(&pid.to_string())).count()
+}
+
 /// How many lines ran more than once, and how many runs that were beyond the first.
 pub fn repeats(runs: &BTreeMap<u64, Vec<(u64, u32)>>) -> (usize, usize) {
     let repeated = runs.values().filter(|runs| runs.len() > 1);

@@ -16,9 +16,6 @@ pub fn run(on: StoreKind) -> Duration {
     until("the first works", STUCK, || look.holds_at_least(first.pid(), 1).then_some(()));
     let mut second = place.worker(&arguments);
     until("the second works", STUCK, || look.holds_at_least(second.pid(), 1).then_some(()));
-    // Killed at once, it would be a lease that nobody on this machine has seen yet; every worker lives for a moment.
-    let lived = Instant::now();
-    until("it has lived for a moment", STUCK, || (lived.elapsed() >= LIVED).then_some(()));
     let pid = second.pid();
     second.kill();
     let killed = Instant::now();
@@ -27,7 +24,5 @@ pub fn run(on: StoreKind) -> Duration {
     killed.elapsed()
 }
 
-/// Longer than what a judge lets pass between two looks for new leases.
-const LIVED: Duration = Duration::from_secs(2);
 /// The usual time between scans.
 const SCAN: Duration = Duration::from_secs(60);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::{STUCK, assert_all_succeeded};
+use crate::ledger::runs_begun_by;
 use crate::place::{Place, StoreKind};
 use crate::process::{fencepost_json, run_fencepost, submit, until};
 
@@ -30,7 +31,7 @@ pub fn run(on: StoreKind, ttl: Duration) -> Outcome {
     // The row takes longer than it is stopped for, by its own clock: its answer is certain to be late.
     let slow = place.worker(&[ttl_ms.clone(), "--concurrency=4".to_owned(), "--row-us=100000".to_owned()]);
     let look = place.look();
-    until("the worker runs rows", STUCK, || (look.lines_held_by(slow.pid()) >= 4).then_some(()));
+    until("the worker runs rows", STUCK, || (runs_begun_by(&place.ledger(), slow.pid()) >= 4).then_some(()));
     place.stop(slow.pid());
     let other = place.worker(&[ttl_ms, "--concurrency=4".to_owned(), "--row-us=1000".to_owned()]);
     until("the batch ends without the stopped worker", STUCK, || look.has_ended(&batch).then_some(()));

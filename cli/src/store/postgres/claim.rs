@@ -28,35 +28,22 @@ impl PostgresStore {
             .arg(claim.idle)
             .arg(self.at());
         let row = self.connections.call_one(call).await?;
-        let (reply, taken) = self.read(|| match row.try_get("outcome")? {
-            "closed" => Ok((ClaimReply::Closed, Vec::new())),
-            "lease_ended" => Ok((ClaimReply::LeaseEnded, Vec::new())),
-            _ => {
+        let (suspect_waits, next_after, open_lines, taken) = match self.read(|| Ok(row.try_get("outcome")?))? {
+            "closed" => return Ok(ClaimReply::Closed),
+            "lease_ended" => return Ok(ClaimReply::LeaseEnded),
+            _ => self.read(|| {
                 let next_after: Option<i64> = row.try_get("next_after_us")?;
-                let reply = ClaimReply::Granted {
-                    grants: Vec::new(),
-                    suspect_waits: row.try_get("suspect_waits")?,
-                    next_after: next_after.map(natural).transpose()?.map(Duration::from_micros),
-                    open_lines: row.try_get("open_lines")?,
-                };
-                Ok((reply, taken(&row)?))
-            }
-        })?;
-        match reply {
-            ClaimReply::Granted { suspect_waits, next_after, open_lines, .. } => {
-                let unknown = |error| StoreError { failure: StoreFailure::Unknown, ..error };
-                let grants = match self.with_rows(claim.lease, &taken).await {
-                    // Some of it is not held any more: recovered or aborted at this very moment, or forgotten by the server.
-                    Err(error) if error.failure == StoreFailure::NotDone => {
-                        self.settle_claim(claim.lease, claim.number).await
-                    }
-                    result => result,
-                };
-                let grants = grants.map_err(unknown)?;
-                Ok(ClaimReply::Granted { grants, suspect_waits, next_after, open_lines })
-            }
-            other => Ok(other),
-        }
+                let next_after = next_after.map(natural).transpose()?.map(Duration::from_micros);
+                Ok((row.try_get("suspect_waits")?, next_after, row.try_get("open_lines")?, taken(&row)?))
+            })?,
+        };
+        let grants = match self.with_rows(claim.lease, &taken).await {
+            // Some of it is not held any more: recovered or aborted at this very moment, or forgotten by the server.
+            Err(error) if error.failure == StoreFailure::NotDone => self.settle_claim(claim.lease, claim.number).await,
+            result => result,
+        };
+        let grants = grants.map_err(|error| StoreError { failure: StoreFailure::Unknown, ..error })?;
+        Ok(ClaimReply::Granted { grants, suspect_waits, next_after, open_lines })
     }
 
     /// C2: closes the claim's number, then reads what that claim took and still holds. Where the inputs cannot be read a second
@@ -89,7 +76,12 @@ impl PostgresStore {
             .arg(taken.iter().map(|taken| Cow::Borrowed(&*taken.lines)).collect::<Vec<_>>())
             .arg(taken.iter().map(|taken| taken.tried).collect::<Vec<_>>());
         let reply = self.connections.call_one(call).await;
-        self.inputs_at_once.came(reply.is_ok());
+        match &reply {
+            Ok(_) => self.inputs_at_once.came(),
+            Err(error) if error.failure == StoreFailure::Unknown => self.inputs_at_once.did_not_come(),
+            // The server said why: that is not their size.
+            Err(_) => {}
+        }
         let reply = reply?;
         self.read(|| {
             let rows = rows(&reply, taken.len())?;
@@ -117,11 +109,17 @@ impl InputsAtOnce {
         self.0.load(Ordering::Relaxed)
     }
 
-    fn came(&self, in_time: bool) {
-        let bytes = self.bytes();
-        // The first failure says nothing of sizes that nobody asks for.
-        let next = if in_time { bytes.saturating_mul(2).min(Self::MOST) } else { bytes.min(8 << 20) / 8 };
-        self.0.store(next.max(Self::LEAST), Ordering::Relaxed);
+    fn came(&self) {
+        self.set(self.bytes().saturating_mul(2).min(Self::MOST));
+    }
+
+    /// The first time says nothing of sizes that nobody asks for.
+    fn did_not_come(&self) {
+        self.set((self.bytes().min(8 << 20) / 8).max(Self::LEAST));
+    }
+
+    fn set(&self, bytes: u64) {
+        self.0.store(bytes, Ordering::Relaxed);
     }
 }
 
