@@ -168,12 +168,6 @@ impl RunningWorker {
         }
     }
 
-    /// There may be something to claim.
-    pub fn waker(&self) -> impl Fn() -> bool + Send + use<> {
-        let inputs = self.inputs.clone();
-        move || inputs.send(WorkerInput::Wake).is_ok()
-    }
-
     /// R1: a process ended that may have held a lease.
     pub fn process_ended(&self, process: ProcessIdentity) {
         let _ = self.judge.send(JudgeInput::ProcessEnded(process));
@@ -199,30 +193,36 @@ async fn tell_changes(
     worker: UnboundedSender<WorkerInput>,
     judge: mpsc::WeakUnboundedSender<JudgeInput>,
 ) {
-    let Ok(mut changes) = store.changes().await else { return };
-    // A worker that has left is not kept by its watch.
-    drop(store);
-    loop {
-        let Ok(change) = changes.next().await else {
-            // Polling stays; a store in trouble is reported by whoever asks it something.
-            tokio::time::sleep(CHANGES_AGAIN).await;
-            continue;
-        };
-        if change.leases
-            && let Some(judge) = judge.upgrade()
-        {
-            let _ = judge.send(JudgeInput::LeasesTaken);
-        }
-        let closed = (!change.aborted.is_empty()).then_some(WorkerInput::BatchesClosed(change.aborted));
-        let wake = change.free_lines.then_some(WorkerInput::Wake);
-        for input in closed.into_iter().chain(wake) {
-            if worker.send(input).is_err() {
-                return;
+    tokio::select! {
+        // A worker that has left is not kept by its watch, nor the watch by a worker that has left.
+        () = worker.closed() => {}
+        () = async {
+            let mut changes = loop {
+                match store.changes().await {
+                    Ok(changes) => break changes,
+                    // Polling stays; a store in trouble is reported by whoever asks it something.
+                    Err(_) => tokio::time::sleep(CHANGES_AGAIN).await,
+                }
+            };
+            drop(store);
+            loop {
+                let Ok(change) = changes.next().await else {
+                    tokio::time::sleep(CHANGES_AGAIN).await;
+                    continue;
+                };
+                if change.leases
+                    && let Some(judge) = judge.upgrade()
+                {
+                    let _ = judge.send(JudgeInput::LeasesTaken);
+                }
+                if !change.aborted.is_empty() {
+                    let _ = worker.send(WorkerInput::BatchesClosed(change.aborted));
+                }
+                if change.free_lines {
+                    let _ = worker.send(WorkerInput::Wake);
+                }
             }
-        }
-        if worker.is_closed() {
-            return;
-        }
+        } => {}
     }
 }
 

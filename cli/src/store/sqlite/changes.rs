@@ -20,11 +20,15 @@ pub const CHANGES_EVERY: Duration = Duration::from_millis(20);
 
 const DATA_VERSION: &str = "pragma data_version";
 
+/// Changes whenever a lease is taken or ends, and never with a renewal.
+const LEASES: &str = "select coalesce(max(taken_at), 0) + count(*) from leases where state = 'live'";
+
 /// Tells of commits by others: other processes, and other connections of this one.
 #[derive(Debug)]
 pub struct Changes {
     conn: SqliteConnection,
     seen: i64,
+    seen_leases: i64,
     path: PathBuf,
 }
 
@@ -34,20 +38,28 @@ impl Changes {
         let mut conn = open::connect_reader(path).await?;
         let seen = sqlx::query_scalar(DATA_VERSION).fetch_one(&mut conn).await;
         let seen = seen.map_err(|error| OpenError::from_sql(error, path))?;
-        Ok(Self { conn, seen, path: path.to_owned() })
+        let seen_leases = sqlx::query_scalar(LEASES).fetch_one(&mut conn).await;
+        let seen_leases = seen_leases.map_err(|error| OpenError::from_sql(error, path))?;
+        Ok(Self { conn, seen, seen_leases, path: path.to_owned() })
+    }
+}
+
+impl Changes {
+    async fn number(&mut self, query: &'static str) -> Result<i64, StoreError> {
+        let number = sqlx::query_scalar(query).fetch_one(&mut self.conn).await;
+        number.map_err(|error| Trouble::from(error).not_done(&self.path))
     }
 }
 
 impl crate::store::Changes for Changes {
     async fn next(&mut self) -> Result<Change, StoreError> {
         loop {
-            let version: i64 = sqlx::query_scalar(DATA_VERSION)
-                .fetch_one(&mut self.conn)
-                .await
-                .map_err(|error| Trouble::from(error).not_done(&self.path))?;
+            let version = self.number(DATA_VERSION).await?;
             if version != self.seen {
+                let leases = self.number(LEASES).await?;
                 self.seen = version;
-                return Ok(Change::anything());
+                let taken = leases != std::mem::replace(&mut self.seen_leases, leases);
+                return Ok(Change { leases: taken, ..Change::anything() });
             }
             tokio::time::sleep(CHANGES_EVERY).await;
         }

@@ -8,7 +8,6 @@ use sqlx::SqliteConnection;
 
 use super::batch;
 use super::codec::{batch_id, batch_status, int, json, micros_of, millis_of};
-use super::open::random_number;
 use super::trouble::Trouble;
 use super::{SqliteStore, StoreError};
 use crate::store::Loads;
@@ -98,7 +97,7 @@ async fn begin(
     now: StoreTime,
     spec: &BatchSpec,
 ) -> Result<(BatchId, Vec<BatchId>), Trouble> {
-    let batch = BatchId::from_random(random_number());
+    let batch = BatchId::from_random(rand::random());
     sqlx::query(INSERT_BATCH)
         .bind(int(batch.number()))
         .bind(batch.to_string())

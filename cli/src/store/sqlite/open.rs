@@ -1,9 +1,8 @@
 //! Opening a store's file: what it may be instead, making the tables, and moving them to this program's version.
 
-use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use fencepost_core::LeaseId;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
@@ -400,7 +399,7 @@ async fn apply_from(conn: &mut SqliteConnection, version: i64) -> Result<String,
     for (number, migration) in (1..).zip(MIGRATIONS).filter(|(number, _)| *number > version) {
         sqlx::raw_sql(*migration).execute(&mut *conn).await?;
         if number == 1 {
-            let store_id = LeaseId::from_random(random_number()).to_string();
+            let store_id = LeaseId::from_random(rand::random()).to_string();
             sqlx::query(MARK_FILE).execute(&mut *conn).await?;
             sqlx::query(INSERT_STORE).bind(store_id).execute(&mut *conn).await?;
         } else {
@@ -408,9 +407,4 @@ async fn apply_from(conn: &mut SqliteConnection, version: i64) -> Result<String,
         }
     }
     sqlx::query_scalar(READ_ID).fetch_one(conn).await
-}
-
-/// A number that no other process draws: the standard library keys its hashes from the system's random source.
-pub(super) fn random_number() -> u64 {
-    RandomState::new().hash_one((std::process::id(), SystemTime::now()))
 }

@@ -117,7 +117,7 @@ create table lease_claims (
 ) strict;
 
 -- Append-only: what is in a row's story besides its outcome. Kinds that count per line (retried, timed_out, crashed,
--- crash_withdrawn, fenced, superseded) have one line each; the others may cover a range.
+-- crash_withdrawn, fenced) have one line each; the others may cover a range.
 create table attempts (
     attempt     integer primary key,
     batch       integer not null,
@@ -140,8 +140,7 @@ create index attempts_ranges on attempts (batch, first_line) where last_line > f
 create index attempts_crashed on attempts (lease) where kind = 'crashed';
 create index attempts_deaths on attempts (batch, kind) where kind in ('crashed', 'crash_withdrawn', 'recovered');
 
--- Exact counts: written in the outcome's own transaction, each record by its one lease. Lease 0 is a judge without a lease, and
--- operators' retries, which take off what they take away; it may be below zero, the sum never is.
+-- Exact counts: written in the outcome's own transaction, each record by its one lease.
 create table tallies (
     batch      integer not null,
     lease      integer not null,
@@ -185,7 +184,7 @@ create table completions (
     primary key (batch, generation)
 ) strict, without rowid;
 
--- A row's status is derived, never stored. Attempts and crashes count from the row's last operator's retry on (p1_counts).
+-- A row's status is derived, never stored.
 create view row_status as
 select
     b.id as batch,
@@ -200,19 +199,13 @@ select
     coalesce(o.token, s.token) as token,
     coalesce(o.attempts, (
         select count(*) from attempts a
-        where a.batch = r.batch and a.first_line = r.line and a.kind in ('retried', 'timed_out')
-          and a.token > coalesce((
-              select max(u.token) from attempts u
-              where u.batch = r.batch and u.first_line = r.line and u.kind = 'superseded'
-          ), 0)
+        where a.batch = r.batch and a.first_line = r.line and a.generation = b.generation
+          and a.kind in ('retried', 'timed_out')
     )) as attempts,
     coalesce(o.crashes, (
         select sum(case a.kind when 'crashed' then 1 else -1 end) from attempts a
-        where a.batch = r.batch and a.first_line = r.line and a.kind in ('crashed', 'crash_withdrawn')
-          and a.token > coalesce((
-              select max(u.token) from attempts u
-              where u.batch = r.batch and u.first_line = r.line and u.kind = 'superseded'
-          ), 0)
+        where a.batch = r.batch and a.first_line = r.line and a.generation = b.generation
+          and a.kind in ('crashed', 'crash_withdrawn')
     ), 0) as crashes,
     o.result,
     o.error,
