@@ -1,8 +1,6 @@
 //! Appending rows to a batch: in slices and constant memory, all of them or none, under a key that makes a repeat harmless (S3).
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use fencepost_core::append::{AppendEnd, Appended, Begun, Busy, Staged};
 use fencepost_core::rules::claim::BatchStatus;
@@ -151,7 +149,7 @@ pub async fn rows<E: Into<AppendError>>(
     next: &mut (impl FnMut() -> Result<Option<Box<str>>, E> + Send),
     progress: impl Fn(Progress<'_>),
 ) -> Result<Append, AppendError> {
-    let append = AppendId::from_random(random_number());
+    let append = AppendId::from_random(rand::random());
     let appended = match begin(store, batch, append, key, &progress).await {
         Ok(Begin::Load { first_line }) => load(store, Place { batch, append, first_line }, key, next, &progress).await,
         Ok(Begin::Compare { digest, lines }) => return compare(batch, key, next, &digest, lines),
@@ -300,8 +298,3 @@ async fn stage(store: &impl Appends, place: Place, first_line: u64, slice: &[Box
 
 /// How soon an append that has to wait for another one asks again.
 const BUSY_AGAIN: Duration = Duration::from_secs(1);
-
-/// A number that no other process draws: the standard library keys its hashes from the system's random source.
-fn random_number() -> u64 {
-    RandomState::new().hash_one((std::process::id(), SystemTime::now()))
-}

@@ -21,6 +21,8 @@ pub enum Fate {
     Pass,
     /// The connection is cut before the server hears of it.
     LoseRequest,
+    /// The server never hears of it, nor that the client has gone, as when that one's machine stands still.
+    Hold,
     /// The connection is cut after the server has done it and before the client hears of it.
     LoseAnswer,
     /// The server does it; the client waits for an answer that never comes, on a connection that stays open.
@@ -143,8 +145,14 @@ impl Shared {
             };
             if let Some(statement) = statement {
                 let fate = (self.decide)(&statement);
-                if fate == Fate::LoseRequest {
+                if matches!(fate, Fate::LoseRequest | Fate::Hold) {
                     self.lost.fetch_add(1, Ordering::SeqCst);
+                    if fate == Fate::Hold {
+                        // The other thread ends the connection with its server.
+                        loop {
+                            thread::park();
+                        }
+                    }
                     return Ok(());
                 }
                 *next.lock().expect("nobody panics with it") = fate;

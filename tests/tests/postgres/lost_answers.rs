@@ -139,6 +139,31 @@ async fn a_claim_whose_inputs_never_come_is_settled_to_what_it_took() {
     assert_eq!(line.number("select count(*) from spans where lease is not null").await, 2);
 }
 
+/// T2, where no pooler lets limits through when a session begins: a loader that stands still in the middle of a slice loses its
+/// session.
+#[tokio::test]
+async fn a_loader_that_stands_still_in_a_slice_behind_a_pooler_holds_nothing_for_long() {
+    let schema = Schema::on(own().url());
+    PostgresStore::open(schema.url().parse().unwrap(), OpenMode::Create).await.unwrap();
+    let mut raw = schema.connect().await;
+    let proxy = Proxy::start(own(), |statement| if statement.ends_with("commit") { Fate::Hold } else { Fate::Pass });
+    let url = format!("{}&pooler=transaction", schema.url_at(&proxy.url()));
+    let options: PostgresOptions = url.parse().unwrap();
+    let store = PostgresStore::open(options, OpenMode::Existing).await.unwrap();
+    let store = store.with_lock_wait(std::time::Duration::from_millis(500));
+    let batch = store.begin_load(BatchSpec::new("op")).await.unwrap();
+    let open = "select count(*) from pg_locks l join pg_class c on c.oid = l.relation \
+                where c.relnamespace = current_schema()::regnamespace and l.mode = 'RowExclusiveLock'";
+    let slice = store.load_rows(batch, 1, &ROWS.map(Into::into)).await;
+    assert_eq!(slice.unwrap_err().failure, StoreFailure::Unknown);
+    assert_eq!(proxy.lost(), 1);
+    let until = std::time::Instant::now() + STUCK;
+    while sqlx::query_scalar::<_, i64>(open).fetch_one(&mut raw).await.unwrap() > 0 {
+        assert!(std::time::Instant::now() < until, "the slice still holds its batch");
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Inputs that do not come a second time either, as on a slow way to the server: others are to have the rows, and the next claim
 /// is a smaller one.
 #[tokio::test]
@@ -157,9 +182,10 @@ async fn what_cannot_be_received_goes_back() {
     line.armed.calls.store(2, Ordering::SeqCst);
     let lost = line.store.call(all(1)).await;
     line.assert_unknown(1, lost);
-    let settled_to = settled(line.store.call(StoreRequest::SettleClaim { lease, number: 1 }).await);
-    assert_eq!((settled_to, line.proxy.lost()), (vec![], 2));
+    let settle = || line.store.call(StoreRequest::SettleClaim { lease, number: 1 });
+    line.assert_unknown(2, settle().await);
     assert_eq!(line.number("select count(*) from spans where lease is not null").await, 0);
+    assert_eq!(settled(settle().await), vec![]);
     let mut lines = Vec::new();
     for number in 2..=8 {
         let grants = granted(line.store.call(all(number)).await);

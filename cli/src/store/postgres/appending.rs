@@ -67,8 +67,7 @@ impl Appends for PostgresStore {
             .arg(int(batch.number()))
             .arg(int(append.number()))
             .arg(end.digest.as_str())
-            .arg(int(end.rows))
-            .arg(self.at());
+            .arg(int(end.rows));
         let row = self.connections.call_one(call).await?;
         let appended = self.read(|| appended(&row))?.ok_or_else(|| {
             let message = format!("batch {batch}: the append does not have the {} rows that were stored", end.rows);

@@ -12,7 +12,6 @@ pub(super) enum Arg<'a> {
     Int(Option<i64>),
     Small(i32),
     Bool(bool),
-    Bools(Vec<bool>),
     Text(Option<Cow<'a, str>>),
     Ints(Option<Vec<i64>>),
     Smalls(Vec<i32>),
@@ -41,12 +40,6 @@ impl From<i32> for Arg<'_> {
 impl From<bool> for Arg<'_> {
     fn from(value: bool) -> Self {
         Self::Bool(value)
-    }
-}
-
-impl From<Vec<bool>> for Arg<'_> {
-    fn from(values: Vec<bool>) -> Self {
-        Self::Bools(values)
     }
 }
 
@@ -141,7 +134,6 @@ fn bind<'q>(query: Query<'q, Postgres, PgArguments>, arg: Arg<'q>) -> Query<'q, 
         Arg::Int(value) => query.bind(value),
         Arg::Small(value) => query.bind(value),
         Arg::Bool(value) => query.bind(value),
-        Arg::Bools(values) => query.bind(values),
         Arg::Text(value) => query.bind(value),
         Arg::Ints(values) => query.bind(values),
         Arg::Smalls(values) => query.bind(values),
@@ -161,7 +153,6 @@ fn literal(arg: &Arg<'_>) -> String {
         Arg::Int(None) => "null::bigint".to_owned(),
         Arg::Small(value) => format!("{value}::integer"),
         Arg::Bool(value) => value.to_string(),
-        Arg::Bools(values) => array(values, "boolean"),
         Arg::Text(Some(value)) => quoted(value),
         Arg::Text(None) => "null::text".to_owned(),
         Arg::Ints(Some(values)) => array(values, "bigint"),

@@ -1,6 +1,5 @@
 //! C1 to C3: claims and their settling.
 
-use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -16,8 +15,8 @@ use super::trouble::Trouble;
 use crate::store::StoreError;
 
 impl PostgresStore {
-    /// C1: takes lines, then reads their inputs. Where the second fails, the claim's end is unknown to the worker, which
-    /// settles it.
+    /// C1: takes lines, then reads their inputs. Where these do not come, the claim's end is unknown to the worker, which
+    /// settles it. Where the lines have changed hands meanwhile, it is settled here.
     pub(super) async fn claim(&self, claim: &Claim) -> Result<ClaimReply, StoreError> {
         let call = Call::new("claim")
             .arg(int(claim.lease.number()))
@@ -37,55 +36,53 @@ impl PostgresStore {
                 Ok((row.try_get("suspect_waits")?, next_after, row.try_get("open_lines")?, taken(&row)?))
             })?,
         };
-        let grants = match self.with_rows(claim.lease, &taken).await {
-            // Some of it is not held any more: recovered or aborted at this very moment, or forgotten by the server.
-            Err(error) if error.failure == StoreFailure::NotDone => self.settle_claim(claim.lease, claim.number).await,
-            result => result,
+        let unknown = |error| StoreError { failure: StoreFailure::Unknown, ..error };
+        let grants = match self.with_rows(claim.lease, &taken).await.map_err(unknown)? {
+            Some(grants) => grants,
+            None => self.settle_claim(claim.lease, claim.number).await.map_err(unknown)?,
         };
-        let grants = grants.map_err(|error| StoreError { failure: StoreFailure::Unknown, ..error })?;
         Ok(ClaimReply::Granted { grants, suspect_waits, next_after, open_lines })
     }
 
     /// C2: closes the claim's number, then reads what that claim took and still holds. Where the inputs cannot be read a second
     /// time, what it took goes back: a worker on a slow way to the server would hold for ever what others could do.
     pub(super) async fn settle_claim(&self, lease: LeaseId, number: u64) -> Result<Vec<Grant>, StoreError> {
-        let call = Call::new("settle_claim").arg(int(lease.number())).arg(int(number));
-        let row = self.connections.call_one(call).await?;
-        let taken = self.read(|| taken(&row))?;
-        match self.with_rows(lease, &taken).await {
-            Ok(grants) => Ok(grants),
-            Err(error) => {
-                let back = |taken: &Taken| Ok((taken.grant.batch, taken.grant.token, lines_of(&taken.lines)?));
-                let back = self.read(|| taken.iter().map(back).collect::<Result<Vec<_>, Trouble>>())?;
-                // Where that fails too, all of it is asked again.
-                self.give_back(lease, &back).await.map_err(|_| error)?;
-                Ok(Vec::new())
+        loop {
+            let call = Call::new("settle_claim").arg(int(lease.number())).arg(int(number));
+            let row = self.connections.call_one(call).await?;
+            let taken = self.read(|| taken(&row))?;
+            match self.with_rows(lease, &taken).await {
+                Ok(Some(grants)) => return Ok(grants),
+                // Some changed hands in between. The claim is over: from now on there can only be fewer.
+                Ok(None) => {}
+                Err(error) => {
+                    let back = |taken: &Taken| Ok((taken.grant.batch, taken.grant.token, lines_of(&taken.lines)?));
+                    let back = self.read(|| taken.iter().map(back).collect::<Result<Vec<_>, Trouble>>())?;
+                    // Where that fails, too, all of it is asked again; else there is nothing left to settle next time.
+                    let _ = self.give_back(lease, &back).await;
+                    return Err(error);
+                }
             }
         }
     }
 
     /// The spans with their rows, which are read by a request of their own: it holds no lock while megabytes are on the way (T2).
-    async fn with_rows(&self, lease: LeaseId, taken: &[Taken]) -> Result<Vec<Grant>, StoreError> {
+    /// None: the lease does not hold all of them any more.
+    async fn with_rows(&self, lease: LeaseId, taken: &[Taken]) -> Result<Option<Vec<Grant>>, StoreError> {
         if taken.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Some(Vec::new()));
         }
-        let call = Call::new("claimed_rows")
-            .arg(int(lease.number()))
-            .arg(taken.iter().map(|taken| int(taken.grant.token.0)).collect::<Vec<_>>())
-            .arg(taken.iter().map(|taken| int(taken.grant.batch.number())).collect::<Vec<_>>())
-            .arg(taken.iter().map(|taken| Cow::Borrowed(&*taken.lines)).collect::<Vec<_>>())
-            .arg(taken.iter().map(|taken| taken.tried).collect::<Vec<_>>());
+        let tokens: Vec<i64> = taken.iter().map(|taken| int(taken.grant.token.0)).collect();
+        let call = Call::new("claimed_rows").arg(int(lease.number())).arg(tokens);
         let reply = self.connections.call_one(call).await;
-        match &reply {
-            Ok(_) => self.inputs_at_once.came(),
-            Err(error) if error.failure == StoreFailure::Unknown => self.inputs_at_once.did_not_come(),
-            // The server said why: that is not their size.
-            Err(_) => {}
-        }
+        self.inputs_at_once.came(reply.is_ok());
         let reply = reply?;
         self.read(|| {
+            if !reply.try_get::<bool, _>("held")? {
+                return Ok(None);
+            }
             let rows = rows(&reply, taken.len())?;
-            taken.iter().zip(rows).map(|(taken, rows)| filled(taken, rows)).collect()
+            taken.iter().zip(rows).map(|(taken, rows)| filled(taken, rows)).collect::<Result<_, _>>().map(Some)
         })
     }
 }
@@ -109,17 +106,11 @@ impl InputsAtOnce {
         self.0.load(Ordering::Relaxed)
     }
 
-    fn came(&self) {
-        self.set(self.bytes().saturating_mul(2).min(Self::MOST));
-    }
-
-    /// The first time says nothing of sizes that nobody asks for.
-    fn did_not_come(&self) {
-        self.set((self.bytes().min(8 << 20) / 8).max(Self::LEAST));
-    }
-
-    fn set(&self, bytes: u64) {
-        self.0.store(bytes, Ordering::Relaxed);
+    fn came(&self, in_time: bool) {
+        let bytes = self.bytes();
+        // The first failure says nothing of sizes that nobody asks for.
+        let next = if in_time { bytes.saturating_mul(2).min(Self::MOST) } else { bytes.min(8 << 20) / 8 };
+        self.0.store(next.max(Self::LEAST), Ordering::Relaxed);
     }
 }
 
@@ -127,7 +118,6 @@ impl InputsAtOnce {
 struct Taken {
     grant: Grant,
     lines: String,
-    tried: bool,
 }
 
 /// Spans as arrays with one place per span; null where there is none.
@@ -140,11 +130,10 @@ fn taken(row: &PgRow) -> Result<Vec<Taken>, Trouble> {
     let alone: Vec<bool> = row.try_get("alone")?;
     let recovered_from: Vec<Option<String>> = row.try_get("recovered_from")?;
     let lines: Vec<String> = row.try_get("lines")?;
-    let tried: Vec<bool> = row.try_get("tried")?;
 
     let spans = tokens.into_iter().zip(batches.into_iter().zip(operations));
     let spans = spans.zip(timeouts.into_iter().zip(suspicions)).zip(alone.into_iter().zip(recovered_from));
-    let taken = |((((token, (batch, operation)), (timeout, suspicion)), (alone, recovered_from)), (lines, tried))| {
+    let taken = |((((token, (batch, operation)), (timeout, suspicion)), (alone, recovered_from)), lines)| {
         let grant = Grant {
             batch: batch_id(batch)?,
             operation,
@@ -155,9 +144,9 @@ fn taken(row: &PgRow) -> Result<Vec<Taken>, Trouble> {
             recovered_from,
             timeout: from_millis(timeout)?,
         };
-        Ok(Taken { grant, lines, tried })
+        Ok(Taken { grant, lines })
     };
-    spans.zip(lines.into_iter().zip(tried)).map(taken).collect()
+    spans.zip(lines).map(taken).collect()
 }
 
 /// The rows of each of so many spans, in the order of lines.
@@ -182,7 +171,7 @@ fn rows(row: &PgRow, spans: usize) -> Result<Vec<Vec<GrantedRow>>, Trouble> {
 
 /// The span with its rows.
 fn filled(taken: &Taken, rows: Vec<GrantedRow>) -> Result<Grant, Trouble> {
-    let Taken { grant, lines, .. } = taken;
+    let Taken { grant, lines } = taken;
     if !lines_of(lines)?.iter().eq(rows.iter().map(|row| row.line)) {
         return Err(Trouble::damaged(format!("batch {} lacks rows of its lines {lines}", grant.batch)));
     }

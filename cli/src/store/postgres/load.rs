@@ -7,14 +7,13 @@ use tokio::time::{Instant, timeout_at};
 use super::PostgresStore;
 use super::call::Call;
 use super::codec::{batch_id, int, micros_of, millis_of, names_to_json};
-use super::open::random_number;
 use super::trouble;
 use crate::store::loading::{BatchSpec, CUT_OFF_AFTER, LoadEnd, Loaded, SLICE_ROWS};
 use crate::store::{Loads, StoreError};
 
 impl Loads for PostgresStore {
     async fn begin_load(&self, spec: BatchSpec) -> Result<BatchId, StoreError> {
-        let batch = BatchId::from_random(random_number());
+        let batch = BatchId::from_random(rand::random());
         let header = spec.header.as_deref().map(names_to_json);
         let call = Call::new("begin_load")
             .arg(int(batch.number()))

@@ -1,9 +1,7 @@
 //! Opening a store: what the database may be instead, making the schema, and moving it to this program's version.
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use fencepost_core::LeaseId;
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -305,7 +303,7 @@ impl Opening<'_> {
         for (number, migration) in (1..).zip(MIGRATIONS).filter(|(number, _)| *number > version) {
             self.execute(conn, (*migration).to_owned()).await?;
             if number == 1 {
-                let store_id = LeaseId::from_random(random_number());
+                let store_id = LeaseId::from_random(rand::random());
                 let insert = format!(
                     "insert into store (one, store_id, schema_version, worker_version_min) values (1, '{store_id}', 1, 1)"
                 );
@@ -329,9 +327,4 @@ impl Opening<'_> {
     async fn execute(&self, conn: &mut PgConnection, sql: String) -> Result<(), OpenError> {
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(conn).await.map(drop).map_err(|error| self.failed(error))
     }
-}
-
-/// A number that no other process draws: the standard library keys its hashes from the system's random source.
-pub(super) fn random_number() -> u64 {
-    RandomState::new().hash_one((std::process::id(), SystemTime::now()))
 }

@@ -50,11 +50,12 @@ begin
     );
 end $$;
 
--- Wakes idle workers when this transaction commits; one notification however often it is called.
-create or replace function tell_of_free_lines() returns void
+-- Notifies all that listen, when this transaction commits; the same told twice in it is told once. '': lines are free.
+-- `lease`: a lease was taken. A batch's id: it was aborted.
+create or replace function tell(p_what text) returns void
 language plpgsql volatile as $$
 begin
-    perform pg_notify('fencepost_' || current_schema(), '');
+    perform pg_notify('fencepost_' || current_schema(), p_what);
 end $$;
 
 -- p1_counts: attempts and crashes of a line count from its last operator's retry on, which is where its tokens are larger than
@@ -69,32 +70,41 @@ begin
     ), 0);
 end $$;
 
--- O4: the lock of a batch whose open line a recovery may fail (P2). With fresh lines left it is shared; with the
--- cursor past the last line it is exclusive. Answers whether it is exclusive. A record's locks: `lock_for_outcomes`.
---
--- The cursor is read without a lock first, and again under the shared lock, since a claim may have taken the last fresh
--- lines in between. Then the shared lock is let go, by rolling back the block it was taken in, before the exclusive one is
--- asked for: upgrading it would deadlock with another that does the same.
-create or replace function lock_batch_for_a_crash(of_batch bigint) returns boolean
+-- O5: how many attempts the line used up since its last operator's retry.
+create or replace function attempts_used(of_batch bigint, of_line bigint) returns integer
 language plpgsql volatile as $$
-#variable_conflict use_column
 declare
-    v_at_end boolean;
+    v_after bigint := superseded_token(of_batch, of_line);
 begin
-    select b.cursor > b.total into v_at_end from batches b where b.batch = of_batch;
-    if not v_at_end then
-        begin
-            select b.cursor > b.total into v_at_end from batches b where b.batch = of_batch for key share;
-            if not v_at_end then
-                return false;
-            end if;
-            raise exception 'at the end' using errcode = 'FP001';
-        exception when sqlstate 'FP001' then
-            null;
-        end;
-    end if;
-    perform 1 from batches b where b.batch = of_batch for update;
-    return true;
+    return (
+        select count(*) from attempts a
+        where a.batch = of_batch and a.first_line = of_line and a.kind in ('retried', 'timed_out') and a.token > v_after
+    );
+end $$;
+
+-- p1_crashes: how many crashes are the line's since its last operator's retry.
+create or replace function crashes_counted(of_batch bigint, of_line bigint) returns integer
+language plpgsql volatile as $$
+declare
+    v_after bigint := superseded_token(of_batch, of_line);
+begin
+    return (
+        select greatest(count(*) filter (where a.kind = 'crashed') - count(*) filter (where a.kind = 'crash_withdrawn'), 0)
+        from attempts a
+        where a.batch = of_batch and a.first_line = of_line and a.kind in ('crashed', 'crash_withdrawn') and a.token > v_after
+    );
+end $$;
+
+-- S7: the record of an ended batch's generation; rows without an outcome are there only where it was aborted.
+create or replace function record_completion(of_batch bigint) returns void
+language plpgsql volatile as $$
+begin
+    insert into completions (batch, generation, status, success, failed, aborted, ended_at)
+    select b.batch, b.generation, b.status, coalesce(sum(t.success), 0), coalesce(sum(t.failed), 0),
+           b.total - coalesce(sum(t.success + t.failed), 0), b.ended_at
+    from batches b left join tallies t on t.batch = b.batch
+    where b.batch = of_batch
+    group by b.batch;
 end $$;
 
 -- O4: ends the batch where no line of it is open any more. The caller holds it exclusively from before the fence. The
@@ -111,10 +121,6 @@ begin
       and not exists (select from spans s where s.batch = of_batch and s.lease is null)
       and not exists (select from spans s where s.batch = of_batch and s.lease is not null);
     if found then
-        insert into completions (batch, generation, status, success, failed, aborted, ended_at)
-        select b.batch, b.generation, b.status, coalesce(sum(t.success), 0), coalesce(sum(t.failed), 0), 0, b.ended_at
-        from batches b left join tallies t on t.batch = b.batch
-        where b.batch = of_batch
-        group by b.batch;
+        perform record_completion(of_batch);
     end if;
 end $$;

@@ -41,7 +41,7 @@ begin
         if found then
             insert into lease_claims (lease, number) values (p_lease, 0) on conflict do nothing;
             -- R1: judges of the same machine are to know of it before its process can die.
-            perform pg_notify('fencepost_' || current_schema(), 'lease');
+            perform tell('lease');
             outcome := 'taken';
             return;
         end if;
@@ -109,7 +109,7 @@ begin
     from held h cross join lateral unnest(h.lines) r
     order by h.token, r;
     if found then
-        perform tell_of_free_lines();
+        perform tell('');
     end if;
 end $$;
 

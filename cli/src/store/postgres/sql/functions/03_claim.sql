@@ -64,7 +64,7 @@ create or replace function claim(
     p_at bigint,
     out outcome text, out suspect_waits boolean, out next_after_us bigint, out open_lines boolean,
     out batches bigint[], out tokens bigint[], out operations text[], out timeouts_ms bigint[], out suspicions integer[],
-    out alone boolean[], out recovered_from text[], out lines text[], out tried boolean[]
+    out alone boolean[], out recovered_from text[], out lines text[]
 )
 language plpgsql volatile as $$
 #variable_conflict use_column
@@ -175,7 +175,6 @@ begin
         alone := array_fill(v_alone, array[cardinality(v_taken.tokens)]);
         recovered_from := v_taken.recovered_from;
         lines := v_taken.lines;
-        tried := v_taken.tried;
     end if;
     suspect_waits := v_may_suspect and not (v_alone and v_granted) and exists (
         select from batches b
@@ -207,7 +206,7 @@ create or replace function take_from_batch(
     p_lease bigint, p_number bigint, p_batch bigint, p_lines_max bigint, p_bytes_max bigint, p_alone boolean,
     p_nothing_else boolean, p_now bigint,
     out tokens bigint[], out operation text, out timeout_ms bigint, out suspicions integer[], out recovered_from text[],
-    out lines text[], out tried boolean[]
+    out lines text[]
 )
 language plpgsql volatile as $$
 #variable_conflict use_column
@@ -320,7 +319,6 @@ begin
     suspicions := '{}';
     recovered_from := '{}';
     lines := '{}';
-    tried := '{}';
     if cardinality(v_free) > 0 then
         delete from spans s
         where s.token = any (array(select f.token from unnest(v_free) f)) and coalesce(s.lease, -1) = -1;
@@ -345,8 +343,8 @@ begin
         )
         select array_agg(new_token order by place), array_agg(suspicion order by place),
                array_agg((select l.worker from leases l where l.lease = from_lease) order by place),
-               array_agg(part_lines::text order by place), array_agg(tried order by place), max(new_token)
-        into tokens, suspicions, recovered_from, lines, tried, v_token
+               array_agg(part_lines::text order by place), max(new_token)
+        into tokens, suspicions, recovered_from, lines, v_token
         from drawn
         where part = 1;
     end if;
@@ -358,7 +356,6 @@ begin
         suspicions := suspicions || 0;
         recovered_from := recovered_from || null::text;
         lines := lines || int8multirange(int8range(v_cursor, v_cursor + v_fresh))::text;
-        tried := tried || false;
     end if;
     -- The cursor is a column, since a sequence would not roll back.
     update batches b set cursor = v_cursor + v_fresh, last_claim = v_token where b.batch = p_batch and b.status = 'open';

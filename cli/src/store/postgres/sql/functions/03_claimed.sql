@@ -4,7 +4,7 @@
 create or replace function settle_claim(
     p_lease bigint, p_number bigint,
     out batches bigint[], out tokens bigint[], out operations text[], out timeouts_ms bigint[], out suspicions integer[],
-    out alone boolean[], out recovered_from text[], out lines text[], out tried boolean[]
+    out alone boolean[], out recovered_from text[], out lines text[]
 )
 language plpgsql volatile as $$
 #variable_conflict use_column
@@ -25,57 +25,46 @@ begin
     select array_agg(s.batch order by s.token), array_agg(s.token order by s.token), array_agg(b.operation order by s.token),
            array_agg(b.timeout_ms order by s.token), array_agg(s.suspicion order by s.token), array_agg(s.alone order by s.token),
            array_agg((select l.worker from leases l where l.lease = s.from_lease) order by s.token),
-           array_agg(s.lines::text order by s.token), array_agg(s.tried order by s.token)
-    into batches, tokens, operations, timeouts_ms, suspicions, alone, recovered_from, lines, tried
+           array_agg(s.lines::text order by s.token)
+    into batches, tokens, operations, timeouts_ms, suspicions, alone, recovered_from, lines
     from spans s
     join batches b on b.batch = s.batch
     where s.lease = p_lease and s.claim_number = p_number;
 end $$;
 
 -- The inputs of spans that a claim took, by a request of its own that locks nothing: rows never change. Its commit waits until
--- the claim, too, is on the disk; for that it writes a message into the log, which nobody reads. Spans that the lease does not hold any
--- more are an error: a server that failed in between may have forgotten the claim. One place per span
--- in the arguments, one per row in the reply, in any order: `places` says whose row it is, from 1 on; `attempts` is null where no
--- row was tried.
+-- the claim, too, is on the disk; for that it writes a message into the log, which nobody reads. `held` is false, and there is nothing
+-- else, where the lease does not hold all of these spans any more: a server that failed in between may have forgotten the claim.
+-- One place per row, in any order: `places` says whose it is, from 1 on; `attempts` is null where no row was tried.
 create or replace function claimed_rows(
-    p_lease bigint, p_tokens bigint[], p_batches bigint[], p_lines text[], p_tried boolean[],
-    out places bigint[], out lines bigint[], out inputs text[], out attempts integer[]
+    p_lease bigint, p_tokens bigint[],
+    out held boolean, out places bigint[], out lines bigint[], out inputs text[], out attempts integer[]
 )
 language plpgsql volatile as $$
 #variable_conflict use_column
+declare
+    v_tried boolean;
 begin
     perform begin_request();
-    if (
-        select count(*) from spans s where s.token = any (p_tokens) and coalesce(s.lease, -1) = p_lease
-    ) <> cardinality(p_tokens) then
-        raise exception 'what was claimed is not held any more' using errcode = 'no_data_found';
+    select count(*) = cardinality(p_tokens), bool_or(s.tried) into held, v_tried
+    from spans s
+    where s.token = any (p_tokens) and coalesce(s.lease, -1) = p_lease;
+    if not held then
+        return;
     end if;
     perform pg_logical_emit_message(true, 'fencepost', '');
     select array_agg(o.place), array_agg(r.line), array_agg(r.input),
-           case when true = any (p_tried) then array_agg(
-               case when o.tried then (attempts_used(o.batch, array[r.line]))[1] else 0 end
-           ) end
+           case when v_tried then array_agg(case when o.tried then attempts_used(o.batch, r.line) else 0 end) end
     into places, lines, inputs, attempts
     from (
-        select s.place, s.batch, s.tried, lower(range) as first, upper(range) - 1 as last
-        from unnest(p_batches, p_lines, p_tried) with ordinality s (batch, lines, tried, place)
-        cross join lateral unnest(s.lines::int8multirange) range
+        select t.place, s.batch, s.tried, lower(range) as first, upper(range) - 1 as last
+        from unnest(p_tokens) with ordinality t (token, place)
+        cross join lateral (
+            select s.batch, s.tried, s.lines from spans s where s.token = t.token and coalesce(s.lease, -1) = p_lease offset 0
+        ) s
+        cross join lateral unnest(s.lines) range
     ) o
     cross join lateral (
         select r.line, r.input from rows r where r.batch = o.batch and r.line between o.first and o.last offset 0
     ) r;
-end $$;
-
--- O5: the attempts that each of the lines used up since its last operator's retry, in the order of the lines.
-create or replace function attempts_used(p_batch bigint, p_lines bigint[]) returns integer[]
-language plpgsql volatile as $$
-begin
-    return (
-        select array_agg((
-            select count(*) from attempts a
-            where a.batch = p_batch and a.first_line = l.line and a.kind in ('retried', 'timed_out')
-              and a.token > superseded_token(p_batch, l.line)
-        )::integer order by l.place)
-        from unnest(p_lines) with ordinality l (line, place)
-    );
 end $$;

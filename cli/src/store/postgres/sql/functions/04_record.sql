@@ -206,18 +206,8 @@ begin
         where s.token = any (p_group_tokens) and coalesce(s.lease, -1) = p_lease
     ), item as materialized (
         select i.place, i.batch, i.line, i.token, i.answer, f.token is not null as holds, f.attempts_max,
-               case when f.tried then (
-                   select count(*) from attempts a
-                   where a.batch = i.batch and a.first_line = i.line and a.kind in ('retried', 'timed_out')
-                     and a.token > superseded_token(i.batch, i.line)
-               ) else 0 end as used,
-               -- p1_crashes
-               case when f.tried then greatest((
-                   select count(*) filter (where a.kind = 'crashed') - count(*) filter (where a.kind = 'crash_withdrawn')
-                   from attempts a
-                   where a.batch = i.batch and a.first_line = i.line and a.kind in ('crashed', 'crash_withdrawn')
-                     and a.token > superseded_token(i.batch, i.line)
-               ), 0) else 0 end as crashes
+               case when f.tried then attempts_used(i.batch, i.line) else 0 end as used,
+               case when f.tried then crashes_counted(i.batch, i.line) else 0 end as crashes
         from unnest(p_batches, p_lines, p_tokens, p_answers) with ordinality i (batch, line, token, answer, place)
         left join fence f on f.token = i.token and f.batch = i.batch and f.lines @> i.line
     )
@@ -234,8 +224,8 @@ begin
                ) > 0 then 4
                else 5
            end)::smallint order by place),
-           array_agg(used::integer order by place),
-           array_agg(crashes::integer order by place)
+           array_agg(used order by place),
+           array_agg(crashes order by place)
     into verdicts, used, crashes
     from item;
 end $$;
@@ -273,7 +263,7 @@ begin
             where i.verdict = 3
             order by i.place
         ) in_order;
-        perform tell_of_free_lines();
+        perform tell('');
     end if;
 
     with gone as (
@@ -395,6 +385,6 @@ begin
         v_any := true;
     end loop;
     if v_any then
-        perform tell_of_free_lines();
+        perform tell('');
     end if;
 end $$;

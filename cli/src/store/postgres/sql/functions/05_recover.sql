@@ -33,16 +33,12 @@ begin
         return;
     end if;
     -- T1: batches by id, spans by token. O4: a line that ran alone may fail, and end its batch.
-    for v_batch in select distinct s.batch from spans s where s.lease = p_lease order by s.batch loop
-        if exists (select from spans s where s.lease = p_lease and s.batch = v_batch and s.alone) then
-            if lock_batch_for_a_crash(v_batch) then
-                v_exclusive := v_exclusive || v_batch;
-            end if;
-        else
-            perform 1 from batches b where b.batch = v_batch for key share;
-        end if;
-    end loop;
-    perform 1 from spans s where s.lease = p_lease order by s.token for update;
+    v_exclusive := (
+        select lock_for_outcomes(
+            p_lease, array_agg(s.batch), array_agg(s.token), array_agg(case when s.alone then s.line_count else 0 end)
+        )
+        from spans s where s.lease = p_lease
+    );
     v_now := store_time(p_at);
     update leases l
     set state = case p_cause when 'taken_over' then 'taken_over' else 'dead' end, ended_at = v_now, ended_by = p_judge
@@ -85,7 +81,7 @@ begin
     from held h cross join lateral unnest(h.lines) r
     order by h.batch, h.token, r;
     if lines > 0 then
-        perform tell_of_free_lines();
+        perform tell('');
     end if;
     foreach v_batch in array v_exclusive loop
         if v_batch = any (v_failed_in) then
@@ -109,19 +105,14 @@ begin
     select b.generation, b.crashes_max into v_generation, v_crashes_max from batches b where b.batch = (p_span).batch;
     insert into attempts (batch, generation, first_line, last_line, token, kind, lease, judge, detail, at)
     values ((p_span).batch, v_generation, v_line, v_line, (p_span).token, 'crashed', p_lease, p_judge, p_detail, p_now);
-    -- p1_crashes
-    select greatest(count(*) filter (where a.kind = 'crashed') - count(*) filter (where a.kind = 'crash_withdrawn'), 0)
-    into v_crashes
-    from attempts a
-    where a.batch = (p_span).batch and a.first_line = v_line and a.kind in ('crashed', 'crash_withdrawn')
-      and a.token > superseded_token((p_span).batch, v_line);
+    v_crashes := crashes_counted((p_span).batch, v_line);
     delete from spans s where s.token = (p_span).token and coalesce(s.lease, -1) = p_lease;
     -- p2_after_crash
     if v_crashes >= v_crashes_max then
         insert into outcomes (batch, line, status, error, token, lease, attempts, crashes, generation, run_us, recorded_at)
         values ((p_span).batch, v_line, 'failed',
                 format('its worker died %s times while it ran this row and no other', v_crashes),
-                nextval('tokens'), p_lease, (attempts_used((p_span).batch, array[v_line]))[1], v_crashes,
+                nextval('tokens'), p_lease, attempts_used((p_span).batch, v_line), v_crashes,
                 v_generation, 0, p_now);
         insert into tallies as t (batch, lease, failed) values ((p_span).batch, coalesce(p_judge, 0), 1)
         on conflict (batch, lease) do update set failed = t.failed + 1;

@@ -1,13 +1,6 @@
 -- S2, S3, S5: what an operator does to a batch. T1: each takes the batch's lock in a statement of its own, and looks in later
 -- ones. Each may be repeated after an unknown end.
 
--- Tells workers that a batch was aborted, when this transaction commits. The payload is its id.
-create or replace function tell_of_abort(p_id text) returns void
-language plpgsql volatile as $$
-begin
-    perform pg_notify('fencepost_' || current_schema(), p_id);
-end $$;
-
 -- s3_hold. `outcome`: now, before, not_there, or the status of a batch that is not open.
 --
 -- The lock is the one that claims and all that decide about the batch exclude one another by. Records, which do not ask whether
@@ -31,7 +24,7 @@ begin
     else
         update batches b set held = p_hold where b.batch = p_batch and b.status = 'open';
         if not p_hold then
-            perform tell_of_free_lines();
+            perform tell('');
         end if;
         outcome := 'now';
     end if;
@@ -63,13 +56,8 @@ begin
         -- As two, since each partial index has one half.
         delete from spans s where s.batch = p_batch and s.lease is null;
         delete from spans s where s.batch = p_batch and s.lease is not null;
-        insert into completions (batch, generation, status, success, failed, aborted, ended_at)
-        select b.batch, b.generation, b.status, coalesce(sum(t.success), 0), coalesce(sum(t.failed), 0),
-               b.total - coalesce(sum(t.success + t.failed), 0), b.ended_at
-        from batches b left join tallies t on t.batch = b.batch
-        where b.batch = p_batch
-        group by b.batch;
-        perform tell_of_abort(v_id);
+        perform record_completion(p_batch);
+        perform tell(v_id);
         outcome := 'now';
     end if;
 end $$;
@@ -156,5 +144,5 @@ begin
         update batches b set status = 'open', ended_at = null, generation = b.generation + 1
         where b.batch = p_batch and b.status in ('success', 'failed');
     end if;
-    perform tell_of_free_lines();
+    perform tell('');
 end $$;

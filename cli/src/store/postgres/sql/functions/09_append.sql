@@ -131,7 +131,7 @@ end $$;
 -- s3_finish_append: raises the total over the append's rows, or finds out that it was done already. May be repeated. `outcome`: done,
 -- same, differs, refused, taken_over; incomplete: it does not have the rows that were stored.
 create or replace function finish_append(
-    p_batch bigint, p_append bigint, p_digest text, p_rows bigint, p_at bigint,
+    p_batch bigint, p_append bigint, p_digest text, p_rows bigint,
     out outcome text, out status text, out first_line bigint, out line_count bigint
 )
 language plpgsql volatile as $$
@@ -172,7 +172,7 @@ begin
         if not found then
             raise exception 'the store contradicts itself: an append does not begin behind its batch''s total';
         end if;
-        perform tell_of_free_lines();
+        perform tell('');
     end if;
     update appends a set status = 'done', digest = p_digest where a.append = p_append;
     outcome := 'done';
