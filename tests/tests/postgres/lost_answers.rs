@@ -182,7 +182,8 @@ async fn what_cannot_be_received_goes_back() {
     line.armed.calls.store(2, Ordering::SeqCst);
     let lost = line.store.call(all(1)).await;
     line.assert_unknown(1, lost);
-    let settle = || line.store.call(StoreRequest::SettleClaim { lease, number: 1 });
+    let store = line.store.clone();
+    let settle = || store.call(StoreRequest::SettleClaim { lease, number: 1 });
     line.assert_unknown(2, settle().await);
     assert_eq!(line.number("select count(*) from spans where lease is not null").await, 0);
     assert_eq!(settled(settle().await), vec![]);
