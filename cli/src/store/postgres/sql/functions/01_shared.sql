@@ -101,7 +101,7 @@ language plpgsql volatile as $$
 begin
     insert into completions (batch, generation, status, success, failed, aborted, ended_at)
     select b.batch, b.generation, b.status, coalesce(sum(t.success), 0), coalesce(sum(t.failed), 0),
-           b.total - coalesce(sum(t.success + t.failed), 0), b.ended_at
+           case b.status when 'aborted' then b.total - coalesce(sum(t.success + t.failed), 0) else 0 end, b.ended_at
     from batches b left join tallies t on t.batch = b.batch
     where b.batch = of_batch
     group by b.batch;
