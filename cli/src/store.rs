@@ -203,6 +203,8 @@ pub trait Changes: Send + 'static {
 pub struct Change {
     /// There may be lines to claim.
     pub free_lines: bool,
+    /// C3: batches may have been opened, resumed, appended to or opened again.
+    pub batches: bool,
     /// Leases may have been taken.
     pub leases: bool,
     /// These batches were aborted (S2).
@@ -212,7 +214,7 @@ pub struct Change {
 impl Change {
     /// Something; the store cannot tell what.
     pub const fn anything() -> Self {
-        Self { free_lines: true, leases: true, aborted: Vec::new() }
+        Self { free_lines: true, batches: true, leases: true, aborted: Vec::new() }
     }
 }
 

@@ -218,7 +218,9 @@ async fn tell_changes(
                 if !change.aborted.is_empty() {
                     let _ = worker.send(WorkerInput::BatchesClosed(change.aborted));
                 }
-                if change.free_lines {
+                if change.batches {
+                    let _ = worker.send(WorkerInput::BatchOpened);
+                } else if change.free_lines {
                     let _ = worker.send(WorkerInput::Wake);
                 }
             }

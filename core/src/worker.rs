@@ -16,16 +16,18 @@ use crate::ids::{BatchId, LeaseId, RequestId, Token};
 use crate::keeper::{KeeperCommand, LeaseEvent};
 use crate::lines::LineSet;
 use crate::random::Stream;
-use crate::store::{GrantedRow, RecordItem, Recorded, StoreFailure, StoreReply, StoreRequest};
+use crate::store::{RecordItem, Recorded, StoreFailure, StoreReply, StoreRequest};
 use crate::time::Instant;
 
 mod claiming;
 mod leaving;
+mod queue;
 mod recording;
 mod running;
 
 use claiming::ClaimState;
 use leaving::{Leaving, WaitingGiveBack};
+use queue::Queue;
 use recording::Recording;
 use running::Run;
 
@@ -53,6 +55,8 @@ pub enum WorkerInput {
     Stop,
     /// There may be something to claim.
     Wake,
+    /// C3: the same, of a batch of which nobody holds anything: it gets its turn at once.
+    BatchOpened,
     /// S2: these batches were heard to be no longer open.
     BatchesClosed(Vec<BatchId>),
 }
@@ -142,17 +146,6 @@ pub enum ExitReason {
     NameInUse(String),
 }
 
-/// A span held, as far as it is not started.
-#[derive(Debug)]
-struct QueuedSpan {
-    batch: BatchId,
-    token: Token,
-    operation: Arc<str>,
-    recovered_from: Option<Arc<str>>,
-    timeout: Duration,
-    rows: VecDeque<GrantedRow>,
-}
-
 #[derive(Debug)]
 struct Licence {
     lease: LeaseId,
@@ -167,9 +160,8 @@ pub struct Worker {
     options: WorkerOptions,
     random: Stream,
     licence: Option<Licence>,
-    /// Spans with rows that were not started, all of the licence's lease; oldest first.
-    queue: VecDeque<QueuedSpan>,
-    unstarted: u64,
+    /// What was not started, all of the licence's lease.
+    queue: Queue,
     runs: BTreeMap<RunKey, Run>,
     /// Runs that were given up and have not ended: they may still kill the process.
     abandoned: BTreeSet<RunKey>,
@@ -186,6 +178,8 @@ pub struct Worker {
     draining_for_suspect: bool,
     /// P2: when a draining worker asks whether the suspect still waits.
     drain_look_at: Instant,
+    /// C3: a batch was opened since the last claim.
+    newcomer_waits: bool,
     /// P2: the last claim found nothing, which what the worker held then may be the reason for.
     refused_while_busy: bool,
     recording: Recording,
@@ -209,8 +203,7 @@ impl Worker {
             options,
             random: Stream::new(seed),
             licence: None,
-            queue: VecDeque::new(),
-            unstarted: 0,
+            queue: Queue::default(),
             runs: BTreeMap::new(),
             abandoned: BTreeSet::new(),
             deadlines: BTreeSet::new(),
@@ -221,6 +214,7 @@ impl Worker {
             alone: None,
             draining_for_suspect: false,
             drain_look_at: now,
+            newcomer_waits: false,
             refused_while_busy: false,
             recording: Recording::default(),
             give_back: WaitingGiveBack::default(),
@@ -278,6 +272,10 @@ impl Worker {
             WorkerInput::Stop => self.s1_stop(now, ExitReason::Stopped),
             WorkerInput::BatchesClosed(batches) => self.s2_let_go(now, &batches),
             WorkerInput::Wake => self.next_claim_at = self.next_claim_at.min(now),
+            WorkerInput::BatchOpened => {
+                self.newcomer_waits = true;
+                self.next_claim_at = self.next_claim_at.min(now);
+            }
         }
         self.handle_timeout(now);
     }
@@ -285,8 +283,8 @@ impl Worker {
     /// What the worker holds: every batch it has lines of, with the lines that run.
     pub fn running_lines(&self) -> Vec<(BatchId, LineSet)> {
         let mut lines: BTreeMap<BatchId, Vec<u64>> = BTreeMap::new();
-        for span in &self.queue {
-            lines.entry(span.batch).or_default();
+        for batch in self.queue.batches() {
+            lines.entry(batch).or_default();
         }
         for key in self.runs.keys() {
             lines.entry(key.batch).or_default().push(key.line);
@@ -362,7 +360,7 @@ impl Worker {
     }
 
     fn owes_nothing(&self) -> bool {
-        self.unstarted == 0
+        self.queue.rows() == 0
             && self.runs.is_empty()
             && self.recording.is_empty()
             && self.give_back.is_empty()

@@ -128,6 +128,8 @@ enum Event {
     },
     Notified {
         process: ProcessAt,
+        /// Of a batch that is open for claims now.
+        opened: bool,
     },
     Stop {
         process: ProcessAt,
@@ -328,7 +330,7 @@ impl<'a> World<'a> {
             Event::RunEnds { process, key, answer } => self.run_ends(process, key, answer),
             Event::RowKills { process, key } => self.row_kills(process, key),
             Event::DeathReported { process, identity } => self.death_reported(process, identity),
-            Event::Notified { process } => self.notified(process),
+            Event::Notified { process, opened } => self.notified(process, opened),
             Event::Stop { process } => self.stop(process),
         }
     }
@@ -442,7 +444,7 @@ fn fingerprint(event: &Event) -> (u64, u64, u64) {
         Event::RunEnds { process, key, .. } => (20, *process as u64, run(key)),
         Event::RowKills { process, key } => (21, *process as u64, run(key)),
         Event::DeathReported { process, identity } => (22, *process as u64, identity.start_ticks),
-        Event::Notified { process } => (23, *process as u64, 0),
+        Event::Notified { process, opened } => (23, *process as u64, u64::from(*opened)),
         Event::Stop { process } => (24, *process as u64, 0),
     }
 }

@@ -104,6 +104,13 @@ pub fn c3_lines_ahead(mean_run_time: Option<Duration>, concurrency: u32, horizon
     u64::try_from(starts).unwrap_or(u64::MAX)
 }
 
+/// C3: how many lines a worker that has enough of them (so many unstarted) claims of a batch that was opened just now: what it starts in half
+/// its horizon, or as many as it runs at once. It then holds no more than twice what it would hold otherwise.
+pub fn c3_newcomer_lines(ahead: u64, concurrency: u32, unstarted: u64, lines_max: u64) -> u64 {
+    let most = ahead.max(u64::from(concurrency)) * 2;
+    (ahead / 2).max(u64::from(concurrency)).min(lines_max).min(most.saturating_sub(unstarted))
+}
+
 /// C3: how many of the rows offered, in order, fit into a claim's bytes; the first always does.
 pub fn c3_rows_within_bytes(sizes: impl IntoIterator<Item = u64>, bytes_max: u64) -> usize {
     let mut sum = 0u64;

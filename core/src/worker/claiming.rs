@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{QueuedSpan, RunKey, Worker, WorkerEffect};
+use super::queue::QueuedSpan;
+use super::{RunKey, Worker, WorkerEffect};
 use crate::ids::{LeaseId, RequestId};
 use crate::keeper::KeeperCommand;
-use crate::rules::claim::{c3_claim_lines, c3_lines_ahead};
+use crate::rules::claim::{c3_claim_lines, c3_lines_ahead, c3_newcomer_lines};
 use crate::store::{Claim, ClaimReply, Grant, StoreFailure, StoreReply, StoreRequest};
 use crate::time::Instant;
 
@@ -56,12 +57,15 @@ impl Worker {
         let options = &self.options;
         let (concurrency, horizon, lines_max) = (options.concurrency, options.horizon, options.claim_lines_max);
         let ahead = c3_lines_ahead(self.mean_run_time, concurrency, horizon).min(lines_max);
+        let unstarted = self.queue.rows();
         // The next span is fetched while this one runs, but not line by line.
-        if self.unstarted > 0 && self.unstarted * 2 > ahead {
-            return None;
-        }
-        let free_slots = self.free_slots();
-        let lines = c3_claim_lines(self.mean_run_time, concurrency, free_slots, horizon, self.unstarted, lines_max);
+        let lines = if unstarted == 0 || unstarted * 2 <= ahead {
+            c3_claim_lines(self.mean_run_time, concurrency, self.free_slots(), horizon, unstarted, lines_max)
+        } else if self.newcomer_waits {
+            c3_newcomer_lines(ahead, concurrency, unstarted, lines_max)
+        } else {
+            0
+        };
         (lines > 0).then_some(lines)
     }
 
@@ -95,6 +99,7 @@ impl Worker {
         }
         self.draining_for_suspect &= !idle;
         self.refused_while_busy = false;
+        self.newcomer_waits &= lines_max == 0;
         self.last_claim_number += 1;
         let number = self.last_claim_number;
         let id = self.ask(StoreRequest::Claim(Claim {
@@ -216,11 +221,10 @@ impl Worker {
             if grant.alone
                 && let [row] = grant.rows.as_slice()
             {
-                debug_assert!(self.unstarted == 0 && self.runs.is_empty());
+                debug_assert!(self.queue.rows() == 0 && self.runs.is_empty());
                 self.alone = Some(RunKey { batch: grant.batch, line: row.line, token: grant.token });
             }
-            self.unstarted += grant.rows.len() as u64;
-            self.queue.push_back(QueuedSpan {
+            self.queue.push(QueuedSpan {
                 batch: grant.batch,
                 token: grant.token,
                 operation: Arc::from(grant.operation),

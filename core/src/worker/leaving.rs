@@ -1,9 +1,9 @@
 //! Giving lines back (L4, S1) and leaving (S1).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use super::running::CancelReason;
-use super::{ExitReason, QueuedSpan, RunKey, Worker, WorkerEffect};
+use super::{ExitReason, RunKey, Worker, WorkerEffect};
 use crate::ids::{BatchId, LeaseId, RequestId, Token};
 use crate::keeper::KeeperCommand;
 use crate::lines::LineSet;
@@ -140,14 +140,8 @@ impl Worker {
 
     /// Gives back what is queued of these spans, and forgets it here.
     pub(super) fn give_queued_back(&mut self, lease: LeaseId, which: impl Fn(BatchId) -> bool) {
-        let (back, kept) = std::mem::take(&mut self.queue).into_iter().partition(|span| which(span.batch));
-        self.queue = kept;
-        let back: VecDeque<QueuedSpan> = back;
-        for span in back {
-            self.unstarted -= span.rows.len() as u64;
-            for row in span.rows {
-                self.give_back.add(lease, RunKey { batch: span.batch, line: row.line, token: span.token });
-            }
+        for key in self.queue.remove(which) {
+            self.give_back.add(lease, key);
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Licence, RunAnswer, RunKey, StartRun, Worker, WorkerEffect, WorkerEvent};
+use super::{Licence, RunAnswer, RunKey, Worker, WorkerEffect, WorkerEvent};
 use crate::ids::{BatchId, LeaseId};
 use crate::rules::outcome::o6_deadline;
 use crate::store::Answer;
@@ -51,24 +51,8 @@ impl Worker {
         }
         let mut slots = self.free_slots();
         while slots > 0 && !self.recording.is_full() {
-            let Some(span) = self.queue.front_mut() else { return };
-            let Some(row) = span.rows.pop_front() else {
-                self.queue.pop_front();
-                continue;
-            };
-            let key = RunKey { batch: span.batch, line: row.line, token: span.token };
-            let deadline = o6_deadline(now, span.timeout);
-            let start = StartRun {
-                key,
-                operation: span.operation.clone(),
-                attempt: row.attempts.saturating_add(1),
-                input: row.input,
-                recovered_from: span.recovered_from.clone(),
-            };
-            if span.rows.is_empty() {
-                self.queue.pop_front();
-            }
-            self.unstarted -= 1;
+            let Some((start, timeout)) = self.queue.pop() else { return };
+            let (key, deadline) = (start.key, o6_deadline(now, timeout));
             slots -= 1;
             self.deadlines.insert((deadline, key));
             let before = self
@@ -103,7 +87,6 @@ impl Worker {
         }
         self.licence = None;
         self.queue.clear();
-        self.unstarted = 0;
         self.claim = super::ClaimState::Idle;
         self.alone = None;
         self.draining_for_suspect = false;

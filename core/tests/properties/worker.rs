@@ -26,6 +26,7 @@ enum Happening {
     LeaseEnds,
     NewLease,
     Wake,
+    BatchOpened,
     Stop,
 }
 
@@ -44,6 +45,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(LeaseEnds),
         3 => Just(NewLease),
         3 => Just(Wake),
+        2 => Just(BatchOpened),
         1 => prop_oneof![9 => Just(Wake), 1 => Just(Stop)],
     ]
 }
@@ -434,6 +436,7 @@ impl World {
                 }
             }
             Happening::Wake => self.tell(WorkerInput::Wake)?,
+            Happening::BatchOpened => self.tell(WorkerInput::BatchOpened)?,
             Happening::Stop => self.tell(WorkerInput::Stop)?,
         }
         if self.dropped && !self.exited {

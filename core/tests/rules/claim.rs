@@ -196,6 +196,52 @@ fn c3_the_next_span_is_fetched_when_half_of_this_one_is_left() {
 }
 
 #[test]
+fn c3_a_batch_that_is_opened_gets_its_turn_although_the_worker_has_enough_lines() {
+    // It runs ten rows a second and has nine.
+    let (mut rig, _) = with_grants(options(1), vec![grant(1, 1..=1)]);
+    rig.pass(ms(100));
+    let (id, _) = claims(&rig.tell(success(run(1, 1))))[0];
+    let effects = rig.tell(WorkerInput::Store(id, Ok(granted(vec![grant(2, 2..=11)]))));
+    assert_eq!((starts(&effects), claims(&effects)), (vec![run(2, 2)], vec![]));
+    assert_eq!(claims(&rig.tell(WorkerInput::Wake)), []);
+    let (id, claim) = claims(&rig.tell(WorkerInput::BatchOpened))[0].clone();
+    assert_eq!(claim.lines_max, 5, "what it runs in half a second");
+    let mut newcomer = grant(3, 1..=5);
+    newcomer.batch = BatchId::from_random(77);
+    let of_newcomer = |line| RunKey { batch: newcomer.batch, line, token: Token(3) };
+    let effects = rig.tell(WorkerInput::Store(id, Ok(granted(vec![newcomer.clone()]))));
+    assert_eq!((starts(&effects), claims(&effects)), (vec![], vec![]), "one claim for one opening");
+    // Its rows and those of the other start by turns.
+    let mut running = run(2, 2);
+    let mut started = Vec::new();
+    for _ in 0..4 {
+        rig.pass(ms(100));
+        running = starts(&rig.tell(success(running)))[0];
+        started.push(running);
+    }
+    assert_eq!(started, [of_newcomer(1), run(3, 2), of_newcomer(2), run(4, 2)]);
+    // The second one finds room for less, and a third for nothing: no more than twice of what it would hold.
+    let lines = |rig: &mut Rig<Worker>| {
+        claims(&rig.tell(WorkerInput::BatchOpened)).first().map(|(id, claim)| (*id, claim.lines_max))
+    };
+    let (id, second) = lines(&mut rig).unwrap();
+    rig.tell(WorkerInput::Store(id, Ok(granted(vec![grant(4, 20..20 + second)]))));
+    let (id, third) = lines(&mut rig).unwrap();
+    rig.tell(WorkerInput::Store(id, Ok(granted(vec![grant(5, 40..40 + third)]))));
+    assert_eq!((second, third, lines(&mut rig)), (5, 5, None));
+}
+
+#[test]
+fn c3_so_much_is_claimed_of_a_newcomer() {
+    assert_eq!(c3_newcomer_lines(1000, 8, 900, 10_000), 500);
+    assert_eq!(c3_newcomer_lines(1000, 8, 1_900, 10_000), 100);
+    assert_eq!(c3_newcomer_lines(1000, 8, 2_000, 10_000), 0);
+    assert_eq!(c3_newcomer_lines(1000, 8, 900, 40), 40);
+    assert_eq!(c3_newcomer_lines(0, 8, 3, 10_000), 8, "slow rows");
+    assert_eq!(c3_newcomer_lines(0, 8, 12, 10_000), 4);
+}
+
+#[test]
 fn c3_an_idle_worker_asks_again_at_its_poll_or_when_a_line_comes_due_or_when_woken() {
     let nothing = |next_after| {
         let (mut rig, effects) = at_work(options(1));

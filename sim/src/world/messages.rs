@@ -271,15 +271,16 @@ impl World<'_> {
     pub(super) fn store_changed(&mut self) {
         let events: Vec<history::Event> = self.store.drain_events().collect();
         self.cover_step(&events);
-        let mut freed = false;
+        let (mut freed, mut opened) = (false, false);
         for event in &events {
             self.cover_event(event);
-            freed |= matches!(
+            freed |= matches!(event, history::Event::Freed { .. });
+            opened |= matches!(
                 event,
                 history::Event::BatchLoaded { .. }
                     | history::Event::BatchAppended { .. }
                     | history::Event::BatchHeld { .. }
-                    | history::Event::Freed { .. }
+                    | history::Event::RowsRetried { .. }
             );
             if self.trace {
                 println!("{:>12}     {event:?}", self.now);
@@ -287,17 +288,17 @@ impl World<'_> {
             self.checks.fact(self.now, event);
         }
         self.checks.step(self.now, &mut self.store);
-        if freed && self.schedule.options.notify {
-            self.notify_all();
+        if (freed || opened) && self.schedule.options.notify {
+            self.notify_all(opened);
         }
         self.look_for_end();
     }
 
-    fn notify_all(&mut self) {
+    fn notify_all(&mut self, opened: bool) {
         for at in 0..self.processes.len() {
             let process = &self.processes[at];
             if process.alive && self.slots[process.slot].troubles.store_cut.is_none() {
-                self.push(self.now + self.schedule.options.latency_us_max, Event::Notified { process: at });
+                self.push(self.now + self.schedule.options.latency_us_max, Event::Notified { process: at, opened });
             }
         }
     }

@@ -409,13 +409,13 @@ impl World<'_> {
     }
 
     /// There may be something to claim.
-    pub(super) fn notified(&mut self, at: ProcessAt) {
-        if !self.receives(at, || Event::Notified { process: at }) {
+    pub(super) fn notified(&mut self, at: ProcessAt, opened: bool) {
+        if !self.receives(at, || Event::Notified { process: at, opened }) {
             return;
         }
         let process = &mut self.processes[at];
         let now = process.clock.now(self.now);
-        process.worker.handle_input(now, WorkerInput::Wake);
+        process.worker.handle_input(now, if opened { WorkerInput::BatchOpened } else { WorkerInput::Wake });
         self.settle(at);
     }
 

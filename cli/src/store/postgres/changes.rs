@@ -1,7 +1,7 @@
 //! Waking by NOTIFY: an idle worker learns that lines are free (a submit, a recovery, a give-back, a retry), a judge that a
 //! lease was taken, all that a batch was aborted.
 //!
-//! The channel is `fencepost_` and the schema's name; the payload is empty, `lease`, or the aborted batch's id. Where it cannot be listened to (behind a transaction pooler, while the
+//! The channel is `fencepost_` and the schema's name; the payload is empty (lines are free), `batch` (one is open for claims), `lease`, or the aborted batch's id. Where it cannot be listened to (behind a transaction pooler, while the
 //! server is away), nobody is woken, and workers find out by asking now and then.
 
 use std::time::Duration;
@@ -71,6 +71,7 @@ impl store::Changes for Changes {
                     while let Some(more) = listener.next_buffered() {
                         let more = told_by(more.payload());
                         change.free_lines |= more.free_lines;
+                        change.batches |= more.batches;
                         change.leases |= more.leases;
                         change.aborted.extend(more.aborted);
                     }
@@ -92,6 +93,7 @@ impl store::Changes for Changes {
 fn told_by(payload: &str) -> Change {
     match payload {
         "" => Change { free_lines: true, ..Change::default() },
+        "batch" => Change { free_lines: true, batches: true, ..Change::default() },
         "lease" => Change { leases: true, ..Change::default() },
         id => match id.parse() {
             Ok(batch) => Change { aborted: vec![batch], ..Change::default() },

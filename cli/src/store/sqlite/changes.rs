@@ -23,12 +23,16 @@ const DATA_VERSION: &str = "pragma data_version";
 /// Changes whenever a lease is taken or ends, and never with a renewal.
 const LEASES: &str = "select coalesce(max(taken_at), 0) + count(*) from leases where state = 'live'";
 
+/// Rises whenever a batch is opened, resumed, appended to or opened again.
+const BATCHES: &str = "select coalesce(sum(1 + total + generation), 0) from batches where status = 'open' and held = 0";
+
 /// Tells of commits by others: other processes, and other connections of this one.
 #[derive(Debug)]
 pub struct Changes {
     conn: SqliteConnection,
     seen: i64,
     seen_leases: i64,
+    seen_batches: i64,
     path: PathBuf,
 }
 
@@ -36,11 +40,13 @@ impl Changes {
     /// Watches from now on, over a connection of its own.
     pub(super) async fn watch(path: &Path) -> Result<Self, OpenError> {
         let mut conn = open::connect_reader(path).await?;
-        let seen = sqlx::query_scalar(DATA_VERSION).fetch_one(&mut conn).await;
-        let seen = seen.map_err(|error| OpenError::from_sql(error, path))?;
-        let seen_leases = sqlx::query_scalar(LEASES).fetch_one(&mut conn).await;
-        let seen_leases = seen_leases.map_err(|error| OpenError::from_sql(error, path))?;
-        Ok(Self { conn, seen, seen_leases, path: path.to_owned() })
+        let mut seen = [0; 3];
+        for (query, seen) in [DATA_VERSION, LEASES, BATCHES].into_iter().zip(&mut seen) {
+            let number = sqlx::query_scalar(query).fetch_one(&mut conn).await;
+            *seen = number.map_err(|error| OpenError::from_sql(error, path))?;
+        }
+        let [seen, seen_leases, seen_batches] = seen;
+        Ok(Self { conn, seen, seen_leases, seen_batches, path: path.to_owned() })
     }
 }
 
@@ -56,10 +62,11 @@ impl crate::store::Changes for Changes {
         loop {
             let version = self.number(DATA_VERSION).await?;
             if version != self.seen {
-                let leases = self.number(LEASES).await?;
+                let (leases, batches) = (self.number(LEASES).await?, self.number(BATCHES).await?);
                 self.seen = version;
                 let taken = leases != std::mem::replace(&mut self.seen_leases, leases);
-                return Ok(Change { leases: taken, ..Change::anything() });
+                let opened = batches > std::mem::replace(&mut self.seen_batches, batches);
+                return Ok(Change { leases: taken, batches: opened, ..Change::anything() });
             }
             tokio::time::sleep(CHANGES_EVERY).await;
         }

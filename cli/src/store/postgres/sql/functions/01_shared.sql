@@ -50,7 +50,8 @@ begin
     );
 end $$;
 
--- Notifies all that listen, when this transaction commits; the same told twice in it is told once. '': lines are free.
+-- Notifies all that listen, when this transaction commits; the same told twice in it is told once. '': lines are free. `batch`: of a
+-- batch that is open for claims now.
 -- `lease`: a lease was taken. A batch's id: it was aborted.
 create or replace function tell(p_what text) returns void
 language plpgsql volatile as $$

@@ -88,7 +88,7 @@ begin
             end if;
             -- O4: an empty batch ends at once.
             perform end_batch_if_finished(p_batch, v_now);
-            perform tell('');
+            perform tell('batch');
             outcome := 'new';
             return;
         exception when unique_violation then

@@ -24,7 +24,7 @@ begin
     else
         update batches b set held = p_hold where b.batch = p_batch and b.status = 'open';
         if not p_hold then
-            perform tell('');
+            perform tell('batch');
         end if;
         outcome := 'now';
     end if;
@@ -144,5 +144,5 @@ begin
         update batches b set status = 'open', ended_at = null, generation = b.generation + 1
         where b.batch = p_batch and b.status in ('success', 'failed');
     end if;
-    perform tell('');
+    perform tell('batch');
 end $$;

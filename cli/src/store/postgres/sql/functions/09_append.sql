@@ -172,7 +172,7 @@ begin
         if not found then
             raise exception 'the store contradicts itself: an append does not begin behind its batch''s total';
         end if;
-        perform tell('');
+        perform tell('batch');
     end if;
     update appends a set status = 'done', digest = p_digest where a.append = p_append;
     outcome := 'done';
