@@ -14,6 +14,7 @@ use crate::process::run_fencepost;
 pub mod command;
 pub mod cuts;
 pub mod effects;
+pub mod fairness;
 pub mod kills;
 pub mod known_death;
 pub mod last_spans;

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use fencepost_tests::place::StoreKind;
-use fencepost_tests::scenario::{command, kills, known_death, last_spans, million, poison, sigterm, status, stopped};
+use fencepost_tests::scenario::{
+    command, fairness, kills, known_death, last_spans, million, poison, sigterm, status, stopped,
+};
 
 const ON: StoreKind = StoreKind::Sqlite;
 
@@ -77,4 +79,14 @@ fn a_large_submit_takes_constant_memory_and_delays_no_renewal() {
 fn counts_add_up_while_workers_write() {
     let outcome = status::run(ON, status::Looks { rows: 20_000, workers: 2, looks: 10 });
     assert!(outcome.looks_beside_writers > 0, "{outcome:?}");
+}
+
+/// C3: what is held of a large batch is not worked off first: a worker's rows of either start by turns. Without turns, or without a claim at
+/// once, some hundreds of rows of the large batch come before those of the small one.
+#[test]
+fn a_small_batch_does_not_wait_for_a_large_one() {
+    let row = Duration::from_millis(20);
+    let sizes = fairness::Fairness { large: 20_000, small: 100, workers: 2, concurrency: 4, row, times: 3 };
+    let outcome = fairness::run(ON, sizes);
+    assert!(outcome.large_rows_meanwhile < 250, "{outcome:?}");
 }

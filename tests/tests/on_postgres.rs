@@ -8,7 +8,7 @@ use std::time::Duration;
 use fencepost_tests::place::{Place, StoreKind};
 use fencepost_tests::process::{Process, fencepost, run_fencepost, until};
 use fencepost_tests::scenario::{
-    STUCK, command, cuts, effects, kills, known_death, last_spans, poison, restart, sigterm, stopped, stream,
+    STUCK, command, cuts, effects, fairness, kills, known_death, last_spans, poison, restart, sigterm, stopped, stream,
 };
 
 const ON: StoreKind = StoreKind::Postgres;
@@ -175,4 +175,14 @@ fn what_submit_says_next_can_be_pasted_into_a_shell() {
     let status = String::from_utf8(status.stdout).expect("UTF-8");
     assert!(status.contains("\"queued\": 1"), "{said}{status}");
     assert!(said.contains("--op 'my op'"), "{said}");
+}
+
+/// C3: what is held of a large batch is not worked off first: a worker's rows of either start by turns. Without turns, or without a claim at
+/// once, some hundreds of rows of the large batch come before those of the small one.
+#[test]
+fn a_small_batch_does_not_wait_for_a_large_one() {
+    let row = Duration::from_millis(20);
+    let sizes = fairness::Fairness { large: 20_000, small: 100, workers: 2, concurrency: 4, row, times: 3 };
+    let outcome = fairness::run(ON, sizes);
+    assert!(outcome.large_rows_meanwhile < 250, "{outcome:?}");
 }

@@ -9,8 +9,8 @@ use fencepost_tests::place::StoreKind;
 use fencepost_tests::postgres::{self, Schema};
 use fencepost_tests::redis::{Keeps, Server};
 use fencepost_tests::scenario::{
-    command, cuts, effects, kills, last_spans, million, pg_idle, pg_load, pg_store, poison, redis_cost, redis_kinds,
-    redis_moods, restart, sigterm, status, stopped, stream, stream_speed, walk_through,
+    command, cuts, effects, fairness, kills, last_spans, million, pg_idle, pg_load, pg_store, poison, redis_cost,
+    redis_kinds, redis_moods, restart, sigterm, status, stopped, stream, stream_speed, walk_through,
 };
 
 #[derive(Debug, Parser)]
@@ -75,6 +75,21 @@ enum Scenario {
         pauses: usize,
         #[arg(long, default_value_t = 20_000)]
         row_us: u64,
+    },
+    /// Small batches beside a large one
+    Fairness {
+        #[arg(long, default_value_t = 1_000_000)]
+        large: u64,
+        #[arg(long, default_value_t = 100)]
+        small: u64,
+        #[arg(long, default_value_t = 2)]
+        workers: usize,
+        #[arg(long, default_value_t = 8)]
+        concurrency: u32,
+        #[arg(long, default_value_t = 10)]
+        row_ms: u64,
+        #[arg(long, default_value_t = 11)]
+        times: usize,
     },
     /// SIGTERM in the middle of slow rows
     Sigterm,
@@ -277,6 +292,11 @@ fn main() {
         }
         Scenario::Million { rows, ttl_ms } => {
             println!("{rows} rows: {:#?}", million::run(on, rows, Duration::from_millis(ttl_ms)));
+        }
+        Scenario::Fairness { large, small, workers, concurrency, row_ms, times } => {
+            let row = Duration::from_millis(row_ms);
+            let sizes = fairness::Fairness { large, small, workers, concurrency, row, times };
+            println!("{sizes:#?}\n{:#?}", fairness::run(on, sizes));
         }
         Scenario::Status { rows, workers, looks } => {
             let sizes = status::Looks { rows, workers, looks };
