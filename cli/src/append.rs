@@ -9,7 +9,7 @@ use fencepost_core::{AppendId, BatchId, LineRange};
 
 use crate::input::{Digest, InputError};
 use crate::load::{END_PATIENCE, SLICE_PATIENCE, row_text, until_known};
-use crate::store::loading::{SLICE_BYTES, SLICE_ROWS};
+use crate::slices::{Slice, Slices};
 use crate::store::{Appends, StoreError};
 
 /// What an append came to.
@@ -253,26 +253,13 @@ async fn load<E: Into<AppendError>>(
     progress: &impl Fn(Progress<'_>),
 ) -> Result<Append, AppendError> {
     let Place { batch, append, first_line } = place;
-    let mut digest = Digest::new();
-    let (mut slice, mut bytes, mut stored) = (Vec::new(), 0, 0);
-    while let Some(row) = next().map_err(Into::into)? {
-        digest.add(&row);
-        bytes += row.len();
-        slice.push(row);
-        if slice.len() >= SLICE_ROWS || bytes >= SLICE_BYTES {
-            stage(store, place, first_line + stored, &slice).await?;
-            stored += slice.len() as u64;
-            progress(Progress::Stored(stored));
-            slice.clear();
-            bytes = 0;
-        }
+    let mut slices = Slices::default();
+    while let Some(Slice { before, inputs }) = slices.read(next).map_err(Into::into)? {
+        stage(store, place, first_line + before, inputs).await?;
+        progress(Progress::Stored(slices.rows()));
     }
-    if !slice.is_empty() {
-        stage(store, place, first_line + stored, &slice).await?;
-    }
-    let rows = digest.rows();
-    progress(Progress::Stored(rows));
-    let end = AppendEnd { digest: digest.finish().to_string(), rows };
+    let rows = slices.rows();
+    let end = AppendEnd { digest: slices.digest(), rows };
     let appended = until_known(END_PATIENCE, || store.finish_append(batch, append, end.clone())).await;
     let appended = appended.map_err(|error| match error.failure {
         StoreFailure::NotDone => AppendError::Store(error),

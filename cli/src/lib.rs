@@ -29,6 +29,7 @@ pub mod report;
 pub mod results;
 pub mod runtime;
 mod say;
+mod slices;
 pub mod store;
 pub mod worker;
 

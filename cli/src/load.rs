@@ -6,8 +6,9 @@ use fencepost_core::BatchId;
 use fencepost_core::store::StoreFailure;
 use tokio::time::Instant;
 
-use crate::input::{Digest, InputError};
-use crate::store::loading::{BatchSpec, LoadEnd, Loaded, SLICE_BYTES, SLICE_ROWS};
+use crate::input::InputError;
+use crate::slices::{Slice, Slices};
+use crate::store::loading::{BatchSpec, LoadEnd, Loaded};
 use crate::store::{Loads, StoreError};
 
 /// What a load came to.
@@ -113,26 +114,13 @@ async fn load<E: Into<LoadError>>(
     next: &mut (impl FnMut() -> Result<Option<Box<str>>, E> + Send),
     progress: impl Fn(u64),
 ) -> Result<Load, LoadError> {
-    let mut digest = Digest::new();
-    let (mut slice, mut bytes, mut first_line) = (Vec::new(), 0, 1);
-    while let Some(row) = next().map_err(Into::into)? {
-        digest.add(&row);
-        bytes += row.len();
-        slice.push(row);
-        if slice.len() >= SLICE_ROWS || bytes >= SLICE_BYTES {
-            until_known(SLICE_PATIENCE, || store.load_rows(batch, first_line, &slice)).await?;
-            first_line += slice.len() as u64;
-            progress(first_line - 1);
-            slice.clear();
-            bytes = 0;
-        }
+    let mut slices = Slices::default();
+    while let Some(Slice { before, inputs }) = slices.read(next).map_err(Into::into)? {
+        until_known(SLICE_PATIENCE, || store.load_rows(batch, before + 1, inputs)).await?;
+        progress(slices.rows());
     }
-    if !slice.is_empty() {
-        until_known(SLICE_PATIENCE, || store.load_rows(batch, first_line, &slice)).await?;
-    }
-    let rows = digest.rows();
-    progress(rows);
-    let end = LoadEnd { key: key.map(str::to_owned), digest: digest.finish().to_string(), total: rows };
+    let rows = slices.rows();
+    let end = LoadEnd { key: key.map(str::to_owned), digest: slices.digest(), total: rows };
     let loaded = until_known(END_PATIENCE, || store.finish_load(batch, end.clone())).await;
     let loaded = loaded.map_err(|error| match error.failure {
         StoreFailure::NotDone => LoadError::Store(error),

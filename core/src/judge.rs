@@ -43,8 +43,6 @@ pub enum JudgeInput {
     OwnLease(Option<LeaseId>),
     /// R1: a supervisor saw this process end. May be repeated.
     ProcessEnded(ProcessIdentity),
-    /// Look now: something may have changed.
-    LookNow,
     /// Others may have taken leases: their processes may be of this machine, and are to be known before they can die (R1).
     LeasesTaken,
 }
@@ -202,7 +200,6 @@ impl Judge {
                 self.remember(process);
                 self.look_now(now);
             }
-            JudgeInput::LookNow => self.look_now(now),
             JudgeInput::LeasesTaken if self.options.machine.is_some() => {
                 let soon = self.last_look_at.map_or(now, |at| at + self.options.local_check.max(LOOK_EVERY_MIN));
                 self.next_look_at = self.next_look_at.min(soon.max(now));

@@ -1,6 +1,11 @@
 //! A worker's lease: take it, renew it, drop it; take a predecessor's over; take a new one when it was declared dead.
 //!
 //! The keeper runs apart from row work, on its own thread and connection (L5), and tells the worker what it may do.
+//!
+//! | part of a lease's way | module |
+//! |---|---|
+//! | it is taken, from a predecessor if need be (L1, R5) | `taking` |
+//! | it is kept, and ends (L2, L3, L6, P1, S1) | `keeping` |
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,16 +15,16 @@ use crate::ids::{BatchId, LeaseId, RequestId};
 use crate::lines::LineSet;
 use crate::liveness::{LivenessReply, LivenessRequest};
 use crate::random::Stream;
-use crate::rules::lease::{l2_retry_after, l3_heartbeat_earned, l4_licence_ends, l5_next_renewal};
-use crate::rules::recovery::{
-    Heartbeat, NameHeld, ProcessState, SecondLook, r1_death_known, r2_heartbeat_allows, r2_look_every,
-    r2_past_its_time, r2_witness_limit, r5_name_held,
-};
-use crate::store::{
-    EndCause, LeaseView, ProcessIdentity, Recover, RenewReply, StoreFailure, StoreReply, StoreRequest, TakeLease,
-    TakeLeaseReply,
-};
-use crate::time::{Instant, StoreTime};
+use crate::rules::lease::{l2_retry_after, l4_licence_ends, l5_next_renewal};
+use crate::rules::recovery::{Heartbeat, ProcessState};
+use crate::store::{ProcessIdentity, RenewReply, StoreFailure, StoreReply, StoreRequest};
+use crate::time::Instant;
+
+mod keeping;
+mod taking;
+
+use keeping::Held;
+use taking::Predecessor;
 
 /// Who the keeper keeps a lease for.
 #[derive(Debug, Clone, PartialEq)]
@@ -129,43 +134,8 @@ enum AfterWithdrawal {
     NameInUse,
 }
 
-#[derive(Debug)]
-struct Held {
-    /// Renewals whose answer is still of interest, oldest first.
-    asked: VecDeque<(RequestId, Instant)>,
-    next_at: Instant,
-    /// When the last good renewal was sent.
-    renewed_at: Instant,
-}
-
-/// R5: a live lease under our stable name.
-#[derive(Debug)]
-struct Predecessor {
-    look: SecondLook,
-    view: LeaseView,
-    now: StoreTime,
-    death_known: bool,
-    renewed_while_watched: bool,
-    heartbeat: Option<(RequestId, Instant)>,
-    recovering: Option<(RequestId, Instant)>,
-}
-
-impl Predecessor {
-    /// When the second witness was asked about it, and does not answer any more.
-    fn heartbeat_limit(&self, request_limit: Duration) -> Option<Instant> {
-        let limit = r2_witness_limit(self.view.renew, request_limit);
-        self.heartbeat.map(|(_, sent_at)| sent_at + limit)
-    }
-}
-
 /// Outside a lease nothing is at stake: what failed is tried again after at most this.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(1);
-
-/// Running rows that changed are published at most this often.
-const PUBLISH_EVERY: Duration = Duration::from_secs(1);
-
-/// Answers to so many renewals are waited for at once; older ones are forgotten.
-const RENEWALS_ASKED_MAX: usize = 8;
 
 /// The lease-keeping machine of one worker.
 #[derive(Debug)]
@@ -424,228 +394,6 @@ impl Keeper {
                 self.heartbeat_known(now, heartbeat);
             }
             _ => {}
-        }
-    }
-
-    fn handle_process(&mut self, lease: LeaseId, state: ProcessState) {
-        let machine = self.options.process.as_ref().map_or("", |process| process.machine.as_str());
-        if let State::Taking { predecessor: Some(held), .. } = &mut self.state
-            && held.view.lease == lease
-        {
-            held.death_known |= r1_death_known(machine, held.view.process.as_ref(), state);
-        }
-    }
-
-    fn take(&mut self, now: Instant) {
-        let request = StoreRequest::TakeLease(TakeLease {
-            lease: self.lease,
-            worker: self.options.worker.clone(),
-            stable_name: self.options.stable_name,
-            ttl: self.options.timing.ttl,
-            renew: self.options.timing.renew,
-            process: self.options.process.clone(),
-            operations: self.options.operations.clone(),
-        });
-        let id = self.ask_store(request);
-        if let State::Taking { asked, .. } = &mut self.state {
-            *asked = Some((id, now));
-        }
-    }
-
-    fn taken(&mut self, now: Instant, sent_at: Instant, reply: TakeLeaseReply) {
-        let taken_at = self.maybe_taken_at.unwrap_or(sent_at);
-        match reply {
-            TakeLeaseReply::Taken if self.options.liveness => {
-                let request = self.beat_request(now);
-                let id = self.ask_liveness(request);
-                self.state = State::FirstBeat { taken_at, asked: (id, now) };
-            }
-            TakeLeaseReply::Taken => self.hold(now, taken_at),
-            TakeLeaseReply::Ended => self.take_another(now),
-            TakeLeaseReply::NameHeld { holder, now: store_now } => self.r5_predecessor(now, sent_at, holder, store_now),
-        }
-    }
-
-    /// R5: our stable name is on a live lease: it is taken over at once where the death is known, else after the second
-    /// look; where it is renewed meanwhile, the name is in use.
-    fn r5_predecessor(&mut self, now: Instant, sent_at: Instant, view: LeaseView, store_now: StoreTime) {
-        let State::Taking { predecessor, next_at, .. } = &mut self.state else { return };
-        let look_every = r2_look_every(view.renew);
-        *next_at = now + look_every;
-        let held = match predecessor {
-            Some(held) if held.view.lease == view.lease => {
-                held.renewed_while_watched |= view.renewals != held.view.renewals;
-                held.look.look(&view, sent_at, now);
-                held.view = view;
-                held.now = store_now;
-                held
-            }
-            _ => {
-                if let Some(process) = &view.process {
-                    self.effects.push_back(KeeperEffect::CheckProcess(view.lease, process.clone()));
-                    // The answer is at hand at once: do not wait a whole look for it.
-                    *next_at = now + look_every.min(Duration::from_millis(100));
-                }
-                predecessor.insert(Predecessor {
-                    look: SecondLook::begin(&view, sent_at, now),
-                    view,
-                    now: store_now,
-                    death_known: false,
-                    renewed_while_watched: false,
-                    heartbeat: None,
-                    recovering: None,
-                })
-            }
-        };
-        let past = r2_past_its_time(&held.view, held.now);
-        let complete = held.look.complete(&held.view, sent_at);
-        match r5_name_held(held.death_known, past, complete, held.renewed_while_watched) {
-            NameHeld::Watch => {}
-            NameHeld::TakeOverDead => self.recover_predecessor(now, EndCause::Died),
-            NameHeld::TakeOverSilent if self.options.liveness => self.ask_heartbeat(now),
-            NameHeld::TakeOverSilent => self.recover_predecessor(now, EndCause::TakenOver),
-            NameHeld::InUse => self.end(LeaseEvent::NameInUse { worker: self.options.worker.clone() }),
-        }
-    }
-
-    fn ask_heartbeat(&mut self, now: Instant) {
-        let State::Taking { predecessor: Some(held), .. } = &self.state else { return };
-        let request = LivenessRequest::Check { leases: vec![held.view.lease], ttl_max: held.view.ttl };
-        let id = self.ask_liveness(request);
-        if let State::Taking { predecessor: Some(held), .. } = &mut self.state {
-            held.heartbeat = Some((id, now));
-        }
-    }
-
-    fn heartbeat_known(&mut self, now: Instant, heartbeat: Heartbeat) {
-        let State::Taking { predecessor: Some(held), .. } = &mut self.state else { return };
-        held.heartbeat = None;
-        if r2_heartbeat_allows(heartbeat, &held.view, held.now) {
-            self.recover_predecessor(now, EndCause::TakenOver);
-        }
-    }
-
-    fn recover_predecessor(&mut self, now: Instant, cause: EndCause) {
-        let State::Taking { predecessor: Some(held), .. } = &self.state else { return };
-        let request = StoreRequest::Recover(Recover {
-            lease: held.view.lease,
-            renewals: held.view.renewals,
-            seen_at: held.now,
-            cause,
-            judge: None,
-        });
-        let id = self.ask_store(request);
-        if let State::Taking { predecessor: Some(held), .. } = &mut self.state {
-            held.recovering = Some((id, now));
-        }
-    }
-
-    /// L1: the lease is taken and its heartbeat set, as far as there is a witness: claims may begin.
-    fn hold(&mut self, now: Instant, taken_at: Instant) {
-        let next_at = l5_next_renewal(taken_at, self.options.timing.renew).max(now);
-        self.state = State::Held(Held { asked: VecDeque::new(), next_at, renewed_at: taken_at });
-        let licence_ends = l4_licence_ends(taken_at, self.options.timing.ttl);
-        self.tell(LeaseEvent::Held { lease: self.lease, licence_ends, closed: Vec::new() });
-    }
-
-    /// L2: asks for a renewal; until one succeeds, it is asked again every eighth of the ttl.
-    fn renew(&mut self, now: Instant) {
-        let batches = self.running.iter().map(|(batch, _)| *batch).collect();
-        let id = self.ask_store(StoreRequest::Renew { lease: self.lease, batches });
-        let retry_after = l2_retry_after(self.options.timing.ttl);
-        let State::Held(held) = &mut self.state else { return };
-        held.asked.push_back((id, now));
-        if held.asked.len() > RENEWALS_ASKED_MAX {
-            held.asked.pop_front();
-        }
-        held.next_at = now + retry_after;
-        self.beat(now);
-    }
-
-    /// L3: sends a heartbeat where it is earned.
-    fn beat(&mut self, now: Instant) {
-        let State::Held(held) = &self.state else { return };
-        let earned = l3_heartbeat_earned(now, held.renewed_at, self.options.timing.ttl);
-        if self.options.liveness && self.beat.is_none() && earned {
-            let request = self.beat_request(now);
-            let id = self.ask_liveness(request);
-            self.beat = Some((id, now));
-        }
-    }
-
-    fn beat_request(&mut self, now: Instant) -> LivenessRequest {
-        (self.publish_at, self.published_at) = (None, now);
-        LivenessRequest::Beat {
-            lease: self.lease,
-            worker: self.options.worker.clone(),
-            ttl: self.options.timing.ttl,
-            running: self.running.clone(),
-        }
-    }
-
-    fn running_changed(&mut self, running: Vec<(BatchId, LineSet)>) {
-        if self.options.liveness && self.running != running {
-            self.publish_at.get_or_insert(self.published_at + PUBLISH_EVERY);
-        }
-        self.running = running;
-    }
-
-    /// When running rows that changed are published: while the lease is held, and once the beat or publication before is
-    /// answered.
-    fn next_publish(&self) -> Option<Instant> {
-        let waits = self.beat.is_some() || self.publishing.is_some();
-        self.publish_at.filter(|_| !waits && matches!(self.state, State::Held(_)))
-    }
-
-    /// L3: publishes running rows that changed, where a heartbeat would be earned. What is not published, or fails, is not
-    /// repeated: the next beat has it all.
-    fn publish(&mut self, now: Instant) {
-        let (State::Held(held), Some(at)) = (&self.state, self.next_publish()) else { return };
-        if now < at {
-            return;
-        }
-        let earned = l3_heartbeat_earned(now, held.renewed_at, self.options.timing.ttl);
-        self.publish_at = None;
-        if earned {
-            self.published_at = now;
-            let request = LivenessRequest::Publish { lease: self.lease, running: self.running.clone() };
-            let id = self.ask_liveness(request);
-            self.publishing = Some((id, now));
-        }
-    }
-
-    /// L6: a refused renewal means that the lease is dead.
-    fn l6_refused(&mut self, now: Instant, taken_over: bool) {
-        self.tell(LeaseEvent::Ended { lease: self.lease });
-        let then = if taken_over { AfterWithdrawal::NameInUse } else { AfterWithdrawal::TakeAnother };
-        self.state = State::Withdrawing { next_at: now, asked: None, then };
-    }
-
-    /// P1: takes the crashes back that were counted against rows of the dead lease.
-    fn withdraw(&mut self, now: Instant) {
-        let id = self.ask_store(StoreRequest::WithdrawCrashes { lease: self.lease });
-        if let State::Withdrawing { asked, .. } = &mut self.state {
-            *asked = Some((id, now));
-        }
-    }
-
-    fn take_another(&mut self, now: Instant) {
-        self.lease = LeaseId::from_random(self.ids.next_u64());
-        self.maybe_taken_at = None;
-        self.running.clear();
-        self.publish_at = None;
-        self.state = State::Taking { next_at: now, asked: None, predecessor: None };
-    }
-
-    /// S1: R3 applied to oneself.
-    fn drop_lease(&mut self, now: Instant) {
-        let id = self.ask_store(StoreRequest::DropLease { lease: self.lease });
-        if let State::Dropping { asked, .. } = &mut self.state {
-            *asked = Some((id, now));
-        }
-        if self.options.liveness {
-            let request = LivenessRequest::Leave { lease: self.lease };
-            self.ask_liveness(request);
         }
     }
 

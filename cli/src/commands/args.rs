@@ -282,7 +282,7 @@ pub struct WorkerArgs {
     pub redis: RedisArgs,
     #[command(flatten)]
     pub handler: HandlerArgs,
-    /// A worker of a run: is told its store through stdin, makes none, leaves when stdin ends, since the run is gone then
+    /// A worker of a run: is told its store and Redis through stdin, makes no store, leaves when stdin ends, since the run is gone then
     #[arg(long, hide = true)]
     pub supervised: bool,
 }

@@ -50,7 +50,7 @@ async fn read_name(from: &mut (impl AsyncRead + Unpin)) -> Result<String, Failur
             Err(error) => {
                 return Err(Failure::new(
                     Exit::Usage,
-                    "a supervised worker is told its store through stdin, and was not",
+                    "a supervised worker is told its store and Redis through stdin, and was not",
                 )
                 .because(error)
                 .help("leave out --supervised: only `fencepost run` starts such workers"));

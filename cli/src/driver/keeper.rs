@@ -1,6 +1,5 @@
 //! The loop of a lease's keeper.
 
-use fencepost_core::LeaseId;
 use fencepost_core::keeper::{Keeper, KeeperEffect, KeeperInput, KeeperOptions, LeaseEvent};
 use fencepost_core::rules::recovery::ProcessState;
 use fencepost_core::store::{LeaseView, StoreReply, TakeLeaseReply};
@@ -19,7 +18,7 @@ pub async fn drive<S: Store, L: Liveness, C: Clock, T: Spawn, P: Processes>(
     tell: impl Fn(LeaseEvent),
 ) {
     let mut keeper = Keeper::new(options, ports.clock.now());
-    let mut told_holder = None;
+    let mut name_held: Option<NameHeld> = None;
     loop {
         keeper.handle_timeout(ports.clock.now());
         while let Some(effect) = keeper.poll_effect() {
@@ -43,9 +42,19 @@ pub async fn drive<S: Store, L: Liveness, C: Clock, T: Spawn, P: Processes>(
                 }
                 KeeperEffect::CheckProcess(lease, process) => {
                     let state = ports.processes.state(&process);
+                    if let Some(held) = name_held.as_mut().filter(|held| held.holder.lease == lease) {
+                        held.process = state;
+                    }
                     keeper.handle_input(ports.clock.now(), KeeperInput::Process(lease, state));
                 }
                 KeeperEffect::Tell(event) => tell(event),
+            }
+        }
+        if let Some(NameHeld { holder, process, told: told @ false }) = &mut name_held {
+            *told = true;
+            // Where the process is gone nothing is waited for.
+            if *process != ProcessState::Gone {
+                (ports.observer)(Report::NameHeld { holder, process: *process });
             }
         }
         if keeper.is_gone() {
@@ -55,7 +64,11 @@ pub async fn drive<S: Store, L: Liveness, C: Clock, T: Spawn, P: Processes>(
             biased;
             input = inputs.recv() => match input {
                 Some(input) => {
-                    tell_name_held(&input, &mut told_holder, &ports);
+                    if let Some(holder) = holder(&input)
+                        && name_held.as_ref().is_none_or(|held| held.holder.lease != holder.lease)
+                    {
+                        name_held = Some(NameHeld { holder: holder.clone(), process: ProcessState::Unknown, told: false });
+                    }
                     keeper.handle_input(ports.clock.now(), input);
                 }
                 None => return,
@@ -65,19 +78,12 @@ pub async fn drive<S: Store, L: Liveness, C: Clock, T: Spawn, P: Processes>(
     }
 }
 
-/// R5: says who has the name, since a worker that waits to see whether it lives would else say nothing until it is decided.
-fn tell_name_held<S, L, C, T, P: Processes>(
-    input: &KeeperInput,
-    told: &mut Option<LeaseId>,
-    ports: &Ports<S, L, C, T, P>,
-) {
-    let Some(holder) = holder(input).filter(|holder| *told != Some(holder.lease)) else { return };
-    let process = holder.process.as_ref().map_or(ProcessState::Unknown, |process| ports.processes.state(process));
-    // Where the process is gone nothing is waited for.
-    if process != ProcessState::Gone {
-        *told = Some(holder.lease);
-        (ports.observer)(Report::NameHeld { holder, process });
-    }
+/// R5: who has the name. It is said once, since a worker that waits to see whether it lives would else say nothing until it is decided.
+struct NameHeld {
+    holder: LeaseView,
+    /// What the keeper had looked up of it.
+    process: ProcessState,
+    told: bool,
 }
 
 fn holder(input: &KeeperInput) -> Option<&LeaseView> {

@@ -85,7 +85,7 @@ impl StoreUrl {
         }
     }
 
-    /// The name as another process is to be given it with `--store`: with the password.
+    /// The name that means this store to another process: with the password, so it goes through a pipe, not on a command line.
     pub fn argument(&self) -> OsString {
         match self {
             Self::Sqlite(path) => {

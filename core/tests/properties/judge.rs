@@ -18,7 +18,7 @@ enum Happening {
     Process(u64, u8),
     Ended(u64),
     Own(Option<u64>),
-    LookNow,
+    LeasesTaken,
     /// A worker renews, after so much of its ttl.
     Renew(u64),
     StoreClock(i32),
@@ -35,7 +35,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (0..4u64, any::<u8>()).prop_map(|(n, how)| Process(n, how)),
         1 => (0..4u64).prop_map(Ended),
         1 => prop::option::of(0..4u64).prop_map(Own),
-        1 => Just(LookNow),
+        1 => Just(LeasesTaken),
         2 => (0..4u64).prop_map(Renew),
         1 => any::<i16>().prop_map(|n| StoreClock(i32::from(n) * 1_000)),
         20 => (0..1_500u16).prop_map(Wakeups),
@@ -249,7 +249,7 @@ impl World {
                 self.own = lease.map(LeaseId::from_random);
                 self.tell(JudgeInput::OwnLease(self.own))?;
             }
-            Happening::LookNow => self.tell(JudgeInput::LookNow)?,
+            Happening::LeasesTaken => self.tell(JudgeInput::LeasesTaken)?,
             Happening::Renew(n) => {
                 let now = self.store_now();
                 if let Some(view) = self.leases.get_mut(&LeaseId::from_random(n)) {

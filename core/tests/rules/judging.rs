@@ -71,6 +71,7 @@ fn r1_a_lease_taken_by_another_is_looked_at_soon_and_not_more_than_once_a_second
     let ours = LeaseView { process: Some(identity(5)), ..view(LEASE, at(secs(6)), 0) };
     let effects = rig.tell(JudgeInput::Store(look, shows(rig.now, vec![ours])));
     assert_eq!(effects, [JudgeEffect::CheckProcess(LEASE, identity(5))]);
+    assert_eq!(looks(&rig.tell(JudgeInput::LeasesTaken)), [], "there was a look just now");
     assert_eq!(acts(&rig.tell(JudgeInput::Process(LEASE, ProcessState::Gone))).len(), 1);
 }
 
@@ -79,7 +80,7 @@ fn r1_a_lease_that_is_over_is_not_acted_on() {
     let (mut rig, effects) = watching();
     let ours = LeaseView { process: Some(identity(5)), ..view(LEASE, at(secs(0)), 3) };
     rig.tell(JudgeInput::Store(looks(&effects)[0], shows(rig.now, vec![ours])));
-    let look = looks(&rig.tell(JudgeInput::LookNow))[0];
+    let look = looks(&rig.tell(JudgeInput::ProcessEnded(identity(9))))[0];
     rig.tell(JudgeInput::Store(look, shows(rig.now, vec![])));
     assert!(acts(&rig.tell(JudgeInput::Process(LEASE, ProcessState::Gone))).is_empty());
 }
@@ -405,7 +406,7 @@ fn r4_a_judge_looks_at_its_start_and_every_scan() {
     let effects = watch(&mut rig, first, secs(24), |_| Some(vec![]));
     let when: Vec<_> = effects.iter().map(|(looked_at, _)| looked_at.since(at(secs(0)))).collect();
     assert_eq!(when, [0, 8, 16, 24].map(secs));
-    assert_eq!(looks(&rig.tell(JudgeInput::LookNow)).len(), 1);
+    assert_eq!(looks(&rig.tell(JudgeInput::ProcessEnded(identity(9)))).len(), 1);
 }
 
 #[test]

@@ -70,7 +70,7 @@ impl Connections {
         if self.options.transaction_pooler {
             return self.options.connect.clone().statement_cache_capacity(0);
         }
-        let limit = self.lock_wait.as_millis().max(1).to_string();
+        let limit = millis(self.lock_wait).to_string();
         self.options.connect.clone().options([
             ("statement_timeout", limit.as_str()),
             ("lock_timeout", limit.as_str()),
@@ -175,4 +175,23 @@ impl Connections {
         // Each access is one operation on the list: a panic leaves it whole.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Begins a transaction of several round trips (T2): behind a pooler the session has no limits of its own.
+pub(super) fn begin_within(limit: Duration, idle_limit: Duration) -> String {
+    let (statement, limit, idle) = (statement_limit(limit), millis(limit), millis(idle_limit));
+    format!(
+        "begin isolation level read committed; {statement}; set local lock_timeout = {limit}; \
+         set local idle_in_transaction_session_timeout = {idle}"
+    )
+}
+
+/// Limits each statement of the rest of the transaction.
+pub(super) fn statement_limit(limit: Duration) -> String {
+    format!("set local statement_timeout = {}", millis(limit))
+}
+
+/// Nothing at all would be no limit.
+fn millis(limit: Duration) -> u128 {
+    limit.as_millis().max(1)
 }

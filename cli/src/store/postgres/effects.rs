@@ -5,7 +5,6 @@
 //! server lets this session idle (T2): a process that is stopped in the midst of its effects loses the transaction.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use fencepost_core::store::{Answer, Record, RecordItem, Recorded, StoreFailure, StoreReply, Verdict};
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row};
@@ -14,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use super::PostgresStore;
 use super::call::Call;
 use super::codec::int;
+use super::connections::{begin_within, statement_limit};
 use super::record::{record_call, verdicts};
 use super::trouble::{self, Trouble};
 use crate::handler::transactional::{Effects, TransactionalStore, sealed};
@@ -154,15 +154,8 @@ impl PostgresStore {
         let options = self.connections.options();
         let (schema, prepared) = (options.schema.as_str(), !options.transaction_pooler);
         let limit = self.connections.lock_wait() / 2;
-        // Behind a pooler the session has no limits of its own. Idle is bounded by twice the time that effects may take.
-        let begin = format!(
-            "begin isolation level read committed; {}; set local lock_timeout = {}; \
-             set local idle_in_transaction_session_timeout = {}",
-            statement_limit(limit),
-            millis(limit),
-            millis(limit * 2),
-        );
-        execute(conn, &begin).await?;
+        // Idle is bounded by twice the time that effects may take.
+        execute(conn, &begin_within(limit, limit * 2)).await?;
 
         let items = &record.items[..items_max];
         let (exclusive, holds) = fence(conn, schema, prepared, record, items).await?;
@@ -316,13 +309,4 @@ async fn undo(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
 
 async fn execute(conn: &mut PgConnection, sql: &str) -> Result<(), sqlx::Error> {
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(conn).await.map(drop)
-}
-
-fn statement_limit(limit: Duration) -> String {
-    format!("set local statement_timeout = {}", millis(limit))
-}
-
-/// Nothing at all would be no limit.
-fn millis(limit: Duration) -> u128 {
-    limit.as_millis().max(1)
 }

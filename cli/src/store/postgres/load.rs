@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use super::PostgresStore;
 use super::call::Call;
 use super::codec::{batch_id, int, micros_of, millis_of, names_to_json};
+use super::connections::begin_within;
 use super::trouble;
 use crate::store::loading::{BatchSpec, CUT_OFF_AFTER, LoadEnd, Loaded, SLICE_ROWS};
 use crate::store::{Loads, StoreError};
@@ -131,12 +132,8 @@ impl PostgresStore {
 
     /// T2: a process that stops in the middle of a slice holds its locks no longer than this, behind a pooler too.
     pub(super) async fn begin_slice(&self, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let limit = self.connections.lock_wait().as_millis().max(1);
-        let sql = format!(
-            "begin isolation level read committed; set local statement_timeout = {limit}; set local lock_timeout = {limit}; \
-             set local idle_in_transaction_session_timeout = {limit}"
-        );
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(conn).await.map(drop)
+        let limit = self.connections.lock_wait();
+        sqlx::raw_sql(AssertSqlSafe(begin_within(limit, limit))).execute(conn).await.map(drop)
     }
 
     /// Without waiting for the disk: the end of the load or append does, and finds out what is missing.
