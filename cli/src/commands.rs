@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches};
 
 use self::args::{Cli, Command};
@@ -12,6 +13,7 @@ mod args;
 mod completions;
 mod config;
 mod demo;
+mod doctor;
 mod failure;
 mod handover;
 mod hint;
@@ -41,7 +43,11 @@ pub fn main() -> ExitCode {
         Ok(command) => command,
         Err(error) => return end(Err(Failure::from_error(Exit::Usage, error)), false),
     };
-    let cli = command.clone().try_get_matches_from(&args).and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = command.clone().try_get_matches_from(&args).and_then(|matches| {
+        let mut cli = Cli::from_arg_matches(&matches)?;
+        cli.global.store_is_typed = matches.value_source("store") == Some(ValueSource::CommandLine);
+        Ok(cli)
+    });
     let cli = match cli {
         Ok(cli) => cli,
         Err(mut error) => {
@@ -77,6 +83,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Results(args) => results::results(&global, args).await,
         Command::Wait(args) => wait::wait(&global, args).await,
         Command::Workers(args) => workers::workers(&global, args).await,
+        Command::Doctor(args) => doctor::doctor(&global, args).await,
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => man::man(&args),
         Command::Demo(args) => demo::demo(&global, args).await,
@@ -91,6 +98,7 @@ impl Command {
             Self::List(args) => args.json,
             Self::Rows(args) => args.json,
             Self::Workers(args) => args.json,
+            Self::Doctor(args) => args.json,
             Self::Run(_) | Self::Worker(_) | Self::Results(_) | Self::Wait(_) => false,
             Self::Completions(_) | Self::Man(_) | Self::Demo(_) => false,
         }

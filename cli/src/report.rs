@@ -7,6 +7,7 @@ use std::fmt::Write;
 
 use fencepost_core::{BatchId, LineSet};
 
+pub mod doctor;
 pub mod redis;
 pub mod rows;
 pub mod status;
@@ -126,4 +127,13 @@ fn time_text(micros: i64) -> String {
         |_| format!("{micros} us"),
         |at| at.to_zoned_datetime(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
     )
+}
+
+/// As a shell reads it as one word.
+pub fn quoted(word: &str) -> Cow<'_, str> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:@%+=,".contains(&byte);
+    if !word.is_empty() && word.bytes().all(is_plain) {
+        return word.into();
+    }
+    format!("'{}'", word.replace('\'', r"'\''")).into()
 }

@@ -9,6 +9,7 @@
 //! | what an operator does to a batch | [`Operates`] |
 //! | appending rows to a batch | [`Appends`], [`fencepost_core::append`] |
 //! | what a running worker needs besides | [`WorkerStore`] |
+//! | what `doctor` looks at, changing nothing | [`examine`] |
 //! | which store a name means, and opening it | [`url`] |
 //! | one type for whichever store it is | [`any`] |
 //! | the embedded store | [`sqlite`] |
@@ -27,6 +28,7 @@ use self::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory,
 
 pub mod any;
 mod effects;
+pub mod examine;
 pub mod loading;
 pub mod postgres;
 pub mod sqlite;

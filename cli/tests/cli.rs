@@ -367,6 +367,52 @@ fn a_mistake_in_the_file_is_told_with_the_file() {
 }
 
 #[test]
+fn passwords_in_the_file_are_shown_nowhere() {
+    let place = Place::new();
+    let file = place.write("rows.csv", ROWS);
+    let secrets = "store = \"postgres://u:sesame@127.0.0.1:1/d\"\nredis = \"redis://:sesame@127.0.0.1:1\"\n";
+    place.write("fencepost.toml", &format!("{secrets}ttl = \"10s\"\n"));
+    for command in ["worker", "run", "status", "doctor", "demo"] {
+        let help = place.ok(&[command, "--help"]);
+        assert!(!help.contains("sesame") && !help.contains("127.0.0.1"), "{help}");
+        assert!(command != "worker" || help.contains("[default: 10s]"), "others are: {help}");
+    }
+    let output = place.run(&["list"]);
+    assert!(code(&output) == 7 && !stderr(&output).contains("sesame"), "{}", stderr(&output));
+    for (broken, place_of_it) in [
+        ("# a b\nstore = postgres://u:sesame@h/d\n", "(line 2, column 9)"),
+        ("store = \"postgres://u:sesame@h/d\n", "(line 1, column "),
+        ("redis = \"redis://:sesame@h\" x\n", "(line 1, column "),
+        ("redis = \"a\"\nredis = \"redis://:sesame@h\"\n", "(line 2, column 1)"),
+        ("redis = 'sesame\\x", "(line 1, column "),
+        ("redis = \"\\sesame\"", "(line 1, column "),
+    ] {
+        place.write("fencepost.toml", broken);
+        let output = place.run(&["run", &file, "--", "true"]);
+        let said = stderr(&output);
+        assert_eq!(code(&output), 2, "{said}");
+        assert!(said.contains("fencepost.toml is not TOML") && said.contains(place_of_it), "{broken}: {said}");
+        assert!(!said.contains("sesame"), "{broken}: {said}");
+    }
+}
+
+#[test]
+fn a_hint_repeats_a_store_that_was_typed_and_no_other() {
+    let place = Place::new();
+    place.ok(&["submit", "--rows", "1", "--store", "rows.db"]);
+    place.write("fencepost.toml", "store = \"rows.db\"\n");
+    let hint = |arguments: &[&str], environment: &[(&str, &str)]| {
+        let output = run_with(&place, &[&["status", "nobatch"], arguments].concat(), environment);
+        stderr(&output).contains("--store rows.db")
+    };
+    assert!(hint(&["--store", "rows.db"], &[]));
+    assert!(!hint(&[], &[]), "the file says it to the next command, too");
+    std::fs::remove_file(place.file("fencepost.toml")).expect("it was there");
+    assert!(!hint(&[], &[("FENCEPOST_STORE", "rows.db")]), "so does the environment");
+    assert!(hint(&["--store", "rows.db"], &[("FENCEPOST_STORE", "other.db")]));
+}
+
+#[test]
 fn a_mistake_in_a_variable_is_told_with_the_variable() {
     let place = Place::new();
     let tip = "the value comes from the variable FENCEPOST_CONCURRENCY";
@@ -389,15 +435,21 @@ fn the_workers_of_a_run_are_told_by_the_run_alone() {
     let place = Place::new();
     let file = place.write("rows.csv", ROWS);
     // Both workers would take this name, and the second would not start.
-    let environment = [("FENCEPOST_NAME", "x"), ("FENCEPOST_LOG", "nonsense"), ("FENCEPOST_STORE", "rows.db")];
+    let environment = [
+        ("FENCEPOST_NAME", "x"),
+        ("FENCEPOST_LOG", "nonsense"),
+        ("FENCEPOST_STORE", "rows.db"),
+        ("FENCEPOST_REDIS", "redis://127.0.0.1:1"),
+        ("OTHER", "seen"),
+    ];
     // The first row breaks the configuration file, and its worker.
-    let script =
-        "test -e once || { touch once; echo 'nonsense = 1' >fencepost.toml; kill -9 $PPID; }; echo $FENCEPOST_STORE";
+    let script = "test -e once || { touch once; echo 'nonsense = 1' >fencepost.toml; kill -9 $PPID; }; echo $OTHER$FENCEPOST_STORE$FENCEPOST_REDIS";
     place.write("fencepost.toml", "ttl = \"5s\"\n");
     let output = run_with(&place, &["run", &file, "--", "sh", "-c", script], &environment);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     let results = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(results.matches("\"result\":\"rows.db\"").count(), 3, "rows see the environment: {results}");
+    let seen = results.matches("\"result\":\"seen\"").count();
+    assert_eq!(seen, 3, "rows see the environment, but for names with passwords in them: {results}");
 }
 
 #[test]

@@ -640,3 +640,14 @@ fn the_guard_kills_the_children_of_a_killed_worker() {
     worker.wait().unwrap();
     assert_eq!(lines.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
 }
+
+#[test]
+fn children_see_the_environment_but_for_names_with_passwords_in_them() {
+    let place = Place::new("n\none\n");
+    let script = r#"while next; do say success "\"result\":\"$OTHER$FENCEPOST_STORE$FENCEPOST_REDIS\""; done"#;
+    let mut command = place.command(&["run", "rows.csv", "--stream", "--workers", "1"], script);
+    command.env("OTHER", "seen").env("FENCEPOST_STORE", "s.db").env("FENCEPOST_REDIS", "redis://127.0.0.1:1");
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(results(&output)[0]["result"], "seen");
+}

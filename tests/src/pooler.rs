@@ -37,6 +37,11 @@ pub struct Pooler {
 impl Pooler {
     /// Starts one.
     pub fn start(server: &Server) -> Self {
+        Self::start_with(server, "")
+    }
+
+    /// Starts one with further settings, as in its configuration file.
+    pub fn start_with(server: &Server, settings: &str) -> Self {
         let program = PROGRAMS.into_iter().find(|program| Path::new(program).exists());
         let program = program.expect("this test needs PgBouncer: install it (Debian: apt-get install pgbouncer)");
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -46,7 +51,7 @@ impl Pooler {
         let ini = folder.path().join("pgbouncer.ini");
         let settings = format!(
             "[databases]\npostgres = host=127.0.0.1 port={} user=postgres\n[pgbouncer]\nlisten_addr=127.0.0.1\n\
-             listen_port={port}\nauth_type=any\npool_mode=transaction\ndefault_pool_size=2\nunix_socket_dir=\n",
+             listen_port={port}\nauth_type=any\npool_mode=transaction\ndefault_pool_size=2\nunix_socket_dir=\n{settings}",
             server.port()
         );
         std::fs::write(&ini, settings).expect("it can be written");

@@ -31,6 +31,11 @@ fn a_stale_heartbeat_delays_recovery_by_a_ttl_and_no_more() {
 }
 
 #[test]
+fn a_stale_heartbeat_delays_nothing_while_redis_has_just_started() {
+    while_redis_is(Mood::StaleAndYoung);
+}
+
+#[test]
 fn only_the_dead_worker_is_recovered_while_redis_is_flushed() {
     while_redis_is(Mood::Flushed);
 }

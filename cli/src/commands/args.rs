@@ -21,7 +21,7 @@ pub struct Cli {
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, every row succeeded; 1 unexpected; 2 usage; 3 finished with failed rows; 4 no such batch or row;
-5 aborted; 6 wait timed out; 7 store unreachable; 8 input unreadable or changed; 130 interrupted.
+5 aborted; 6 wait timed out; 7 store unreachable, or doctor found a problem; 8 input unreadable or changed; 130 interrupted.
 
 Options are taken from the command line, else from FENCEPOST_* variables, else from ./fencepost.toml (or --config) or
 $XDG_CONFIG_HOME/fencepost/config.toml, else the defaults shown.";
@@ -32,6 +32,9 @@ pub struct Global {
     /// Where rows and outcomes are kept: a path (SQLite) or postgres://USER@HOST/DATABASE [default: $XDG_STATE_HOME/fencepost/fencepost.db]
     #[arg(long, global = true, env = "FENCEPOST_STORE", hide_env_values = true, value_name = "STORE")]
     pub store: Option<String>,
+    /// Whether it was typed: what file and environment say they say to the next command, too
+    #[arg(skip)]
+    pub store_is_typed: bool,
     /// A configuration file instead of ./fencepost.toml
     #[arg(long, global = true, env = "FENCEPOST_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -72,6 +75,8 @@ pub enum Command {
     Wait(WaitArgs),
     /// List workers
     Workers(WorkersArgs),
+    /// Say why work does not go on, or what a store and a Redis lack for production; looks, and changes nothing
+    Doctor(DoctorArgs),
     /// Print a script that completes fencepost's command lines in a shell
     Completions(CompletionsArgs),
     /// Print the manual page of fencepost, or of one of its commands
@@ -380,6 +385,16 @@ pub struct WorkersArgs {
     /// One JSON object instead of text
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes: 0 no problem (there may be advice), 7 a problem, of the store or of Redis.")]
+pub struct DoctorArgs {
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub redis: RedisArgs,
 }
 
 #[derive(Debug, Args)]

@@ -21,14 +21,15 @@ pub enum ConfigError {
         #[source]
         cause: std::io::Error,
     },
-    /// It is not TOML.
-    #[error("the configuration file {path} is not TOML")]
+    /// It is not TOML. The library's own error has the whole line in its text, which may have a password in it.
+    #[error("the configuration file {path} is not TOML{place}: {why}")]
     Parse {
         /// Which file.
         path: PathBuf,
-        /// Where and why.
-        #[source]
-        cause: Box<toml::de::Error>,
+        /// Where, where that is known.
+        place: String,
+        /// Why.
+        why: String,
     },
     /// An option that no command has, or a value that is no option's.
     #[error("the configuration file {path} sets `{key}`, {why}")]
@@ -64,7 +65,7 @@ pub fn configured(command: clap::Command, args: &[OsString]) -> Result<clap::Com
 
 fn with_defaults(mut command: clap::Command, text: &str, path: &Path) -> Result<clap::Command, ConfigError> {
     let parsed: Result<Table, _> = text.parse();
-    let table = parsed.map_err(|cause| ConfigError::Parse { path: path.to_owned(), cause: Box::new(cause) })?;
+    let table = parsed.map_err(|error| not_toml(path, text, &error))?;
     for (key, value) in table {
         let set = match value {
             Value::Table(section) => set_for_one(command, &key, section),
@@ -73,6 +74,18 @@ fn with_defaults(mut command: clap::Command, text: &str, path: &Path) -> Result<
         command = set.map_err(|Wrong { key, why }| ConfigError::Option { path: path.to_owned(), key, why })?;
     }
     Ok(command)
+}
+
+fn not_toml(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let place = before.map_or(String::new(), |before| {
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        format!(" (line {line}, column {column})")
+    });
+    // One line: what the library expected there, not what stands there.
+    let why = error.message().lines().next().unwrap_or_default().to_owned();
+    ConfigError::Parse { path: path.to_owned(), place, why }
 }
 
 /// An entry that cannot be used.
@@ -198,7 +211,11 @@ fn is_text(value: &Value) -> bool {
 fn set_default(command: clap::Command, option: &str, values: &[String]) -> clap::Command {
     let id = arg_of(&command, option).map(|arg| arg.get_id().clone());
     match id {
-        Some(id) => command.mut_arg(id, |arg| arg.default_values(values.to_vec())),
+        // A value that is not shown where it comes from a variable may be a secret: nor is it shown here.
+        Some(id) => command.mut_arg(id, |arg| {
+            let hidden = arg.is_hide_env_values_set();
+            arg.default_values(values.to_vec()).hide_default_value(hidden)
+        }),
         None => command,
     }
 }

@@ -1,31 +1,18 @@
 //! Commands that a hint or an error names: they are to be copied and run, so they are complete.
 
-use std::borrow::Cow;
-
 use super::args::Global;
+pub use crate::report::quoted;
 use crate::store::StoreUrl;
 
-/// The store as an option to put behind a command, with a space before it, where one was given on the command line: without a
-/// password. What the environment says it says to the next command, too.
+/// The store as an option to put behind a command, with a space before it, where one was typed: without a password. What file
+/// and environment say they say to the next command, too.
 pub fn store_option(global: &Global) -> String {
-    let Some(name) = global.store.as_deref() else { return String::new() };
-    if std::env::var("FENCEPOST_STORE").is_ok_and(|value| value == name) {
-        return String::new();
-    }
+    let Some(name) = global.store.as_deref().filter(|_| global.store_is_typed) else { return String::new() };
     let shown = match name.parse() {
         Ok(StoreUrl::Postgres(url)) => url.to_string(),
         _ => name.to_owned(),
     };
     format!(" --store {}", quoted(&shown))
-}
-
-/// As a shell reads it as one word.
-pub fn quoted(word: &str) -> Cow<'_, str> {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:@%+=,".contains(&byte);
-    if !word.is_empty() && word.bytes().all(is_plain) {
-        return word.into();
-    }
-    format!("'{}'", word.replace('\'', r"'\''")).into()
 }
 
 #[cfg(test)]
@@ -35,7 +22,8 @@ mod tests {
     #[test]
     fn a_store_is_shown_as_it_is_typed_and_without_a_password() {
         let option = |store: Option<&str>| {
-            store_option(&Global { store: store.map(str::to_owned), config: None, quiet: false, only_flags: false })
+            let store = store.map(str::to_owned);
+            store_option(&Global { store, store_is_typed: true, config: None, quiet: false, only_flags: false })
         };
         assert_eq!(option(None), "");
         for (name, shown) in [

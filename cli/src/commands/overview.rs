@@ -14,7 +14,7 @@ use crate::report::{BatchSummary, Counts};
 use crate::results::ResultRow;
 use crate::runtime::LocalProcesses;
 use crate::store::Reads;
-use crate::store::view::{BatchCounts, RowView, WorkerView};
+use crate::store::view::{BatchCounts, RowView, WorkerView, WorkersView};
 
 /// How long an ended worker is still shown.
 const ENDED_SHOWN: Duration = Duration::from_secs(60);
@@ -33,7 +33,8 @@ pub async fn batches(store: &impl Reads) -> Result<Vec<BatchSummary>, Failure> {
     Ok(summaries)
 }
 
-fn summary(counts: &BatchCounts) -> BatchSummary {
+/// A batch as reports show it.
+pub fn summary(counts: &BatchCounts) -> BatchSummary {
     let view = &counts.batch;
     BatchSummary {
         id: view.batch,
@@ -59,10 +60,14 @@ fn summary(counts: &BatchCounts) -> BatchSummary {
 pub async fn workers(store: &impl Reads) -> Result<Vec<WorkerSummary>, Failure> {
     let now_us = jiff::Timestamp::now().as_microsecond();
     let ended_since = StoreTime(now_us - i64::try_from(ENDED_SHOWN.as_micros()).unwrap_or(0));
-    let view = store.workers(ended_since).await?;
+    Ok(summaries(store.workers(ended_since).await?))
+}
+
+/// Workers as reports show them, with a look at those of this machine.
+pub fn summaries(view: WorkersView) -> Vec<WorkerSummary> {
     let processes = LocalProcesses::new();
     let workers = view.workers.into_iter().filter(|worker| worker.state != LeaseState::Dropped);
-    Ok(workers.map(|worker| worker_summary(worker, view.now, &processes)).collect())
+    workers.map(|worker| worker_summary(worker, view.now, &processes)).collect()
 }
 
 fn worker_summary(worker: WorkerView, now: StoreTime, processes: &LocalProcesses) -> WorkerSummary {

@@ -284,6 +284,8 @@ impl CommandHandler {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
 
+        keep_secrets(&mut command);
+
         for attempt in 1..=STARTS {
             let mut lease =
                 self.groups.lease().await.map_err(|error| retry(format!("the command was not run: {error}")))?;
@@ -322,6 +324,13 @@ impl CommandHandler {
             ),
             _ => HandlerAnswer::Retry(format!("cannot run {program}: {error}").into()),
         }
+    }
+}
+
+/// Keeps from a handler what may have passwords in it: where the store and Redis are is the worker's business.
+pub(super) fn keep_secrets(command: &mut Command) {
+    for variable in ["FENCEPOST_STORE", "FENCEPOST_REDIS"] {
+        command.env_remove(variable);
     }
 }
 

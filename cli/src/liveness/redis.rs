@@ -7,6 +7,7 @@
 //! | [`connecting`], [`url`] | open connections to real servers |
 //! | this file | keeps a connection, bounds every wait, connects again |
 //! | [`trouble`] | says when it does not answer |
+//! | [`examine`] | looks at it, for `doctor` |
 
 use std::fmt;
 use std::future::Future;
@@ -29,6 +30,7 @@ use crate::driver::{Clock, Liveness, Observer, Spawn};
 use crate::runtime::{TokioClock, TokioSpawn};
 
 pub mod connecting;
+pub mod examine;
 pub mod keys;
 pub mod scripts;
 pub mod trouble;

@@ -14,6 +14,7 @@
 //! | appending rows to a batch | `appending.rs` |
 //! | what status, rows and results show | `read.rs` |
 //! | waking of idle workers | [`changes`] |
+//! | what `doctor` looks at | [`examine`] |
 //! | effects within the outcome's transaction (O7) | `effects.rs` |
 //!
 //! # One round trip
@@ -51,6 +52,7 @@ mod claim;
 mod codec;
 mod connections;
 mod effects;
+pub mod examine;
 mod lease;
 mod load;
 pub mod open;

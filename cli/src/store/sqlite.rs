@@ -13,6 +13,7 @@
 //! | what status, rows and results show | `read.rs` |
 //! | waking of idle workers | [`changes`] |
 //! | renewals before row work | `turn.rs` |
+//! | what `doctor` looks at | [`examine`] |
 //!
 //! # One writer at a time
 //!
@@ -61,6 +62,7 @@ pub mod changes;
 mod claim;
 mod codec;
 mod effects;
+pub mod examine;
 mod lease;
 mod load;
 pub mod open;

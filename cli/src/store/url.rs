@@ -10,6 +10,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::examine::StoreFacts;
 use super::postgres::{self, PostgresStore};
 use super::sqlite::{self, SqliteStore};
 use super::{AnyStore, OpenMode};
@@ -74,6 +75,14 @@ impl StoreUrl {
                 let options = url.with_password().parse().map_err(postgres::OpenError::Url)?;
                 Ok(PostgresStore::open(options, mode).await?.into())
             }
+        }
+    }
+
+    /// Looks at the store and at what is around it, and changes nothing. It never fails: what cannot be looked at is told.
+    pub async fn examine(&self) -> StoreFacts {
+        match self {
+            Self::Sqlite(path) => StoreFacts::Sqlite(sqlite::examine::examine(path).await),
+            Self::Postgres(url) => StoreFacts::Postgres(postgres::examine::examine(url.with_password()).await),
         }
     }
 

@@ -105,9 +105,13 @@ pub fn run(mood: Mood, sizes: Moods) -> Outcome {
     if mood == Mood::Stale {
         assert!(past_its_time >= sizes.ttl, "the heartbeat objected in vain: {past_its_time:?} past its time");
     }
+    if mood == Mood::StaleAndYoung {
+        // R2: one that has just started is not listened to, whatever it has.
+        assert!(past_its_time < sizes.ttl, "a Redis that cannot vouch objected: {past_its_time:?} past its time");
+    }
     redis.end();
     until("the living have heartbeats", sizes.ttl * 10, || {
-        let stale = usize::from(mood == Mood::Stale);
+        let stale = usize::from(matches!(mood, Mood::Stale | Mood::StaleAndYoung));
         (redis.server().heartbeats() == workers.len() + stale).then_some(())
     });
     assert!(!look.has_ended(&batch), "the job was over before: more rows are needed");

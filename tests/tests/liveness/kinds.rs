@@ -6,14 +6,18 @@ use fencepost::liveness::RedisLiveness;
 use fencepost::liveness::redis::scripts::Answer;
 use fencepost_core::liveness::{LivenessReply, LivenessRequest};
 use fencepost_core::{BatchId, LeaseId, LineSet};
-use fencepost_tests::redis::Server;
 use fencepost_tests::redis::cluster::Cluster;
 use fencepost_tests::redis::sentinel::Sentinels;
+use fencepost_tests::redis::{Server, shared};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn liveness(url: &str) -> RedisLiveness {
-    RedisLiveness::new(url.parse().expect("a URL"), "store").expect("its files can be read")
+    liveness_of(url, "store")
+}
+
+fn liveness_of(url: &str, store_id: &str) -> RedisLiveness {
+    RedisLiveness::new(url.parse().expect("a URL"), store_id).expect("its files can be read")
 }
 
 async fn ask(redis: &RedisLiveness, request: &LivenessRequest) -> LivenessReply {
@@ -51,6 +55,18 @@ async fn everything(redis: &RedisLiveness) {
     assert_eq!((&view.workers[0].running, view.workers[1].heartbeat), (&running, None));
     assert_eq!(ask(redis, &LivenessRequest::Leave { lease: one }).await, LivenessReply::Done);
     assert_eq!(redis.view(&[one]).await.expect("it answered just now").workers[0].heartbeat, None);
+}
+
+/// On the server that was named, if one was: stores with other ids than this one's are none of its business.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_server_for_several_stores() {
+    let stores = [(); 2].map(|()| liveness_of(shared(), &LeaseId::from_random(rand::random()).to_string()));
+    let [one, other] = &stores;
+    beat(other).await;
+    everything(one).await;
+    let kept = other.view(&[LeaseId::from_random(1)]).await.expect("it answered just now");
+    assert!(kept.workers[0].heartbeat.is_some(), "{kept:?}");
+    assert_eq!(ask(other, &LivenessRequest::Leave { lease: LeaseId::from_random(1) }).await, LivenessReply::Done);
 }
 
 #[tokio::test(flavor = "multi_thread")]

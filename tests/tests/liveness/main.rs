@@ -4,5 +4,6 @@
 
 mod command;
 mod differential;
+mod doctor;
 mod kinds;
 mod link;

@@ -4,6 +4,7 @@
 mod append;
 mod broken;
 mod connecting;
+mod doctor;
 mod effects;
 mod history;
 mod journal;

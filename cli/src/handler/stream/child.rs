@@ -17,8 +17,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::lines::Lines;
 use super::relay::Relay;
-use crate::handler::command::Process;
 use crate::handler::command::groups::Groups;
+use crate::handler::command::{Process, keep_secrets};
 
 /// How often a start is tried whose guard dies meanwhile.
 const STARTS: u32 = 3;
@@ -44,6 +44,7 @@ impl Recipe {
     pub(super) async fn start(&self) -> Result<Child, String> {
         let mut command = Command::new(&self.program);
         command.arg0(&self.name).args(&self.arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        keep_secrets(&mut command);
         for attempt in 1..=STARTS {
             let mut lease = self.groups.lease().await.map_err(|error| error.to_string())?;
             let no_pipe = |error| format!("no pipe for the rows: {error}");

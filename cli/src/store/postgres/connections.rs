@@ -16,6 +16,9 @@ use crate::store::StoreError;
 /// A handle has at most so many connections. A worker has one claim, two or three groups of outcomes and a look under way.
 const CONNECTIONS_MAX: usize = 4;
 
+/// A worker has at most so many: those of its rows, its keeper's one, and one that listens.
+pub(super) const CONNECTIONS_PER_WORKER: usize = CONNECTIONS_MAX + 2;
+
 /// How long connecting may take: less, and a server that is merely busy counts as gone.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 

@@ -11,6 +11,7 @@ use sqlx::{ConnectOptions, SqliteConnection, SqlitePool};
 use super::trouble::{Code, cause, code, describe};
 use super::turn::Turn;
 use super::{ASK_AGAIN, Clock, LOCK_WAIT, Parts, SqliteStore, SystemClock};
+use crate::store::examine::SchemaState;
 use crate::store::{OpenMode, StoreError};
 
 /// The version of the tables that this program makes and knows.
@@ -263,6 +264,22 @@ fn reader_options(path: &Path) -> SqliteConnectOptions {
 /// A connection that only reads.
 pub(super) async fn connect_reader(path: &Path) -> Result<SqliteConnection, OpenError> {
     connect(&reader_options(path)).await.map_err(|error| OpenError::from_sql(error, path))
+}
+
+/// A connection that can do nothing but read, not even fold the write-ahead log into the file as the last one that closes.
+pub(super) async fn connect_to_look(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
+    reader_options(path).read_only(true).connect().await
+}
+
+/// Whose file it is.
+pub(super) async fn schema_of(conn: &mut SqliteConnection) -> Result<SchemaState, sqlx::Error> {
+    Ok(match identify_at_once(conn).await? {
+        Found::Nothing => SchemaState::Missing,
+        Found::Foreign => SchemaState::Foreign,
+        Found::Store { schema_version, worker_version_min, store_id } => {
+            SchemaState::of(schema_version, worker_version_min, store_id, SCHEMA_VERSION)
+        }
+    })
 }
 
 fn reader_pool(path: &Path) -> SqlitePool {

@@ -15,13 +15,13 @@ use super::{SqliteStore, StoreError};
 use crate::store::Reads;
 use crate::store::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, WorkersView};
 
-mod batches;
+pub(super) mod batches;
 mod paging;
 mod results;
 mod rows;
-mod status;
+pub(super) mod status;
 mod story;
-mod workers;
+pub(super) mod workers;
 
 impl Reads for SqliteStore {
     fn store_id(&self) -> &str {

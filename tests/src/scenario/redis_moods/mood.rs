@@ -11,6 +11,9 @@ pub enum Mood {
     Well,
     /// It keeps a dead worker's heartbeat for an hour.
     Stale,
+    /// It keeps a dead worker's heartbeat for an hour, and is killed more often than once per ttl, back at once with all it had: so it
+    /// would object, and never can.
+    StaleAndYoung,
     /// Emptied again and again.
     Flushed,
     /// Killed, and back with nothing.
@@ -39,7 +42,7 @@ impl Mood {
 
     fn keeps(self) -> Keeps {
         match self {
-            Self::BackWithOldData | Self::CrashLoop => Keeps::EveryWrite,
+            Self::BackWithOldData | Self::CrashLoop | Self::StaleAndYoung => Keeps::EveryWrite,
             _ => Keeps::Nothing,
         }
     }
@@ -75,15 +78,13 @@ impl Moody {
     pub fn begin(&mut self, victim: &str) {
         match self.mood {
             Mood::Well | Mood::Absent => {}
-            Mood::Stale => {
-                let keys = self.server.ask(&["KEYS", &format!("fencepost:*:heartbeat:{victim}")]);
-                assert_eq!(self.server.ask(&["EXPIRE", &keys, "3600"]), "1", "{keys:?} is the dead worker's heartbeat");
+            Mood::Stale => self.keep_heartbeat(victim),
+            Mood::StaleAndYoung => {
+                self.keep_heartbeat(victim);
+                self.restart();
             }
             Mood::Flushed => self.flush(),
-            Mood::BackEmpty => {
-                self.server.kill();
-                self.server.start_again();
-            }
+            Mood::BackEmpty => self.restart(),
             Mood::BackWithOldData => {
                 self.server.stop();
                 self.down_since = Some(Instant::now());
@@ -105,6 +106,7 @@ impl Moody {
         let every = |part| self.last.elapsed() >= self.ttl / part;
         match self.mood {
             Mood::Flushed if every(4) => self.flush(),
+            Mood::StaleAndYoung if every(2) => self.restart(),
             // Back for a moment, and gone.
             Mood::CrashLoop if every(4) => {
                 self.up();
@@ -123,7 +125,7 @@ impl Moody {
     /// Ends it: Redis is well from here on.
     pub fn end(&mut self) {
         match self.mood {
-            Mood::Well | Mood::Stale | Mood::Flushed | Mood::BackEmpty | Mood::Slow => {}
+            Mood::Well | Mood::Stale | Mood::StaleAndYoung | Mood::Flushed | Mood::BackEmpty | Mood::Slow => {}
             Mood::BackWithOldData | Mood::Absent | Mood::CrashLoop => self.up(),
             Mood::Frozen => self.server.thaw(),
             Mood::OutOfMemory => {
@@ -135,6 +137,17 @@ impl Moody {
                 self.server.ask(&["CONFIG", "SET", "maxmemory", "0"]);
             }
         }
+    }
+
+    /// The dead worker's heartbeat outlives it by an hour.
+    fn keep_heartbeat(&self, victim: &str) {
+        let keys = self.server.ask(&["KEYS", &format!("fencepost:*:heartbeat:{victim}")]);
+        assert_eq!(self.server.ask(&["EXPIRE", &keys, "3600"]), "1", "{keys:?} is the dead worker's heartbeat");
+    }
+
+    fn restart(&mut self) {
+        self.server.kill();
+        self.server.start_again();
     }
 
     fn flush(&self) {

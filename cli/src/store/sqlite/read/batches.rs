@@ -101,7 +101,7 @@ select batch, key, digest, operation, status, held, priority, total, cursor, gen
 from batches
 order by created_at desc, batch";
 
-pub(super) async fn all_batches(conn: &mut SqliteConnection) -> Result<Vec<BatchView>, Trouble> {
+pub(in super::super) async fn all_batches(conn: &mut SqliteConnection) -> Result<Vec<BatchView>, Trouble> {
     let records: Vec<BatchRecord> = sqlx::query_as(ALL_BATCHES).fetch_all(conn).await?;
     records.into_iter().map(BatchView::try_from).collect()
 }

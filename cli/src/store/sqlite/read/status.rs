@@ -41,7 +41,7 @@ from (
 ) as d
 left join tallies t on t.batch = ?1";
 
-pub(super) async fn counts(
+pub(in super::super) async fn counts(
     conn: &mut SqliteConnection,
     now: StoreTime,
     batch: BatchId,

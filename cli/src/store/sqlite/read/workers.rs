@@ -41,7 +41,10 @@ select lease, batch, lines from spans
 where lease is not null
 order by lease, batch";
 
-pub(super) async fn workers(conn: &mut SqliteConnection, ended_since: StoreTime) -> Result<Vec<WorkerView>, Trouble> {
+pub(in super::super) async fn workers(
+    conn: &mut SqliteConnection,
+    ended_since: StoreTime,
+) -> Result<Vec<WorkerView>, Trouble> {
     let records: Vec<WorkerRecord> = sqlx::query_as(WORKERS).bind(ended_since.0).fetch_all(&mut *conn).await?;
     let spans: Vec<(i64, i64, String)> = sqlx::query_as(HELD_LINES).fetch_all(conn).await?;
     let mut held: BTreeMap<i64, BTreeMap<BatchId, LineSet>> = BTreeMap::new();
