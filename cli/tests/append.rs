@@ -46,6 +46,13 @@ impl Place {
         load::values(&self.store, BatchSpec::new("op"), None, 1..=rows).await.unwrap().batch
     }
 
+    /// How many rows the store has of it, seen or not.
+    async fn rows_stored(&self, batch: BatchId) -> i64 {
+        let mut raw = SqliteConnectOptions::new().filename(self.store.path()).connect().await.unwrap();
+        let count = sqlx::query_scalar("select count(*) from rows where batch = ?").bind(batch.number().cast_signed());
+        count.fetch_one(&mut raw).await.unwrap()
+    }
+
     async fn inputs(&self, batch: BatchId) -> Vec<String> {
         let inputs = self.store.inputs(batch, 0, u32::MAX).await.unwrap();
         inputs.into_iter().map(|(_, input)| input.into_string()).collect()
@@ -119,6 +126,7 @@ async fn rows_that_cannot_be_read_leave_nothing_behind() {
     };
     let error = append::rows(&place.store, batch, Some("k"), &mut next, |_| {}).await.unwrap_err();
     assert_eq!(error.to_string(), "row 9 cannot be kept");
+    assert_eq!(place.rows_stored(batch).await, 1);
     // Neither the place nor the key is taken.
     let begun = place.store.begin_append(batch, AppendId::from_random(1), Some("k")).await.unwrap();
     assert_eq!(begun, Begun::Loading { first_line: 2 });
@@ -267,6 +275,7 @@ async fn an_append_that_was_taken_over_adds_nothing() {
     assert!(matches!(error, AppendError::TakenOver { .. }), "{error:?}");
     assert!(error.to_string().starts_with("nothing was appended: another append to batch"), "{error}");
     assert_eq!(place.inputs(batch).await, ["1", "9"]);
+    assert_eq!(place.rows_stored(batch).await, 2);
 }
 
 #[test]

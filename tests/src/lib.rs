@@ -9,6 +9,7 @@
 pub mod ledger;
 pub mod place;
 pub mod pooler;
+pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod proxy;

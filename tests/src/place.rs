@@ -17,7 +17,7 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
 use crate::pooler::Pooler;
 use crate::postgres::{Durability, Schema, Server, own};
-use crate::process::{Process, program, until};
+use crate::process::{Process, mortal, until};
 use crate::scenario::STUCK;
 
 /// Which kind of store keeps a scenario's rows.
@@ -146,7 +146,7 @@ impl Place {
     }
 
     fn worker_command(&self, store: &str, arguments: &[String]) -> Command {
-        let mut command = Command::new(program("ledger-worker"));
+        let mut command = mortal("ledger-worker");
         command.arg("--store").arg(store).arg("--ledger").arg(self.ledger()).args(arguments);
         command
     }

@@ -3,7 +3,7 @@
 //! A small shell beside it waits for the end of a pipe, as in [`crate::postgres`]: however the test process ends, PgBouncer
 //! does too.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use nix::unistd::Uid;
 
+use crate::ports::free_port;
 use crate::postgres::Server;
 use crate::process::until;
 
@@ -45,9 +46,7 @@ impl Pooler {
         let program = PROGRAMS.into_iter().find(|program| Path::new(program).exists());
         let program = program.expect("this test needs PgBouncer: install it (Debian: apt-get install pgbouncer)");
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
-        let port = listener.local_addr().expect("it is bound").port();
-        drop(listener);
+        let port = free_port();
         let ini = folder.path().join("pgbouncer.ini");
         let settings = format!(
             "[databases]\npostgres = host=127.0.0.1 port={} user=postgres\n[pgbouncer]\nlisten_addr=127.0.0.1\n\

@@ -5,7 +5,6 @@
 //! the end of a pipe that the test process holds: however that ends, the shell stops the server and removes the folder.
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
@@ -13,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::unistd::{Uid, User};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+use crate::ports::free_port;
 
 /// Names a server to test on; each test makes a schema of its own there.
 const SERVER: &str = "FENCEPOST_TEST_POSTGRES_URL";
@@ -149,11 +150,6 @@ fn as_postgres(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("runuser");
     command.args(["-u", user, "--"]).arg(program);
     command
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
-    listener.local_addr().expect("it is bound").port()
 }
 
 /// The newest Postgres of this machine.

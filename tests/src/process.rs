@@ -32,6 +32,14 @@ fn build() -> PathBuf {
     cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     cargo.args(["build", "--quiet", "--locked", "--workspace", "--bins", "--examples", "--target-dir"]);
     cargo.arg(dir.parent().expect("a profile's folder has a parent"));
+    // What cargo said to this test of its package: a dependency's build script that asks for it would see it changed, and run
+    // again with all that depends on it, now and once more after the tests.
+    for (name, _) in std::env::vars_os() {
+        let of_package = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+        if of_package.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            cargo.env_remove(name);
+        }
+    }
     if dir.ends_with("release") {
         cargo.arg("--release");
     }
@@ -39,9 +47,16 @@ fn build() -> PathBuf {
     dir
 }
 
+/// A program of this workspace that dies with the thread that starts it: workers of tests that are killed do not stay behind.
+pub fn mortal(name: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(program(name));
+    command
+}
+
 /// The `fencepost` program.
 pub fn fencepost() -> Command {
-    let mut command = Command::new(program("fencepost"));
+    let mut command = mortal("fencepost");
     // A developer's own settings must not reach the tests.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("FENCEPOST_") {

@@ -5,7 +5,6 @@
 //! for the end of a pipe that the test process holds: however that ends, the shell kills the server and removes the folder.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
@@ -15,6 +14,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::ports::free_port;
 use crate::process::until;
 
 pub mod certificates;
@@ -298,18 +298,6 @@ fn cli() -> Command {
     let mut cli = Command::new("timeout");
     cli.args(["20", "redis-cli"]).env_remove("REDISCLI_AUTH").stdin(Stdio::null());
     cli
-}
-
-/// A port that no program gets by chance: a client that connects again and again to a server that is down would meet
-/// itself one day, if the port were among those given to clients. Ten thousand above it is the bus of a cluster's node.
-fn free_port() -> u16 {
-    const FIRST: u16 = 10_000;
-    const COUNT: u16 = 12_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let from = u16::try_from(std::process::id().wrapping_mul(61) % u32::from(COUNT)).expect("below the count");
-    let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let ports = (0..COUNT).map(|_| FIRST + from.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT);
-    ports.into_iter().find(|&port| free(port) && free(port + 10_000)).expect("a port is free")
 }
 
 /// The URL of the server that the tests of this program share: the one that was named, else this program's own.

@@ -105,9 +105,10 @@ fn once(on: StoreKind, kills: Kills, redis: Option<&str>, mut after_kill: impl F
             && look.holds_at_least(workers[victim].pid(), kills.lines_held_min)
         {
             workers[victim].kill();
-            workers[victim] = start();
             killed += 1;
+            // Before its successor's first beat.
             after_kill(killed);
+            workers[victim] = start();
             last_kill = Instant::now();
         }
         look.has_ended(&batch).then_some(())

@@ -6,8 +6,9 @@ use fencepost::handler::{CancelToken, Handler, HandlerAnswer, Row};
 use fencepost::load;
 use fencepost::store::loading::BatchSpec;
 use fencepost::store::postgres::PostgresStore;
-use fencepost::store::{OpenMode, Reads};
+use fencepost::store::{OpenMode, Reads, Store};
 use fencepost::worker::{RunningWorker, WorkerConfig};
+use fencepost_core::store::{StoreReply, StoreRequest};
 use sqlx::PgConnection;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
@@ -71,6 +72,11 @@ async fn run(sizes: Idle, schema: &Schema, url: &str) -> Outcome {
     }
     // The submitter is another client, straight at the server.
     let store = open(&schema.url()).await;
+    let until = Instant::now() + STUCK;
+    while live_leases(&store).await < sizes.workers {
+        assert!(Instant::now() < until, "the workers never took their leases");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let mut times = Vec::new();
     for time in 0..sizes.times {
         // Workers are idle, at another moment between two polls each time.
@@ -110,6 +116,13 @@ const POLL: Duration = Duration::from_secs(1);
 
 async fn open(url: &str) -> PostgresStore {
     PostgresStore::open(url.parse().expect("a store's URL"), OpenMode::Create).await.expect("the store opens")
+}
+
+async fn live_leases(store: &PostgresStore) -> usize {
+    match store.call(StoreRequest::Look).await.expect("an answer") {
+        StoreReply::Look(look) => look.leases.len(),
+        other => panic!("{other:?}"),
+    }
 }
 
 /// Transactions of this database so far. Sessions report theirs within about a second.

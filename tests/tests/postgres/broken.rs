@@ -35,11 +35,14 @@ async fn seen(mut rig: Rig) -> Vec<Violation> {
     story::judge(&mut rig).await
 }
 
-/// This checker saw this; on the whole store nobody saw anything.
-fn assert_named(whole: &[Violation], broken: &[Violation], checker: &str, what: &str) {
-    assert_eq!(whole, [], "the store as it is");
-    let named = broken.iter().any(|violation| violation.checker == checker && violation.what.contains(what));
-    assert!(named, "{checker} does not say {what:?}: {broken:#?}");
+/// These steps on a store that is broken so are seen, each checker saying this; on the whole store nobody sees anything.
+async fn assert_seen(steps: impl AsyncFn(Rig) -> Vec<Violation>, breaks: &[Break], named: &[(&str, &str)]) {
+    assert_eq!(steps(rig_with(&[]).await).await, [], "the store as it is");
+    let seen = steps(rig_with(breaks).await).await;
+    for (checker, what) in named {
+        let is_named = seen.iter().any(|violation| violation.checker == *checker && violation.what.contains(what));
+        assert!(is_named, "{checker} does not say {what:?}: {seen:#?}");
+    }
 }
 
 /// Until this request is over, or so many sessions wait.
@@ -79,11 +82,12 @@ const NO_TOKEN: [Break; 1] = [Break {
 
 #[tokio::test]
 async fn a_record_without_a_look_at_the_token_is_seen() {
-    let whole = late_answer(rig_with(&[]).await).await;
-    let broken = late_answer(rig_with(&NO_TOKEN).await).await;
-    assert_named(&whole, &broken, "3 fencing", "newest is");
-    assert_named(&whole, &broken, "4 ownership", "is recorded by");
-    assert_named(&whole, &broken, "1 conservation", "goes to Done from Some(Held");
+    let named = [
+        ("3 fencing", "newest is"),
+        ("4 ownership", "is recorded by"),
+        ("1 conservation", "goes to Done from Some(Held"),
+    ];
+    assert_seen(late_answer, &NO_TOKEN, &named).await;
 }
 
 #[tokio::test]
@@ -96,9 +100,7 @@ async fn an_outcome_that_a_later_one_replaces_is_seen() {
     let [no_token] = NO_TOKEN;
     // Of the second answer, only what is judged line by line replaces.
     let never_plain = Break { function: "record_answers", from: "v_plain := not (", to: "v_plain := false and not (" };
-    let whole = late_answer(rig_with(&[]).await).await;
-    let broken = late_answer(rig_with(&[no_token, replaces, never_plain]).await).await;
-    assert_named(&whole, &broken, "2 one outcome", "line 1 was");
+    assert_seen(late_answer, &[no_token, replaces, never_plain], &[("2 one outcome", "line 1 was")]).await;
 }
 
 /// A recovery begins while a claim of the same lease is under way: the claim has its lease's lock and waits for its batch.
@@ -123,10 +125,8 @@ async fn a_recovery_without_its_lease_s_lock_is_seen() {
         from: "where l.lease = p_lease and l.state = 'live' and l.renewals = p_renewals\n    for update;",
         to: "where l.lease = p_lease and l.state = 'live' and l.renewals = p_renewals;",
     };
-    let whole = recovery_during_a_claim(rig_with(&[]).await).await;
-    let broken = recovery_during_a_claim(rig_with(&[unlocked]).await).await;
-    assert_named(&whole, &broken, "1 conservation", "claims and is not live");
-    assert_named(&whole, &broken, "4 ownership", "claims and is not live");
+    let named = [("1 conservation", "claims and is not live"), ("4 ownership", "claims and is not live")];
+    assert_seen(recovery_during_a_claim, &[unlocked], &named).await;
 }
 
 /// The last two rows are recorded at once: both transactions do all they do before either commits, where the locks allow it.
@@ -151,9 +151,7 @@ async fn an_end_that_is_decided_without_the_batch_s_lock_is_seen() {
         from: "perform 1 from batches b where b.batch = v_batch for update;",
         to: "perform 1 from batches b where b.batch = v_batch for key share;",
     };
-    let whole = last_two_at_once(rig_with(&[]).await).await;
-    let broken = last_two_at_once(rig_with(&[shared]).await).await;
-    assert_named(&whole, &broken, "7 progress", "is open and all its rows have ended");
+    assert_seen(last_two_at_once, &[shared], &[("7 progress", "is open and all its rows have ended")]).await;
 }
 
 /// Two leases claim fresh lines at once; neither commits before the other has looked, where the locks allow it.
@@ -178,10 +176,8 @@ async fn a_line_with_two_owners_is_seen() {
         from: "where b.batch = p_batch and b.status = 'open' and not b.held\n    for no key update;",
         to: "where b.batch = p_batch and b.status = 'open' and not b.held;",
     };
-    let whole = two_claims_at_once(rig_with(&[]).await).await;
-    let broken = two_claims_at_once(rig_with(&[unlocked]).await).await;
-    assert_named(&whole, &broken, "4 ownership", "line 1 goes to Some");
-    assert_named(&whole, &broken, "1 conservation", "fresh lines");
+    let named = [("4 ownership", "line 1 goes to Some"), ("1 conservation", "fresh lines")];
+    assert_seen(two_claims_at_once, &[unlocked], &named).await;
 }
 
 /// A worker dies with lines in hand, and so does the one that has them next.
@@ -196,12 +192,16 @@ async fn two_deaths(rig: Rig) -> Vec<Violation> {
 
 #[tokio::test]
 async fn a_recovery_that_forgets_deaths_or_keeps_suspects_together_is_seen() {
-    let whole = two_deaths(rig_with(&[]).await).await;
-    let recover = |from, to| [Break { function: "recover", from, to }];
-    let forgets = recover("lower(part_lines), suspicion + 1, tried", "lower(part_lines), suspicion, tried");
-    assert_named(&whole, &two_deaths(rig_with(&forgets).await).await, "9 poison", "has suspicion 0 and should have 1");
-    let together = recover("case when h.suspicion = 0 then", "case when true then");
-    assert_named(&whole, &two_deaths(rig_with(&together).await).await, "9 poison", "suspects stay together");
+    for (from, to, what) in [
+        (
+            "lower(part_lines), suspicion + 1, tried",
+            "lower(part_lines), suspicion, tried",
+            "has suspicion 0 and should have 1",
+        ),
+        ("case when h.suspicion = 0 then", "case when true then", "suspects stay together"),
+    ] {
+        assert_seen(two_deaths, &[Break { function: "recover", from, to }], &[("9 poison", what)]).await;
+    }
 }
 
 /// Lines go back, one by one and by a drop, and are claimed again.
@@ -224,18 +224,14 @@ async fn a_token_that_is_used_twice_is_seen() {
         from: "values (nextval('tokens'), v_span.batch, v_back",
         to: "values (case when v_back = v_span.lines then v_span.token else nextval('tokens') end, v_span.batch, v_back",
     };
-    let whole = lines_go_back(rig_with(&[]).await).await;
-    let broken = lines_go_back(rig_with(&[again]).await).await;
-    assert_named(&whole, &broken, "4 ownership", "was drawn before");
+    assert_seen(lines_go_back, &[again], &[("4 ownership", "was drawn before")]).await;
 }
 
 #[tokio::test]
 async fn lines_that_a_drop_loses_are_seen() {
     let lost =
         Break { function: "drop_lease", from: "order by token) in_order", to: "order by token limit 1) in_order" };
-    let whole = lines_go_back(rig_with(&[]).await).await;
-    let broken = lines_go_back(rig_with(&[lost]).await).await;
-    assert_named(&whole, &broken, "1 conservation", "is nowhere");
+    assert_seen(lines_go_back, &[lost], &[("1 conservation", "is nowhere")]).await;
 }
 
 /// One row fails and another succeeds, by two leases, the failed one first.
@@ -254,15 +250,14 @@ async fn answer(rig: &Rig, lease: LeaseId, grants: &[fencepost_core::store::Gran
 
 #[tokio::test]
 async fn an_end_with_the_wrong_status_too_early_or_without_its_completion_is_seen() {
-    let whole = one_fails(rig_with(&[]).await).await;
-    let end = |from, to| [Break { function: "end_batch_if_finished", from, to }];
-    let wrong = one_fails(rig_with(&end("t.batch = of_batch) > 0", "t.batch = of_batch) > 1")).await).await;
-    assert_named(&whole, &wrong, "8 ends once", "ends as Success");
-    let silent = one_fails(rig_with(&end("if found then", "if found and ended_at_us is null then")).await).await;
-    assert_named(&whole, &silent, "8 ends once", "completion");
-    let last = "and not exists (select from spans s where s.batch = of_batch and s.lease is not null)";
-    let early = one_fails(rig_with(&end(last, "")).await).await;
-    assert_named(&whole, &early, "1 conservation", "ends with 1 open lines");
+    let spans = "and not exists (select from spans s where s.batch = of_batch and s.lease is not null)";
+    for (from, to, named) in [
+        ("t.batch = of_batch) > 0", "t.batch = of_batch) > 1", ("8 ends once", "ends as Success")),
+        ("if found then", "if found and ended_at_us is null then", ("8 ends once", "completion")),
+        (spans, "", ("1 conservation", "ends with 1 open lines")),
+    ] {
+        assert_seen(one_fails, &[Break { function: "end_batch_if_finished", from, to }], &[named]).await;
+    }
 }
 
 /// A count that is not kept with its outcomes.
@@ -270,9 +265,7 @@ async fn an_end_with_the_wrong_status_too_early_or_without_its_completion_is_see
 async fn a_count_that_is_not_that_of_the_rows_is_seen() {
     let half =
         Break { function: "record_plain", from: "filter (where i.answer = 1)", to: "filter (where i.answer = 9)" };
-    let whole = one_fails(rig_with(&[]).await).await;
-    let broken = one_fails(rig_with(&[half]).await).await;
-    assert_named(&whole, &broken, "1 conservation", "counts");
+    assert_seen(one_fails, &[half], &[("1 conservation", "counts")]).await;
 }
 
 /// The journal itself: a change that it does not see is found out by the tables.

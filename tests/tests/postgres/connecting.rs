@@ -10,7 +10,7 @@ use fencepost_core::store::{
 };
 use fencepost_core::{BatchId, LeaseId, Token};
 use fencepost_tests::pooler::Pooler;
-use fencepost_tests::postgres::{Durability, Schema, Server, own, shared};
+use fencepost_tests::postgres::{Durability, Schema, Server, own};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::rig::{Rig, STUCK, claim, died, execute, granted, record, recovered, success, take, verdicts};
@@ -167,7 +167,7 @@ async fn a_claim_that_the_server_forgot_is_not_handed_out() {
         }
         // Null where they are not handed out.
         _ => format!(
-            "select case when held then cardinality(inputs) end::bigint from claimed_rows({}, array[(select {half})])",
+            "select case when held then coalesce(cardinality(inputs), 0) end::bigint from claimed_rows({}, array[(select {half})])",
             lease.number()
         ),
     };
@@ -376,14 +376,13 @@ async fn behind_a_transaction_pooler() {
     assert!(store.row_story(batch, 1).await.unwrap().unwrap().row.outcome.unwrap().token > Token(0));
 }
 
-/// Several tests of this program run at once on the shared server: each has its own schema.
+/// Several tests of this program run at once on one server: each has its own schema.
 #[tokio::test]
 async fn schemas_keep_stores_apart() {
     let (one, two) = (Rig::new().await, Rig::new().await);
     assert_ne!(one.store.store_id(), two.store.store_id());
     one.batch(1).await;
     assert!(two.store.batches().await.unwrap().is_empty());
-    assert!(!shared().is_empty());
 }
 
 #[tokio::test]

@@ -14,6 +14,8 @@ use fencepost::store::{OpenMode, Store, WorkerStore};
 use fencepost_core::store::{Answer, Grant, Record, RecordItem, Recorded, RecoverReply, StoreRequest, Verdict};
 use fencepost_core::worker::RunKey;
 use fencepost_core::{BatchId, LeaseId};
+use fencepost_tests::pooler::Pooler;
+use fencepost_tests::postgres::{Schema, own};
 use sqlx::{PgConnection, Postgres};
 use tokio::sync::{Barrier, Semaphore};
 use tokio::task::JoinHandle;
@@ -59,7 +61,8 @@ impl TransactionalHandler for Effect {
     async fn apply(&self, conn: &mut PgConnection, _: RunKey, number: &i64) -> Result<i64, RowError> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         let insert = format!("insert into {} (number) values ($1)", self.table);
-        sqlx::query(sqlx::AssertSqlSafe(insert)).bind(number).execute(&mut *conn).await?;
+        // Behind a pooler statements have no names.
+        sqlx::query(sqlx::AssertSqlSafe(insert)).bind(number).persistent(false).execute(&mut *conn).await?;
         match *number {
             PANICS => panic!("this number is too much"),
             NEVER_ENDS => std::future::pending().await,
@@ -231,10 +234,11 @@ async fn a_panic_takes_nothing_but_its_row_down() {
 
 #[tokio::test]
 async fn behind_a_transaction_pooler_too() {
-    let rig = Rig::new().await;
-    let url = format!("{}&pooler=transaction", rig.schema.url());
-    let store = PostgresStore::open(url.parse().unwrap(), OpenMode::Existing).await.unwrap();
-    let mut stage = stage_on(rig, store, [1, NEVER_ENDS, 3], SHORT).await;
+    let pooler = Pooler::start(own());
+    let schema = Schema::on(own().url());
+    let store = PostgresStore::open(schema.url_at(pooler.url()).parse().unwrap(), OpenMode::Create).await.unwrap();
+    let raw = schema.connect().await;
+    let mut stage = stage_on(Rig { schema, store: store.clone(), raw }, store, [1, NEVER_ENDS, 3], SHORT).await;
     let (_, request) = stage.run_all().await;
     stage.assert_one_is_given_back(request, "took longer than 500ms").await;
 }

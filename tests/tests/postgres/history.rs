@@ -308,6 +308,13 @@ async fn check(rig: &mut Rig, batches: &[BatchId], told: &[Told], failed_by_judg
             *ends.entry((id(*batch), line as u64, Token(*token as u64))).or_default() += 1;
         }
     }
+    let newest: Vec<(i64, i64, i64)> =
+        sqlx::query_as("select batch, first_line, max(token) from attempts where kind = 'crashed' group by 1, 2")
+            .fetch_all(&mut rig.raw)
+            .await
+            .unwrap();
+    let newest = newest.iter().map(|(batch, line, token)| ((id(*batch), *line as u64), Token(*token as u64)));
+    let crashed: BTreeMap<(BatchId, u64), Token> = newest.collect();
     let (mut of_judges, none) = (0, BTreeSet::new());
     for (batch, line, token, lease) in &outcomes {
         let (batch, line, token) = (id(*batch), *line as u64, Token(*token as u64));
@@ -318,10 +325,11 @@ async fn check(rig: &mut Rig, batches: &[BatchId], told: &[Told], failed_by_judg
         } else {
             // P2: failed by a judge, under a token of its own.
             of_judges += 1;
-            // A claim that was recovered before its rows were read was told to nobody: then the last one told has its own end.
-            if let Some(last) = tokens.last() {
-                let end = ends.entry((batch, line, *last)).or_default();
-                *end = (*end).max(1);
+            // The crash that was one too many ended the hold under its token; it was told to nobody where the claim was
+            // recovered before its rows were read.
+            let last = crashed[&(batch, line)];
+            if tokens.contains(&last) {
+                *ends.entry((batch, line, last)).or_default() += 1;
             }
         }
         // Fencing: the newest token that the line ever had.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use fencepost::store::loading::{BatchSpec, LoadEnd, Loaded};
 use fencepost::store::postgres::{PostgresOptions, PostgresStore};
-use fencepost::store::{Loads, OpenMode, Store, StoreError, WorkerStore};
+use fencepost::store::{Loads, OpenMode, Operates, Store, StoreError, WorkerStore};
 use fencepost_core::store::{
     Answer, Claim, ClaimReply, Grant, Recorded, RenewReply, StoreFailure, StoreReply, StoreRequest, TakeLeaseReply,
     Verdict,
@@ -15,7 +15,7 @@ use fencepost_tests::postgres::{Schema, own};
 use fencepost_tests::proxy::{Fate, Proxy};
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::rig::{STUCK, claim, granted, record, success, take, verdicts};
+use super::rig::{STUCK, claim, died, execute, granted, record, success, take, verdicts};
 
 /// A store behind a proxy that loses the answer, or the request, of the next call of one function.
 struct Line {
@@ -23,7 +23,7 @@ struct Line {
     proxy: Proxy,
     armed: Arc<Armed>,
     raw: PgConnection,
-    _schema: Schema,
+    schema: Schema,
 }
 
 #[derive(Default)]
@@ -48,7 +48,7 @@ impl Line {
         let options: PostgresOptions = schema.url_at(&proxy.url()).parse().unwrap();
         let store = PostgresStore::open(options, OpenMode::Create).await.unwrap();
         let raw = schema.connect().await;
-        Self { store, proxy, armed, raw, _schema: schema }
+        Self { store, proxy, armed, raw, schema }
     }
 
     /// The next call of this function ends so.
@@ -137,6 +137,88 @@ async fn a_claim_whose_inputs_never_come_is_settled_to_what_it_took() {
         assert_eq!(grants[0].rows[0].line, number);
     }
     assert_eq!(line.number("select count(*) from spans where lease is not null").await, 2);
+}
+
+/// The spans of a claim change hands before their rows are read: it is settled on the spot, to what is still held.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_whose_spans_change_hands_before_its_rows_are_read_grants_what_is_still_held() {
+    let schema = Schema::on(own().url());
+    let direct = PostgresStore::open(schema.url().parse().unwrap(), OpenMode::Create).await.unwrap();
+    let (reads, mut reading) = tokio::sync::mpsc::unbounded_channel();
+    let (go_on, gone_on) = std::sync::mpsc::channel::<()>();
+    let gone_on = std::sync::Mutex::new(gone_on);
+    let first = AtomicU64::new(1);
+    // The first reading of a claim waits for what happens meanwhile; its connection alone stands still.
+    let proxy = Proxy::start(own(), move |statement| {
+        if statement.contains(".claimed_rows(") && first.swap(0, Ordering::SeqCst) == 1 {
+            let _ = reads.send(());
+            let _ = gone_on.lock().unwrap().recv();
+        }
+        if statement.contains(".claim(") {
+            first.store(1, Ordering::SeqCst);
+        }
+        Fate::Pass
+    });
+    let store = PostgresStore::open(schema.url_at(&proxy.url()).parse().unwrap(), OpenMode::Existing).await.unwrap();
+    let mut raw = schema.connect().await;
+    for (number, (change, held)) in (10u64..).zip([("recovered", 0), ("aborted", 0), ("given back", 2)]) {
+        let batch = direct.begin_load(BatchSpec::new("op")).await.unwrap();
+        direct.load_rows(batch, 1, &ROWS.map(Into::into)).await.unwrap();
+        direct.finish_load(batch, end(None)).await.unwrap();
+        // Its lines come as three spans.
+        let before = LeaseId::from_random(number * 10);
+        direct.call(StoreRequest::TakeLease(take(before))).await.unwrap();
+        for claimed in 1..=3 {
+            granted(direct.call(claim(before, claimed, 1)).await);
+        }
+        direct.call(StoreRequest::DropLease { lease: before }).await.unwrap();
+        let lease = LeaseId::from_random(number);
+        direct.call(StoreRequest::TakeLease(take(lease))).await.unwrap();
+        let claiming = tokio::spawn({
+            let store = store.clone();
+            async move { store.call(claim(lease, 1, 3)).await }
+        });
+        tokio::time::timeout(STUCK, reading.recv()).await.expect("its rows are read").unwrap();
+        match change {
+            "recovered" => drop(direct.call(died(lease, 0)).await.unwrap()),
+            "aborted" => drop(direct.abort(batch).await.unwrap()),
+            _ => {
+                let sql = "select token from spans where lease is not null order by first_line limit 1";
+                let token: i64 = sqlx::query_scalar(sql).fetch_one(&mut raw).await.unwrap();
+                let lines = vec![(batch, Token(token.unsigned_abs()), LineSet::single(1))];
+                direct.call(StoreRequest::GiveBack { lease, lines }).await.unwrap();
+            }
+        }
+        go_on.send(()).unwrap();
+        let grants = granted(claiming.await.unwrap());
+        assert_eq!(grants.len(), held, "{change}");
+        let recorded = verdicts(store.call(record(lease, &grants, &success())).await);
+        assert_eq!(recorded, vec![Verdict::Recorded(Recorded::Success); held], "{change}");
+        assert_eq!(proxy.lost(), 0);
+        // Nothing of it is in the way of the next one.
+        direct.abort(batch).await.unwrap();
+    }
+}
+
+/// S4: a load that was cut off and whose record somebody holds keeps no other from beginning.
+#[tokio::test]
+async fn a_cut_off_load_that_cannot_be_removed_fails_no_other() {
+    let mut line = Line::new().await;
+    let cut_off = line.store.begin_load(BatchSpec::new("op")).await.unwrap();
+    line.number(
+        "with gone as (update batches set created_at = 0, loaded_at = null returning 1) select count(*) from gone",
+    )
+    .await;
+    let mut holding = line.schema.connect().await;
+    execute(&mut holding, "begin; select from batches for update").await;
+    let impatient = line.store.clone().with_lock_wait(std::time::Duration::from_millis(200));
+    let next = impatient.begin_load(BatchSpec::new("op")).await.unwrap();
+    assert_ne!(next, cut_off);
+    assert_eq!(line.number("select count(*) from batches where status = 'loading'").await, 2);
+    execute(&mut holding, "rollback").await;
+    // A later one removes it.
+    impatient.begin_load(BatchSpec::new("op")).await.unwrap();
+    assert_eq!(line.number("select count(*) from batches where created_at = 0").await, 0);
 }
 
 /// T2, where no pooler lets limits through when a session begins: a loader that stands still in the middle of a slice loses its

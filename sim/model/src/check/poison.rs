@@ -385,6 +385,19 @@ mod tests {
     }
 
     #[test]
+    fn many_at_once_may_miss_a_withdrawal_and_count_no_crash_that_was_none() {
+        let mut events = two_deaths(None);
+        events.push(Event::CrashWithdrawn { batch: batch(), line: 1, token: Token(6), lease: lease(3) });
+        for (crashes, alone, many) in [(1, true, true), (2, false, true), (0, false, false), (3, false, false)] {
+            let mut events = events.clone();
+            events.push(recorded_as(1, 9, 4, OutcomeStatus::Failed, 1, crashes, RecordedWhy::Answered));
+            let bears = |mut checker| first_failure(&mut checker, &at_ms(0, events.clone())).is_none();
+            assert_eq!(bears(Poison::new()), alone, "{crashes} crashes, one after the other");
+            assert_eq!(bears(Poison::of_many_at_once()), many, "{crashes} crashes, many at once");
+        }
+    }
+
+    #[test]
     fn broken_suspicion_is_seen() {
         let suspect = || {
             let mut events = loaded(5);
