@@ -11,6 +11,7 @@ use crate::say::say;
 mod args;
 mod completions;
 mod config;
+mod confirm;
 mod demo;
 mod failure;
 mod handover;
@@ -20,6 +21,7 @@ mod load;
 mod man;
 mod outlet;
 mod overview;
+mod purge;
 mod redis;
 mod results;
 mod row_log;
@@ -77,6 +79,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Results(args) => results::results(&global, args).await,
         Command::Wait(args) => wait::wait(&global, args).await,
         Command::Workers(args) => workers::workers(&global, args).await,
+        Command::Purge(args) => purge::purge(&global, args).await,
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => man::man(&args),
         Command::Demo(args) => demo::demo(&global, args).await,
@@ -91,6 +94,7 @@ impl Command {
             Self::List(args) => args.json,
             Self::Rows(args) => args.json,
             Self::Workers(args) => args.json,
+            Self::Purge(args) => args.json,
             Self::Run(_) | Self::Worker(_) | Self::Results(_) | Self::Wait(_) => false,
             Self::Completions(_) | Self::Man(_) | Self::Demo(_) => false,
         }

@@ -36,6 +36,13 @@ pub struct Purgeable {
     pub appends: Vec<(BatchId, AppendId, u64)>,
 }
 
+impl Purgeable {
+    /// Whether there is nothing, except perhaps leases.
+    pub fn is_empty(&self) -> bool {
+        self.batches.is_empty() && self.begun.is_empty() && self.loads.is_empty() && self.appends.is_empty()
+    }
+}
+
 /// A batch that can be purged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PurgeableBatch {
@@ -71,6 +78,8 @@ pub struct PurgedSlice {
     pub rows: u64,
     /// Nothing is left of the batch.
     pub done: bool,
+    /// How long it kept others waiting: what the size of the next one goes by.
+    pub took: Duration,
 }
 
 /// What a slice of ended leases came to.

@@ -4,6 +4,7 @@ use fencepost_core::purge::{PurgeAges, PurgeBegun, Purgeable, PurgeableBatch, Pu
 use fencepost_core::{AppendId, BatchId, LeaseId, StoreTime};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
+use tokio::time::Instant;
 
 use super::PostgresStore;
 use super::call::Call;
@@ -43,8 +44,10 @@ impl Purges for PostgresStore {
 
     async fn purge_slice(&self, batch: BatchId, lines_max: u64) -> Result<PurgedSlice, StoreError> {
         let call = Call::new("purge_slice").arg(int(batch.number())).arg(int(lines_max));
+        let since = Instant::now();
         let row = self.connections.call_one(call).await?;
-        self.read(|| Ok(PurgedSlice { rows: natural(row.try_get("line_count")?)?, done: row.try_get("done")? }))
+        let took = since.elapsed();
+        self.read(|| Ok(PurgedSlice { rows: natural(row.try_get("line_count")?)?, done: row.try_get("done")?, took }))
     }
 
     async fn purge_leases(&self, ended_before: StoreTime, after: Option<LeaseId>) -> Result<PurgedLeases, StoreError> {

@@ -4,6 +4,7 @@ use fencepost_core::purge::{PurgeAges, PurgeBegun, Purgeable, PurgeableBatch, Pu
 use fencepost_core::rules::leaving::{PurgeCandidate, s6_begin_purge, s6_rows_of, s6_slice};
 use fencepost_core::{AppendId, BatchId, LeaseId, StoreTime};
 use sqlx::SqliteConnection;
+use tokio::time::Instant;
 
 use super::codec::{batch_id, batch_status, int, json, lease_id, natural};
 use super::load::LET_OTHERS_IN;
@@ -37,8 +38,10 @@ impl Purges for SqliteStore {
         let store = self.clone();
         self.detached(async move {
             let mut write = store.begin().await?;
+            let since = Instant::now();
             let removed = remove_slice(write.conn(), batch, lines_max).await;
-            let removed = write.end(removed).await?;
+            let (rows, done) = write.end(removed).await?;
+            let removed = PurgedSlice { rows, done, took: since.elapsed() };
             tokio::time::sleep(LET_OTHERS_IN).await;
             Ok(removed)
         })
@@ -83,22 +86,18 @@ async fn purgeable(conn: &mut SqliteConnection, now: StoreTime, ages: &PurgeAges
     let ended_before = now - ages.ended;
     let ended: Vec<(i64, i64, i64)> = sqlx::query_as(ENDED).bind(ended_before.0).fetch_all(&mut *conn).await?;
     let begun: Vec<(i64, i64)> = sqlx::query_as(BEGUN).fetch_all(&mut *conn).await?;
-    let loads: Vec<(i64, i64)> =
-        sqlx::query_as(CUT_OFF_LOADS).bind((now - ages.load).0).fetch_all(&mut *conn).await?;
-    let appends: Vec<(i64, i64, i64)> = sqlx::query_as(CUT_OFF_APPENDS)
-        .bind((now - ages.append).0)
-        .bind(ended_before.0)
-        .fetch_all(conn)
-        .await?;
+    let loads: Vec<(i64, i64)> = sqlx::query_as(CUT_OFF_LOADS).bind((now - ages.load).0).fetch_all(&mut *conn).await?;
+    let appends: Vec<(i64, i64, i64)> =
+        sqlx::query_as(CUT_OFF_APPENDS).bind((now - ages.append).0).bind(ended_before.0).fetch_all(conn).await?;
     let counted = |records: Vec<(i64, i64)>| -> Result<Vec<(BatchId, u64)>, Trouble> {
         records.into_iter().map(|(batch, rows)| Ok((batch_id(batch)?, natural(rows)?))).collect()
     };
     let ended = ended.into_iter().map(|(batch, rows, ended_at)| {
         Ok(PurgeableBatch { batch: batch_id(batch)?, rows: natural(rows)?, ended_at: StoreTime(ended_at) })
     });
-    let appends = appends.into_iter().map(|(batch, append, rows)| {
-        Ok((batch_id(batch)?, AppendId::from_random(natural(append)?), natural(rows)?))
-    });
+    let appends = appends
+        .into_iter()
+        .map(|(batch, append, rows)| Ok((batch_id(batch)?, AppendId::from_random(natural(append)?), natural(rows)?)));
     Ok(Purgeable {
         ended_before,
         batches: ended.collect::<Result<_, Trouble>>()?,
@@ -144,8 +143,7 @@ async fn begin(
     let begun: bool = sqlx::query_scalar(IS_BEGUN).bind(number).fetch_one(&mut *conn).await?;
     let begun = s6_begin_purge(found.transpose()?, begun, ended_before);
     if begun == PurgeBegun::Now {
-        let noted =
-            sqlx::query(BEGIN_PURGE).bind(number).bind(now.0).bind(ended_before.0).execute(&mut *conn).await?;
+        let noted = sqlx::query(BEGIN_PURGE).bind(number).bind(now.0).bind(ended_before.0).execute(&mut *conn).await?;
         if noted.rows_affected() != 1 {
             return Err(Trouble::damaged("a batch that has ended cannot be purged"));
         }
@@ -173,10 +171,11 @@ const DELETE_REST: [&str; 4] = [
     "delete from purges where batch = ?1",
 ];
 
-async fn remove_slice(conn: &mut SqliteConnection, batch: BatchId, lines_max: u64) -> Result<PurgedSlice, Trouble> {
+/// How many of the batch's rows went, and whether nothing is left.
+async fn remove_slice(conn: &mut SqliteConnection, batch: BatchId, lines_max: u64) -> Result<(u64, bool), Trouble> {
     let number = int(batch.number());
     let purge: Option<(i64, i64, i64)> = sqlx::query_as(PURGE).bind(number).fetch_optional(&mut *conn).await?;
-    let Some((rows, last_line, gone_to)) = purge else { return Ok(PurgedSlice { rows: 0, done: true }) };
+    let Some((rows, last_line, gone_to)) = purge else { return Ok((0, true)) };
     let (rows, last_line) = (natural(rows)?, natural(last_line)?);
     let (after, to) = s6_slice(natural(gone_to)?, last_line, lines_max);
     for statement in DELETE_LINES {
@@ -190,7 +189,7 @@ async fn remove_slice(conn: &mut SqliteConnection, batch: BatchId, lines_max: u6
     } else {
         sqlx::query(SET_GONE_TO).bind(number).bind(int(to)).execute(conn).await?;
     }
-    Ok(PurgedSlice { rows: s6_rows_of(after, to, rows), done })
+    Ok((s6_rows_of(after, to, rows), done))
 }
 
 // s6_may_refer

@@ -1,5 +1,7 @@
 //! S6: purging.
 
+use std::time::Duration;
+
 use fencepost_core::purge::{PurgeAges, PurgeBegun, Purgeable, PurgeableBatch, PurgedLeases, PurgedSlice};
 use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::rules::leaving::{
@@ -72,7 +74,9 @@ impl ModelStore {
 
     /// S6: removes so many lines of a batch whose purge has begun.
     pub fn purge_slice(&mut self, id: BatchId, lines_max: u64) -> PurgedSlice {
-        let Some(purge) = self.purges.get_mut(&id) else { return PurgedSlice { rows: 0, done: true } };
+        let Some(purge) = self.purges.get_mut(&id) else {
+            return PurgedSlice { rows: 0, done: true, took: Duration::ZERO };
+        };
         let (after, to) = s6_slice(purge.gone_to, purge.last_line, lines_max);
         let rows = s6_rows_of(after, to, purge.rows);
         purge.gone_to = to;
@@ -80,7 +84,7 @@ impl ModelStore {
         if done {
             self.purges.remove(&id);
         }
-        PurgedSlice { rows, done }
+        PurgedSlice { rows, done, took: Duration::ZERO }
     }
 
     /// S6: removes ended leases that nothing can refer to, those among so many behind this one.
