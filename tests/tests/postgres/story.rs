@@ -90,6 +90,7 @@ fn events(transaction: &Transaction) -> Vec<Event> {
         }
     }
     events.extend(of(transaction, "batches").filter_map(ended));
+    events.extend(of(transaction, "batches").filter_map(purged));
     events
 }
 
@@ -149,6 +150,12 @@ fn ended(change: &Change) -> Option<Event> {
     let generation = becomes.int("generation").try_into().unwrap();
     let ends = matches!(status, BatchStatus::Success | BatchStatus::Failed) && was.text("status") != status.name();
     ends.then(|| Event::BatchEnded { batch: batch_id(becomes.int("batch")), generation, status })
+}
+
+/// A batch whose record goes; a load that was cut off was none yet.
+fn purged(change: &Change) -> Option<Event> {
+    let was = change.was.as_ref().filter(|was| change.becomes.is_none() && was.text("status") != "loading")?;
+    Some(Event::BatchPurged { batch: batch_id(was.int("batch")) })
 }
 
 fn log_event(change: &Change) -> Option<Event> {

@@ -61,7 +61,10 @@ impl ModelStore {
             busy: false,
         });
         let begun = s6_begin_purge(found, self.purges.contains_key(&id), ended_before);
-        let (PurgeBegun::Now, Some(batch)) = (begun, self.batches.remove(&id)) else { return begun };
+        if begun != PurgeBegun::Now {
+            return begun;
+        }
+        let Some(batch) = self.batches.remove(&id) else { return begun };
         let staged = self.appends.values().filter(|append| append.batch == id && append.state != AppendState::Done);
         let staged: u64 = staged.map(|append| append.rows).sum();
         self.appends.retain(|_, append| append.batch != id);
