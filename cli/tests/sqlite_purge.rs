@@ -258,7 +258,9 @@ async fn workers_go_on_while_a_large_batch_is_purged() {
     let purging = place.store.for_renewals().await.unwrap();
     let (slices, seen) = tokio::sync::watch::channel(0u64);
     let purge = tokio::spawn(async move {
-        let mut progress = |purged: &purge::Purged| drop(slices.send_replace(purged.rows));
+        let mut progress = |purged: &purge::Purged| {
+            slices.send_replace(purged.rows);
+        };
         purge::all(&purging, &found, &mut progress).await.unwrap()
     });
     let (mut number, mut between) = (0, 0);

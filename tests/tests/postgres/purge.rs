@@ -49,7 +49,7 @@ async fn of_a_purge_and_a_retry_one_wins() {
     let mut rig = Rig::new().await;
     let lease = rig.lease(1).await;
     for purge_first in [true, false] {
-        let (batch, _) = rig.ended(lease, 1 + u64::from(purge_first)).await;
+        let (batch, _) = rig.ended(lease, 2 - u64::from(purge_first)).await;
         let holding = rig.holding(&lock_batch(batch)).await;
         let store = rig.store.clone();
         let retry = async move { store.retry(batch, RetryRows::Failed).await };
@@ -83,7 +83,7 @@ async fn a_late_answer_beside_a_purge_leaves_nothing() {
     let mut rig = Rig::new().await;
     let (lease, other) = (rig.lease(1).await, rig.lease(2).await);
     for purge_first in [true, false] {
-        let (batch, grants) = rig.ended(lease, 1 + u64::from(purge_first)).await;
+        let (batch, grants) = rig.ended(lease, 2 - u64::from(purge_first)).await;
         let holding = rig.holding(&lock_batch(batch)).await;
         let late = record(other, &grants, &success());
         let again = record(lease, &grants, &success());
