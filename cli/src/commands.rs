@@ -12,6 +12,7 @@ use crate::say::say;
 mod args;
 mod completions;
 mod config;
+mod confirm;
 mod demo;
 mod doctor;
 mod failure;
@@ -22,6 +23,7 @@ mod load;
 mod man;
 mod outlet;
 mod overview;
+mod purge;
 mod redis;
 mod results;
 mod row_log;
@@ -84,6 +86,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Wait(args) => wait::wait(&global, args).await,
         Command::Workers(args) => workers::workers(&global, args).await,
         Command::Doctor(args) => doctor::doctor(&global, args).await,
+        Command::Purge(args) => purge::purge(&global, args).await,
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => man::man(&args),
         Command::Demo(args) => demo::demo(&global, args).await,
@@ -99,6 +102,7 @@ impl Command {
             Self::Rows(args) => args.json,
             Self::Workers(args) => args.json,
             Self::Doctor(args) => args.json,
+            Self::Purge(args) => args.json,
             Self::Run(_) | Self::Worker(_) | Self::Results(_) | Self::Wait(_) => false,
             Self::Completions(_) | Self::Man(_) | Self::Demo(_) => false,
         }

@@ -7,6 +7,7 @@
 //! | what runs a row | [`handler`] | yes |
 //! | submitting rows | [`load`] | through the store |
 //! | appending rows to a batch | [`append`] | through the store |
+//! | removing what has ended | [`purge`] | through the store |
 //! | a second witness of workers' lives (Redis) | [`liveness`] | yes |
 //! | reading CSV and JSON lines | [`input`] | yes |
 //! | what reports look like | [`report`] | no |
@@ -25,6 +26,7 @@ pub mod handler;
 pub mod input;
 pub mod liveness;
 pub mod load;
+pub mod purge;
 pub mod report;
 pub mod results;
 pub mod runtime;

@@ -122,7 +122,7 @@ fn ranges_text(lines: &LineSet) -> String {
 const RANGES_SHOWN: usize = 20;
 
 /// A moment in local time, to the second.
-fn time_text(micros: i64) -> String {
+pub(crate) fn time_text(micros: i64) -> String {
     jiff::Timestamp::from_microsecond(micros).map_or_else(
         |_| format!("{micros} us"),
         |at| at.to_zoned_datetime(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),

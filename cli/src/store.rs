@@ -8,6 +8,7 @@
 //! | submitting rows | [`Loads`], [`loading`] |
 //! | what an operator does to a batch | [`Operates`] |
 //! | appending rows to a batch | [`Appends`], [`fencepost_core::append`] |
+//! | removing what has ended | [`Purges`], [`fencepost_core::purge`] |
 //! | what a running worker needs besides | [`WorkerStore`] |
 //! | what `doctor` looks at, changing nothing | [`examine`] |
 //! | which store a name means, and opening it | [`url`] |
@@ -20,8 +21,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use fencepost_core::append::{AppendEnd, Appended, Begun, Staged};
+use fencepost_core::purge::{PurgeAges, PurgeBegun, Purgeable, PurgedLeases, PurgedSlice};
 use fencepost_core::store::{Operated, Retried, RetryRows, StoreFailure, StoreReply, StoreRequest};
-use fencepost_core::{AppendId, BatchId, StoreTime};
+use fencepost_core::{AppendId, BatchId, LeaseId, StoreTime};
 
 use self::loading::{BatchSpec, LoadEnd, Loaded};
 use self::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, WorkersView};
@@ -173,6 +175,35 @@ pub trait Appends: Send + Sync {
     /// Removes an append that is not done, and its rows; on any other it does nothing. One that is given up stands in nobody's way
     /// by this, otherwise until it counts as cut off.
     fn remove_append(&self, batch: BatchId, append: AppendId) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// S6: removing batches that have ended, and what else is left over, in slices. [`crate::purge`] does it whole. Any number may purge at
+/// once, and each of these may be repeated as it is.
+pub trait Purges: Send + Sync {
+    /// What there is to purge, as of now by the store's clock. Reads one snapshot and writes nothing.
+    fn purgeable(&self, ages: PurgeAges) -> impl Future<Output = Result<Purgeable, StoreError>> + Send;
+
+    /// Hides a batch that ended before this, in one transaction: nobody sees it, and nobody writes to it, from then on.
+    fn begin_purge(
+        &self,
+        batch: BatchId,
+        ended_before: StoreTime,
+    ) -> impl Future<Output = Result<PurgeBegun, StoreError>> + Send;
+
+    /// Removes so many lines of a batch whose purge has begun, with their outcomes and all that befell them; with the last
+    /// ones all that is left of the batch.
+    fn purge_slice(
+        &self,
+        batch: BatchId,
+        lines_max: u64,
+    ) -> impl Future<Output = Result<PurgedSlice, StoreError>> + Send;
+
+    /// Removes leases that ended before this and that nothing can refer to any more, some hundreds behind this one.
+    fn purge_leases(
+        &self,
+        ended_before: StoreTime,
+        after: Option<LeaseId>,
+    ) -> impl Future<Output = Result<PurgedLeases, StoreError>> + Send;
 }
 
 /// What a running worker needs of its store besides [`Store::call`]. A layer over a store is one too.

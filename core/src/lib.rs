@@ -11,6 +11,7 @@
 //! | a rule of `docs/protocol.md` by its number (T1 ... S7) | [`rules`]: one function per rule, its name starts with the number |
 //! | what a store is asked, and what it answers | [`store`] |
 //! | what appending asks of a store, and what it is answered | [`append`] |
+//! | what purging asks of a store, and what it is answered | [`purge`] |
 //! | what Redis is asked, and what it answers | [`liveness`] |
 //! | a worker's claims, runs and outcomes | [`worker::Worker`] |
 //! | a worker's lease: take, renew, drop | [`keeper::Keeper`] |
@@ -29,6 +30,7 @@ pub mod judge;
 pub mod keeper;
 pub mod lines;
 pub mod liveness;
+pub mod purge;
 pub mod random;
 pub mod rules;
 pub mod store;

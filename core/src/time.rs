@@ -50,6 +50,13 @@ impl Add<Duration> for StoreTime {
     }
 }
 
+impl Sub<Duration> for StoreTime {
+    type Output = Self;
+    fn sub(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub_unsigned(micros(duration)))
+    }
+}
+
 impl StoreTime {
     /// How long after `earlier` this is; zero where it is not after.
     pub fn since(self, earlier: Self) -> Duration {

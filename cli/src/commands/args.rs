@@ -7,7 +7,7 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fencepost_core::Timing;
 
-use super::values::{duration, duration_from_1ms, name, submitted_name};
+use super::values::{age, duration, duration_from_1ms, name, submitted_name};
 
 /// Process a batch of rows with any number of workers: every row gets exactly one recorded outcome.
 #[derive(Debug, Parser)]
@@ -77,6 +77,8 @@ pub enum Command {
     Workers(WorkersArgs),
     /// Say why work does not go on, or what a store and a Redis lack for production; looks, and changes nothing
     Doctor(DoctorArgs),
+    /// Remove batches that ended long ago, with their rows and outcomes, for good
+    Purge(PurgeArgs),
     /// Print a script that completes fencepost's command lines in a shell
     Completions(CompletionsArgs),
     /// Print the manual page of fencepost, or of one of its commands
@@ -395,6 +397,22 @@ pub struct DoctorArgs {
     pub json: bool,
     #[command(flatten)]
     pub redis: RedisArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct PurgeArgs {
+    /// Batches that ended longer ago than this, by the store's clock
+    #[arg(long, env = "FENCEPOST_OLDER_THAN", value_parser = age, value_name = "DURATION")]
+    pub older_than: Duration,
+    /// Only say what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Remove it without being asked
+    #[arg(long, short)]
+    pub yes: bool,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -85,6 +85,11 @@ async fn write_all(
             None => break,
         }
     }
+    // S6: then pages may have been empty, and what is written is no whole.
+    if store.batch(batch.batch).await?.is_none() {
+        let message = format!("batch {} was purged while its results were written: they are not complete", batch.batch);
+        return Err(WriteError::Failure(Failure::new(Exit::NotFound, message)));
+    }
     writer.finish()?.commit()?;
     Ok(())
 }

@@ -16,6 +16,17 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(span).map_err(|_| format!("it must not be negative; {HELP}"))
 }
 
+/// How long ago something was: a duration, or whole days, `30d`.
+pub fn age(text: &str) -> Result<Duration, String> {
+    const HELP: &str = "this is no age; write it like 30d, 48h or 90m (the units are d, h, m, s, ms, us and ns)";
+    if let Some(days) = text.strip_suffix('d') {
+        let days: u32 = days.trim().parse().map_err(|_| HELP.to_owned())?;
+        return Ok(Duration::from_secs(u64::from(days) * 86_400));
+    }
+    let span: jiff::SignedDuration = text.parse().map_err(|_| HELP.to_owned())?;
+    Duration::try_from(span).map_err(|_| "it must not be negative".to_owned())
+}
+
 /// A duration of a millisecond or more: what is shorter is nothing to the store, or a loop without a pause.
 pub fn duration_from_1ms(text: &str) -> Result<Duration, String> {
     let duration = duration(text)?;

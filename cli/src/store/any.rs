@@ -5,14 +5,15 @@
 use std::time::Duration;
 
 use fencepost_core::append::{AppendEnd, Appended, Begun, Staged};
+use fencepost_core::purge::{PurgeAges, PurgeBegun, Purgeable, PurgedLeases, PurgedSlice};
 use fencepost_core::store::{Operated, Retried, RetryRows, StoreReply, StoreRequest};
-use fencepost_core::{AppendId, BatchId, StoreTime};
+use fencepost_core::{AppendId, BatchId, LeaseId, StoreTime};
 
 use super::loading::{BatchSpec, LoadEnd, Loaded};
 use super::postgres::{self, PostgresStore};
 use super::sqlite::{self, SqliteStore};
 use super::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, WorkersView};
-use super::{Appends, Change, Changes, Loads, Operates, Reads, Store, StoreError, WorkerStore};
+use super::{Appends, Change, Changes, Loads, Operates, Purges, Reads, Store, StoreError, WorkerStore};
 
 /// A handle to a store of any kind. Clones share its connections.
 #[derive(Clone, Debug)]
@@ -197,6 +198,24 @@ impl Appends for AnyStore {
 
     async fn remove_append(&self, batch: BatchId, append: AppendId) -> Result<(), StoreError> {
         with_store!(self, store => store.remove_append(batch, append).await)
+    }
+}
+
+impl Purges for AnyStore {
+    async fn purgeable(&self, ages: PurgeAges) -> Result<Purgeable, StoreError> {
+        with_store!(self, store => store.purgeable(ages).await)
+    }
+
+    async fn begin_purge(&self, batch: BatchId, ended_before: StoreTime) -> Result<PurgeBegun, StoreError> {
+        with_store!(self, store => store.begin_purge(batch, ended_before).await)
+    }
+
+    async fn purge_slice(&self, batch: BatchId, lines_max: u64) -> Result<PurgedSlice, StoreError> {
+        with_store!(self, store => store.purge_slice(batch, lines_max).await)
+    }
+
+    async fn purge_leases(&self, ended_before: StoreTime, after: Option<LeaseId>) -> Result<PurgedLeases, StoreError> {
+        with_store!(self, store => store.purge_leases(ended_before, after).await)
     }
 }
 

@@ -12,6 +12,7 @@
 //! | loading rows by COPY | `load.rs` |
 //! | hold, resume, abort, retry | `operate.rs` |
 //! | appending rows to a batch | `appending.rs` |
+//! | removing what has ended | `purge.rs` |
 //! | what status, rows and results show | `read.rs` |
 //! | waking of idle workers | [`changes`] |
 //! | what `doctor` looks at | [`examine`] |
@@ -58,6 +59,7 @@ mod load;
 pub mod open;
 mod operate;
 pub mod options;
+mod purge;
 mod read;
 mod record;
 mod recover;

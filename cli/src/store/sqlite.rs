@@ -9,6 +9,7 @@
 //! | a batch's end | `batch.rs` |
 //! | loading rows in slices | `load.rs` |
 //! | hold, resume, abort, retry | `operate.rs` |
+//! | removing what has ended | `purge.rs` |
 //! | appending rows to a batch | `appending.rs` |
 //! | what status, rows and results show | `read.rs` |
 //! | waking of idle workers | [`changes`] |
@@ -67,6 +68,7 @@ mod lease;
 mod load;
 pub mod open;
 mod operate;
+mod purge;
 mod read;
 mod record;
 mod recover;

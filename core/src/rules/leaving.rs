@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::lines::LineSet;
+use crate::purge::PurgeBegun;
 use crate::rules::claim::BatchStatus;
 use crate::store::Operated;
 use crate::time::{Instant, StoreTime};
@@ -102,15 +103,15 @@ pub enum AppendBeginning {
     Begin,
 }
 
-/// S3: decides in a transaction that shares the batch's lock. What is done stays known when the batch has ended. A batch has one
-/// append at a time: so no line is given out twice.
+/// S3: decides in a transaction that shares the batch's lock. What is done stays known when the batch has ended, not when it was purged
+/// (S6). A batch has one append at a time: so no line is given out twice.
 pub fn s3_begin_append(
     done: bool,
     status: Option<BatchStatus>,
     unfinished: Option<UnfinishedAppend>,
     now: StoreTime,
 ) -> AppendBeginning {
-    if done {
+    if done && status.is_some() {
         return AppendBeginning::Done;
     }
     if !s3_may_append(status) {
@@ -168,6 +169,7 @@ pub fn s3_finish_append(
     digest: &str,
 ) -> AppendEnding {
     match own {
+        _ if status.is_none() => AppendEnding::Refused,
         Some((AppendState::Done, there)) if there == Some(digest) => AppendEnding::Same,
         Some((AppendState::Done, _)) => AppendEnding::Differs,
         _ if !s3_may_append(status) => AppendEnding::Refused,
@@ -231,4 +233,47 @@ pub fn s5_generation(generation: u32, reopens: bool, rows: u64) -> u32 {
 /// S6: only ended batches are purged.
 pub fn s6_may_purge(status: BatchStatus) -> bool {
     matches!(status, BatchStatus::Success | BatchStatus::Failed | BatchStatus::Aborted)
+}
+
+/// S6: an ended batch as the beginning of its purge sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PurgeCandidate {
+    /// Its status.
+    pub status: BatchStatus,
+    /// When it ended.
+    pub ended_at: Option<StoreTime>,
+    /// Whether it has any span: an ended batch never does.
+    pub has_spans: bool,
+    /// Whether a completion call of it is under way, or a slice of an append.
+    pub busy: bool,
+}
+
+/// S6: decides in the transaction that holds the batch exclusively. `begun`: its purge has begun, and its record is gone.
+pub fn s6_begin_purge(found: Option<PurgeCandidate>, begun: bool, ended_before: StoreTime) -> PurgeBegun {
+    match found {
+        None if begun => PurgeBegun::Before,
+        None => PurgeBegun::NotThere,
+        Some(found) if !s6_may_purge(found.status) || found.has_spans => PurgeBegun::NotEnded,
+        Some(found) if found.ended_at.is_none_or(|ended_at| ended_at > ended_before) => PurgeBegun::EndedSince,
+        Some(found) if found.busy => PurgeBegun::Busy,
+        Some(_) => PurgeBegun::Now,
+    }
+}
+
+/// S6: the lines that a slice removes: those after the first number, up to the second.
+pub fn s6_slice(gone_to: u64, last_line: u64, lines_max: u64) -> (u64, u64) {
+    (gone_to, gone_to.saturating_add(lines_max.max(1)).min(last_line))
+}
+
+/// S6: how many of a batch's rows are among these lines. Those beyond its total were staged by an append that never ended.
+pub fn s6_rows_of(after: u64, to: u64, total: u64) -> u64 {
+    to.min(total) - after.min(total)
+}
+
+/// S6: whether anything of a batch can refer to an ended lease: only of one that was open at some time while the lease lived.
+pub fn s6_may_refer(
+    (taken_at, lease_ended_at): (StoreTime, StoreTime),
+    (created_at, batch_ended_at): (StoreTime, Option<StoreTime>),
+) -> bool {
+    created_at <= lease_ended_at && batch_ended_at.is_none_or(|ended_at| ended_at >= taken_at)
 }

@@ -1,5 +1,6 @@
 use fencepost_core::keeper::{KeeperCommand, KeeperInput, LeaseEvent};
 use fencepost_core::liveness::LivenessRequest;
+use fencepost_core::purge::PurgeBegun;
 use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::rules::leaving::*;
 use fencepost_core::store::*;
@@ -254,6 +255,48 @@ fn s6_only_ended_batches_are_purged() {
     let statuses =
         [BatchStatus::Loading, BatchStatus::Open, BatchStatus::Success, BatchStatus::Failed, BatchStatus::Aborted];
     assert_eq!(statuses.map(s6_may_purge), [false, false, true, true, true]);
+}
+
+#[test]
+fn s6_what_the_beginning_of_a_purge_comes_to() {
+    let ended =
+        PurgeCandidate { status: BatchStatus::Success, ended_at: Some(StoreTime(100)), has_spans: false, busy: false };
+    let begin = |found: PurgeCandidate| s6_begin_purge(Some(found), false, StoreTime(100));
+    assert_eq!(begin(ended), PurgeBegun::Now);
+    assert_eq!(begin(PurgeCandidate { status: BatchStatus::Aborted, ..ended }), PurgeBegun::Now);
+    for status in [BatchStatus::Open, BatchStatus::Loading] {
+        assert_eq!(begin(PurgeCandidate { status, ..ended }), PurgeBegun::NotEnded);
+    }
+    assert_eq!(begin(PurgeCandidate { has_spans: true, ..ended }), PurgeBegun::NotEnded);
+    assert_eq!(begin(PurgeCandidate { ended_at: Some(StoreTime(101)), ..ended }), PurgeBegun::EndedSince);
+    assert_eq!(begin(PurgeCandidate { ended_at: None, ..ended }), PurgeBegun::EndedSince);
+    assert_eq!(begin(PurgeCandidate { busy: true, ..ended }), PurgeBegun::Busy);
+    assert_eq!(s6_begin_purge(None, true, StoreTime(100)), PurgeBegun::Before);
+    assert_eq!(s6_begin_purge(None, false, StoreTime(100)), PurgeBegun::NotThere);
+}
+
+#[test]
+fn s6_slices_cover_every_line_once_and_count_the_batchs_own() {
+    // 7 rows, and 4 that an append left beyond them.
+    let (mut gone_to, mut rows, mut slices) = (0, Vec::new(), 0);
+    while gone_to < 11 {
+        let (after, to) = s6_slice(gone_to, 11, 3);
+        assert_eq!(after, gone_to);
+        rows.push(s6_rows_of(after, to, 7));
+        (gone_to, slices) = (to, slices + 1);
+    }
+    assert_eq!((rows, slices), (vec![3, 3, 1, 0], 4));
+    assert_eq!(s6_slice(0, 0, 3), (0, 0), "an empty batch");
+    assert_eq!(s6_slice(4, 9, 0), (4, 5), "a slice is never empty");
+}
+
+#[test]
+fn s6_a_lease_can_have_to_do_with_batches_that_were_open_while_it_lived() {
+    let refers = |created_at, ended_at: Option<i64>| {
+        s6_may_refer((StoreTime(10), StoreTime(20)), (StoreTime(created_at), ended_at.map(StoreTime)))
+    };
+    assert!(refers(5, None) && refers(5, Some(10)) && refers(20, None) && refers(12, Some(15)));
+    assert!(!refers(21, None) && !refers(5, Some(9)));
 }
 
 const STATUSES: [BatchStatus; 5] =

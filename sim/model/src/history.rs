@@ -257,6 +257,11 @@ pub enum Event {
         /// The lines, with the tokens of the free spans that they are in.
         spans: Vec<(LineSet, Token)>,
     },
+    /// S6: an ended batch's purge has begun: it is gone for everybody.
+    BatchPurged {
+        /// The batch.
+        batch: BatchId,
+    },
     /// S7: a completion call was made.
     CompletionCalled {
         /// The batch.

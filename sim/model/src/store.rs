@@ -14,6 +14,7 @@ mod look;
 mod operate;
 #[cfg(test)]
 mod operate_tests;
+mod purge;
 #[cfg(test)]
 mod random_tests;
 mod record;
@@ -35,6 +36,7 @@ use self::batch::{Batch, Span};
 pub use self::batch::{BatchSpec, Outcome, Rows};
 pub use self::load::Loaded;
 pub use self::log::{LogEntry, LogKind};
+use self::purge::Purge;
 use crate::history::{Event, FreedWhy, LeaseEnd};
 use crate::view::CompletionView;
 
@@ -49,6 +51,7 @@ pub struct ModelStore {
     /// Those of `leases` that are live.
     live: BTreeSet<LeaseId>,
     appends: BTreeMap<AppendId, Append>,
+    purges: BTreeMap<BatchId, Purge>,
     completions: Vec<CompletionView>,
     events: Vec<Event>,
     touched: BTreeSet<BatchId>,
@@ -66,6 +69,7 @@ impl Default for LastToken {
 #[derive(Debug, Clone)]
 struct Lease {
     take: TakeLease,
+    taken_at: StoreTime,
     expires_at: StoreTime,
     renewals: u64,
     state: LeaseState,
@@ -158,6 +162,7 @@ impl ModelStore {
         }
         let lease = Lease {
             take: take.clone(),
+            taken_at: now,
             expires_at: now + take.ttl,
             renewals: 0,
             state: LeaseState::Live,

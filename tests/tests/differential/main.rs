@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use self::run::Run;
 
 mod operators;
+mod purging;
 mod run;
 mod subjects;
 mod views;
@@ -110,6 +111,25 @@ const KINDS: &[&str] = &[
     "append refused at its end",
     "append incomplete",
     "append removed",
+    "purge of an open batch",
+    "purge of a loading batch",
+    "purge of nothing there",
+    "purge of a batch that ended since",
+    "purge begun",
+    "purge begun before",
+    "purge of staged rows",
+    "purge slice",
+    "purge done",
+    "purge done before",
+    "purged leases",
+    "purge kept leases",
+    "purgeable batches",
+    "purgeable, begun",
+    "purgeable loads",
+    "purgeable appends",
+    "retry of a batch that is being purged",
+    "append to a batch that is being purged",
+    "record of a batch that is being purged",
     "take again",
     "take again, ended",
     "renew again",

@@ -34,7 +34,7 @@ impl Run {
     }
 
     /// Mostly one that was submitted, whatever became of it; now and then one that loads, or none.
-    async fn some_batch(&mut self) -> BatchId {
+    pub(super) async fn some_batch(&mut self) -> BatchId {
         match self.below(12) {
             0 => BatchId::from_random(7),
             1 => self.loading().await,
@@ -72,6 +72,7 @@ impl Run {
     async fn retry(&mut self, batch: BatchId) {
         let rows = self.some_rows(batch);
         let again = self.one_in(3);
+        self.see("retry of a batch that is being purged", self.purging.contains(&batch));
         for _ in 0..=u8::from(again) {
             self.see_line(batch, &rows);
             match self.ask_retry(batch, &rows).await {

@@ -52,6 +52,7 @@ pub struct Run {
     groups: Vec<Record>,
     pub(super) batches: Vec<BatchId>,
     appends: Vec<Appending>,
+    pub(super) purging: Vec<BatchId>,
     pub seen: BTreeSet<&'static str>,
     pub(super) story: Vec<String>,
 }
@@ -71,6 +72,7 @@ impl Run {
             groups: Vec::new(),
             batches: Vec::new(),
             appends: Vec::new(),
+            purging: Vec::new(),
             seen: BTreeSet::new(),
             story: Vec::new(),
         }
@@ -107,7 +109,7 @@ impl Run {
     }
 
     pub async fn step(&mut self) {
-        match self.below(112) {
+        match self.below(118) {
             0..5 => self.submit().await,
             5..12 => self.take().await,
             12..16 => self.renew().await,
@@ -123,6 +125,7 @@ impl Run {
             90..92 => self.withdraw().await,
             92..95 => self.operate().await,
             100..112 => self.append().await,
+            112..118 => self.purge().await,
             _ => self.tick(),
         }
     }
@@ -382,6 +385,7 @@ impl Run {
                 (_, Verdict::Fenced) => "fenced",
             };
             self.seen.insert(kind);
+            self.see("record of a batch that is being purged", self.purging.contains(&item.batch));
         }
     }
 
@@ -467,6 +471,7 @@ impl Run {
             assert_eq!(got, expected, "{name} left, model right, after\n{}", self.told());
         }
         self.compare_lines().await;
+        self.compare_leftovers().await;
         for batch in &expected.batches {
             let failed = batch.tallies.iter().any(|(_, tally)| tally.failed > 0);
             let kind = match batch.status {

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use fencepost::store::loading::{BatchSpec, LoadEnd};
 use fencepost::store::postgres::{PostgresOptions, PostgresStore};
 use fencepost::store::sqlite::{Clock, SqliteStore};
-use fencepost::store::{AnyStore, Appends, Loads, OpenMode, Operates, Reads, Store, StoreError};
+use fencepost::store::{AnyStore, Appends, Loads, OpenMode, Operates, Purges, Reads, Store, StoreError};
 use fencepost_core::append::{AppendEnd, Appended, Begun, Staged};
+use fencepost_core::purge::{PurgeAges, PurgeBegun, Purgeable, PurgedLeases, PurgedSlice};
 use fencepost_core::store::{Operated, Retried, RetryRows, StoreReply, StoreRequest};
-use fencepost_core::{AppendId, BatchId};
+use fencepost_core::{AppendId, BatchId, LeaseId, StoreTime};
 use fencepost_model::view::StoreView;
 use fencepost_tests::postgres::Schema;
 use sqlx::{ConnectOptions, PgConnection, SqliteConnection};
@@ -125,10 +126,62 @@ impl Subjects {
     pub async fn rows_beyond_totals(&mut self) -> [(&'static str, i64, i64); 2] {
         const BEYOND: &str = "\
             select (select count(*) from rows r join batches b on b.batch = r.batch where r.line > b.total),
-                   cast((select coalesce(sum(line_count), 0) from appends where status <> 'done') as bigint)";
+                   cast((select coalesce(sum(a.line_count), 0) from appends a join batches b on b.batch = a.batch
+                        where a.status <> 'done') as bigint)";
         let sqlite: (i64, i64) = sqlx::query_as(BEYOND).fetch_one(&mut self.sqlite_raw).await.unwrap();
         let postgres: (i64, i64) = sqlx::query_as(BEYOND).fetch_one(&mut self.postgres_raw).await.unwrap();
         [("SQLite", sqlite.0, sqlite.1), ("Postgres", postgres.0, postgres.1)]
+    }
+
+    pub async fn purgeable(&self, ages: PurgeAges) -> [Answered<Purgeable>; 2] {
+        [("SQLite", self.sqlite.purgeable(ages).await), ("Postgres", self.postgres.purgeable(ages).await)]
+    }
+
+    pub async fn begin_purge(&self, batch: BatchId, ended_before: StoreTime) -> [Answered<PurgeBegun>; 2] {
+        [
+            ("SQLite", self.sqlite.begin_purge(batch, ended_before).await),
+            ("Postgres", self.postgres.begin_purge(batch, ended_before).await),
+        ]
+    }
+
+    pub async fn purge_slice(&self, batch: BatchId, lines_max: u64) -> [Answered<PurgedSlice>; 2] {
+        [
+            ("SQLite", self.sqlite.purge_slice(batch, lines_max).await),
+            ("Postgres", self.postgres.purge_slice(batch, lines_max).await),
+        ]
+    }
+
+    pub async fn purge_leases(&self, ended_before: StoreTime, after: Option<LeaseId>) -> [Answered<PurgedLeases>; 2] {
+        [
+            ("SQLite", self.sqlite.purge_leases(ended_before, after).await),
+            ("Postgres", self.postgres.purge_leases(ended_before, after).await),
+        ]
+    }
+
+    /// How many rows SQLite has of a batch beyond this line.
+    pub async fn lines_beyond(&mut self, batch: BatchId, line: u64) -> i64 {
+        const BEYOND: &str = "select count(*) from rows where batch = $1 and line > $2";
+        let asked = sqlx::query_scalar(BEYOND).bind(int(batch.number())).bind(i64::try_from(line).unwrap_or(i64::MAX));
+        asked.fetch_one(&mut self.sqlite_raw).await.unwrap()
+    }
+
+    /// What belongs to batches that are neither there nor being purged, and what is seen of those that are being purged.
+    pub async fn leftovers(&mut self, purging: &[BatchId]) -> [(&'static str, i64); 2] {
+        const ORPHANS: &str = "\
+            select count(*) from (
+                select batch from rows union all select batch from outcomes union all select batch from attempts
+                union all select batch from tallies union all select batch from spans union all select batch from appends
+                union all select batch from completions
+            ) x
+            where not exists (select 1 from batches b where b.batch = x.batch)
+              and not exists (select 1 from purges p where p.batch = x.batch)";
+        let mut sqlite: i64 = sqlx::query_scalar(ORPHANS).fetch_one(&mut self.sqlite_raw).await.unwrap();
+        let mut postgres: i64 = sqlx::query_scalar(ORPHANS).fetch_one(&mut self.postgres_raw).await.unwrap();
+        for batch in purging {
+            sqlite += seen_of(&self.sqlite, *batch).await;
+            postgres += seen_of(&self.postgres, *batch).await;
+        }
+        [("SQLite", sqlite), ("Postgres", postgres)]
     }
 
     pub async fn last_token(&mut self) -> u64 {
@@ -207,6 +260,17 @@ async fn lines_read(store: &impl Reads, batch: BatchId, view: i64) -> [u64; 3] {
     let inputs = store.inputs(batch, 0, 100_000).await.unwrap().len() as u64;
     let rows = store.rows(batch, None, 0, 100_000).await.unwrap().rows.len() as u64;
     [inputs, rows, u64::try_from(view).unwrap()]
+}
+
+/// How much a reader sees of a batch that nobody is to see.
+async fn seen_of(store: &impl Reads, batch: BatchId) -> i64 {
+    let mut seen = store.inputs(batch, 0, 100).await.unwrap().len();
+    seen += store.rows(batch, None, 0, 100).await.unwrap().rows.len();
+    seen += store.results(batch, 0, 100, false).await.unwrap().rows.len();
+    seen += store.results(batch, 0, 100, true).await.unwrap().rows.len();
+    seen += usize::from(store.row_story(batch, 1).await.unwrap().is_some());
+    seen += usize::from(store.status(batch).await.unwrap().is_some() || store.batch(batch).await.unwrap().is_some());
+    i64::try_from(seen).unwrap()
 }
 
 async fn load_into(store: &impl Loads, batch: BatchId, rows: &[Box<str>], end: LoadEnd) {

@@ -5,18 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use fencepost::store::loading::BatchSpec;
+use fencepost::store::loading::{BatchSpec, LoadEnd};
 use fencepost::store::postgres::PostgresStore;
-use fencepost::store::{Reads, Store, WorkerStore};
+use fencepost::store::{Loads, Operates, Purges, Reads, Store, WorkerStore};
+use fencepost_core::purge::PurgeBegun;
 use fencepost_core::random::Stream;
 use fencepost_core::store::{
-    Answer, ClaimReply, EndCause, Grant, Record, RecordItem, Recorded, Recover, RecoverReply, RenewReply, StoreReply,
-    StoreRequest, Verdict,
+    Answer, ClaimReply, EndCause, Grant, Record, RecordItem, Recorded, Recover, RecoverReply, RenewReply, RetryRows,
+    StoreReply, StoreRequest, TakeLease, Verdict,
 };
-use fencepost_core::{BatchId, LeaseId, LineSet, Token};
+use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, Token};
 
 use super::journal;
-use super::rig::{HELD_BY_THE_DEAD, Hasty, NOT_TILED, Rig, claim, take};
+use super::rig::{HELD_BY_THE_DEAD, Hasty, NOT_TILED, Rig, claim, granted, record, take};
 use super::story::{self, AGAIN};
 
 /// What one worker was told.
@@ -202,6 +203,55 @@ async fn judge(store: PostgresStore, leases: Leases, done: Arc<AtomicBool>, fail
     }
 }
 
+/// Two that submit small batches of another operation, work on them, and purge whatever of that kind has ended; each answers for
+/// lines again when their batch is going or gone. How many were gone.
+fn purged_beside(rig: &Rig, done: &Arc<AtomicBool>) -> [tokio::task::JoinHandle<u64>; 2] {
+    let going = Arc::new(std::sync::Mutex::new(Vec::new()));
+    [1, 2].map(|who| {
+        let (store, done, going) = (rig.store.clone(), done.clone(), going.clone());
+        tokio::spawn(async move {
+            let lease = LeaseId::from_random(1000 + who);
+            let operations = vec!["fleeting".to_owned()];
+            store.call(StoreRequest::TakeLease(TakeLease { operations, ..take(lease) })).await.unwrap();
+            let (mut number, mut gone) = (0, 0);
+            while !done.load(Ordering::Relaxed) || gone == 0 {
+                number += 1;
+                gone += fleeting(&store, lease, number, &going).await;
+            }
+            gone
+        })
+    })
+}
+
+async fn fleeting(store: &PostgresStore, lease: LeaseId, number: u64, going: &std::sync::Mutex<Vec<BatchId>>) -> u64 {
+    let batch = store.begin_load(BatchSpec::new("fleeting")).await.unwrap();
+    store.load_rows(batch, 1, &["1".into(), "2".into(), "3".into()]).await.unwrap();
+    store.finish_load(batch, LoadEnd { key: None, digest: String::new(), total: 3 }).await.unwrap();
+    let mut request = claim(lease, number, 3);
+    if let StoreRequest::Claim(claim) = &mut request {
+        claim.operations = vec!["fleeting".to_owned()];
+    }
+    let grants = granted(store.call(request).await);
+    let answer = Answer::Failed("no".into());
+    store.call(record(lease, &grants, &answer)).await.unwrap();
+    going.lock().unwrap().extend(grants.iter().map(|grant| grant.batch));
+    let known: Vec<BatchId> = going.lock().unwrap().clone();
+    let mut gone = 0;
+    for batch in known {
+        if number.is_multiple_of(2) {
+            store.retry(batch, RetryRows::Failed).await.unwrap();
+        }
+        let begun = store.begin_purge(batch, StoreTime(i64::MAX)).await.unwrap();
+        gone += u64::from(begun == PurgeBegun::Now);
+        store.call(record(lease, &grants, &answer)).await.unwrap();
+        let goes = matches!(begun, PurgeBegun::Now | PurgeBegun::Before | PurgeBegun::NotThere);
+        if goes && store.purge_slice(batch, 2).await.unwrap().done {
+            going.lock().unwrap().retain(|other| *other != batch);
+        }
+    }
+    gone
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_history_of_many_connections_is_one_story() {
     const BATCHES: usize = 12;
@@ -235,12 +285,15 @@ async fn a_history_of_many_connections_is_one_story() {
         .map(|_| tokio::spawn(judge(rig.store.clone(), leases.clone(), done.clone(), failed_by_judges.clone())))
         .collect();
 
+    // S6: small batches end, are purged by two at once, and are answered for afterwards by zombies.
+    let purged = purged_beside(&rig, &done);
+
     // Meanwhile every snapshot is whole.
     let until = std::time::Instant::now() + super::rig::STUCK * 6;
     loop {
         assert_eq!(rig.number(NOT_TILED).await, 0, "lines are lost or in two places");
         assert_eq!(rig.number(HELD_BY_THE_DEAD).await, 0, "a span is held by a lease that is not live");
-        if rig.number("select count(*) from batches where status = 'open'").await == 0 {
+        if rig.number("select count(*) from batches where status = 'open' and operation = 'op'").await == 0 {
             // More of it, until some row has run alone and died.
             if rig.number("select count(*) from attempts where kind = 'crashed'").await > 0 {
                 break;
@@ -261,6 +314,12 @@ async fn a_history_of_many_connections_is_one_story() {
     for judge in judging {
         judge.await.unwrap();
     }
+    let mut gone = 0;
+    for purging in purged {
+        gone += purging.await.unwrap();
+    }
+    println!("{gone} batches were purged");
+    assert!(gone > 0, "something is purged");
     // What the transactions did, one after the other, as the checkers see it.
     let transactions = journal::read(&mut rig).await;
     let interleaved = journal::interleaved(&transactions);
@@ -294,8 +353,10 @@ async fn check(rig: &mut Rig, batches: &[BatchId], told: &[Told], failed_by_judg
         assert_eq!(*owners.entry(*token).or_insert(*lease), *lease, "{token} was granted to two");
         assert!(grants.entry((*batch, *line)).or_default().insert(*token), "{batch} line {line} twice under {token}");
     }
-    let outcomes: Vec<(i64, i64, i64, i64)> =
+    let mut outcomes: Vec<(i64, i64, i64, i64)> =
         sqlx::query_as("select batch, line, token, lease from outcomes").fetch_all(&mut rig.raw).await.unwrap();
+    // Of those that come and go nobody was told.
+    outcomes.retain(|(batch, ..)| batches.contains(&id(*batch)));
     let logged: Vec<(i64, i64, i64, i64, String)> =
         sqlx::query_as("select batch, first_line, last_line, token, kind from attempts where kind in ('retried', 'timed_out', 'given_back', 'recovered')")
             .fetch_all(&mut rig.raw)

@@ -11,6 +11,7 @@ mod journal;
 mod locks;
 mod lost_answers;
 mod operators;
+mod purge;
 mod replay;
 mod rig;
 mod story;

@@ -48,6 +48,7 @@ impl Replay {
                     "crashed" => logged.crashed += 1,
                     "crash_withdrawn" => logged.crash_withdrawn += 1,
                     "fenced" => logged.fenced += 1,
+                    "superseded" => logged.superseded += 1,
                     _ => {}
                 }
             }
@@ -68,6 +69,11 @@ impl Replay {
         let ours = self.records(relation);
         let theirs: BTreeMap<_, _> = records.iter().map(|record| (key(relation, record), record)).collect();
         ours.eq(theirs.into_values())
+    }
+
+    /// A batch's generation.
+    pub fn generation(&self, batch: i64) -> u32 {
+        self.of_batch("batches", batch).next().unwrap().int("generation").try_into().unwrap()
     }
 
     pub fn batches(&self) -> Vec<i64> {

@@ -25,7 +25,7 @@ pub async fn judge(rig: &mut Rig) -> Vec<Violation> {
     let mut replay = Replay::default();
     for transaction in &transactions {
         let at = transaction.place;
-        for event in events(transaction) {
+        for event in events(transaction, &replay) {
             bench.ask(|checker| checker.on_event(at, &event));
         }
         transaction.changes.iter().for_each(|change| replay.change(change));
@@ -77,19 +77,23 @@ fn touched(transaction: &Transaction) -> Vec<i64> {
     records.map(|record| record.int("batch")).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// What a transaction did: leases first, ends of batches last, as the model tells it.
-fn events(transaction: &Transaction) -> Vec<Event> {
+/// What a transaction did to what was there: leases first, ends of batches last, as the model tells it.
+fn events(transaction: &Transaction, before: &Replay) -> Vec<Event> {
     let mut events: Vec<Event> = of(transaction, "leases").filter_map(lease_event).collect();
     events.extend(of(transaction, "batches").filter_map(loaded));
     events.extend(of(transaction, "attempts").filter_map(log_event));
+    let retried = retried(transaction, before);
     for change in &transaction.changes {
         match (change.relation.as_str(), &change.was, &change.becomes) {
+            ("spans", None, Some(_)) if retried.is_some() => {}
             ("spans", None, Some(span)) => events.push(span_event(transaction, span)),
             ("outcomes", None, Some(outcome)) => events.push(recorded(transaction, outcome)),
             _ => {}
         }
     }
+    events.extend(retried);
     events.extend(of(transaction, "batches").filter_map(ended));
+    events.extend(of(transaction, "batches").filter_map(purged));
     events
 }
 
@@ -149,6 +153,27 @@ fn ended(change: &Change) -> Option<Event> {
     let generation = becomes.int("generation").try_into().unwrap();
     let ends = matches!(status, BatchStatus::Success | BatchStatus::Failed) && was.text("status") != status.name();
     ends.then(|| Event::BatchEnded { batch: batch_id(becomes.int("batch")), generation, status })
+}
+
+/// An operator's retry: outcomes are superseded, and all spans that are new are those of their lines.
+fn retried(transaction: &Transaction, before: &Replay) -> Option<Event> {
+    let entries = of(transaction, "attempts").filter_map(|change| change.becomes.as_ref());
+    let number = entries.filter(|entry| entry.text("kind") == "superseded").map(|entry| entry.int("batch")).next()?;
+    let opened = of(transaction, "batches").filter_map(|change| change.becomes.as_ref()).next();
+    let generation = opened.map(|batch| batch.int("generation").try_into().unwrap());
+    let new =
+        of(transaction, "spans").filter(|change| change.was.is_none()).filter_map(|change| change.becomes.as_ref());
+    Some(Event::RowsRetried {
+        batch: batch_id(number),
+        generation: generation.unwrap_or_else(|| before.generation(number)),
+        spans: new.map(|span| (lines(span), Token(span.natural("token")))).collect(),
+    })
+}
+
+/// A batch whose record goes; a load that was cut off was none yet.
+fn purged(change: &Change) -> Option<Event> {
+    let was = change.was.as_ref().filter(|was| change.becomes.is_none() && was.text("status") != "loading")?;
+    Some(Event::BatchPurged { batch: batch_id(was.int("batch")) })
 }
 
 fn log_event(change: &Change) -> Option<Event> {

@@ -85,7 +85,8 @@ impl Loads for SqliteStore {
 
 const INSERT_BATCH: &str = "\
 insert into batches (batch, id, operation, status, priority, attempts_max, crashes_max, timeout_ms, header, source, created_at)
-values (?1, ?2, ?3, 'loading', ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+select ?1, ?2, ?3, 'loading', ?4, ?5, ?6, ?7, ?8, ?9, ?10
+where not exists (select 1 from purges where batch = ?1)";
 
 // loaded_at is when the load last moved, until it ends.
 const CUT_OFF_LOADS: &str = "\
@@ -98,7 +99,7 @@ async fn begin(
     spec: &BatchSpec,
 ) -> Result<(BatchId, Vec<BatchId>), Trouble> {
     let batch = BatchId::from_random(rand::random());
-    sqlx::query(INSERT_BATCH)
+    let inserted = sqlx::query(INSERT_BATCH)
         .bind(int(batch.number()))
         .bind(batch.to_string())
         .bind(&spec.operation)
@@ -111,6 +112,9 @@ async fn begin(
         .bind(now.0)
         .execute(&mut *conn)
         .await?;
+    if inserted.rows_affected() == 0 {
+        return Err(Trouble::refused(format!("batch {batch} is the id of one that is being purged; try again")));
+    }
     let day_ago = now.0.saturating_sub(micros_of(CUT_OFF_AFTER));
     let cut_off: Vec<i64> = sqlx::query_scalar(CUT_OFF_LOADS).bind(day_ago).fetch_all(conn).await?;
     let cut_off = cut_off.into_iter().map(batch_id).collect::<Result<_, _>>()?;

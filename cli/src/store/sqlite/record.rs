@@ -79,7 +79,7 @@ async fn write(
     holds: Vec<bool>,
 ) -> Result<Vec<Verdict>, Trouble> {
     let Fences { facts, held } = fences;
-    let before = recorded_before(conn, &record.items, &holds).await?;
+    let before = recorded_before(conn, &record.items, &holds, &facts).await?;
     let used = used_by_tried(conn, &record.items, &holds, &held).await?;
 
     let mut group = Group::new(record.lease, now, Tokens::load(conn).await?);
@@ -126,17 +126,18 @@ select item.value ->> 0,
 from json_each(?1) as item";
 
 /// O2: of the items that are not held, by their index: the token of the line's outcome, and whether the log has the
-/// line's return, or an outcome that was superseded, under the item's token.
+/// line's return, or an outcome that was superseded, under the item's token. Of a batch that is being purged (S6), nothing.
 async fn recorded_before(
     conn: &mut SqliteConnection,
     items: &[RecordItem],
     holds: &[bool],
+    facts: &BTreeMap<BatchId, BatchFacts>,
 ) -> Result<HashMap<usize, (Option<Token>, bool)>, Trouble> {
     let asked: Vec<(usize, u64, u64, u64)> = items
         .iter()
         .zip(holds)
         .enumerate()
-        .filter(|(_, (_, holds))| !**holds)
+        .filter(|(_, (item, holds))| !**holds && facts.contains_key(&item.batch))
         .map(|(index, (item, _))| (index, item.batch.number(), item.line, item.token.0))
         .collect();
     if asked.is_empty() {

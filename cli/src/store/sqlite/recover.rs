@@ -227,7 +227,7 @@ fn cause_name(cause: EndCause) -> &'static str {
 const WITHDRAW_CRASHES: &str = "\
 insert into attempts (batch, generation, first_line, last_line, token, kind, lease, at)
 select a.batch, a.generation, a.first_line, a.last_line, a.token, 'crash_withdrawn', a.lease, ?2
-from attempts a
+from attempts a join batches b on b.batch = a.batch
 where a.lease = ?1 and a.kind = 'crashed'
   and exists (select 1 from leases l where l.lease = ?1 and l.state <> 'live')
 on conflict do nothing";

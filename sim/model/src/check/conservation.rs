@@ -15,7 +15,8 @@ const NAME: &str = "1 conservation";
 /// Asserts
 /// - by each event: lines are appended right behind the batch's last one; fresh lines are claimed without gaps from the cursor,
 ///   other lines out of the free span named; lines are freed or recorded out of the held span named; an operator retries
-///   lines that are recorded, each into one span; an ended batch has no line that is not recorded;
+///   lines that are recorded, each into one span; an ended batch has no line that is not recorded; only an ended batch is purged, and
+///   then no line of it is told or seen again;
 /// - by each snapshot, from scratch: every line of a batch is in exactly one of: an outcome, a span, beyond the cursor; every
 ///   held span's lease is live; an ended batch has nothing but outcomes, an aborted one no span; the counts and tallies
 ///   that the store keeps equal the rows and the log; and the snapshot is what the events say.
@@ -23,6 +24,7 @@ const NAME: &str = "1 conservation";
 pub struct Conservation {
     batches: BTreeMap<BatchId, Mirror>,
     live: BTreeSet<LeaseId>,
+    purged: BTreeSet<BatchId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +43,7 @@ struct Mirror {
     places: Vec<Place>,
     /// How many of the places are not done.
     open: u64,
+    ended: bool,
 }
 
 impl Conservation {
@@ -102,6 +105,7 @@ impl Conservation {
         let Some(mirror) = self.batches.get_mut(&batch) else {
             return ensure(false, NAME, at, || format!("unknown batch {batch} ends"));
         };
+        mirror.ended = true;
         if aborted {
             for place in mirror.places.iter_mut().filter(|place| **place != Place::Done) {
                 *place = Place::Aborted;
@@ -156,7 +160,7 @@ impl Checker for Conservation {
             }
             Event::BatchLoaded { batch, total, .. } => {
                 let places = vec![Place::Fresh; usize::try_from(*total).unwrap_or(usize::MAX)];
-                let before = self.batches.insert(*batch, Mirror { cursor: 1, places, open: *total });
+                let before = self.batches.insert(*batch, Mirror { cursor: 1, places, open: *total, ended: false });
                 ensure(before.is_none(), NAME, at, || format!("{batch} is loaded twice"))?;
             }
             Event::BatchAppended { batch, lines } => self.append(at, *batch, *lines)?,
@@ -190,8 +194,15 @@ impl Checker for Conservation {
                     self.move_lines(at, *batch, lines, Place::Free(*token), |place| place == Place::Done)?;
                     if let Some(mirror) = self.batches.get_mut(batch) {
                         mirror.open += lines.count();
+                        mirror.ended = false;
                     }
                 }
+            }
+            Event::BatchPurged { batch } => {
+                let was = self.batches.remove(batch);
+                let ended = was.is_some_and(|was| was.ended);
+                ensure(ended, NAME, at, || format!("{batch} is purged and had not ended"))?;
+                self.purged.insert(*batch);
             }
             _ => {}
         }
@@ -200,6 +211,7 @@ impl Checker for Conservation {
 
     fn on_state(&mut self, at: u64, state: &StoreView) -> Result<(), Violation> {
         for view in &state.batches {
+            ensure(!self.purged.contains(&view.batch), NAME, at, || format!("{} is purged and there", view.batch))?;
             tiling(view).map_err(|what| Violation { checker: NAME, at, what })?;
             counted(view).map_err(|what| Violation { checker: NAME, at, what })?;
             for lease in view.spans.iter().filter_map(|span| span.lease) {
@@ -379,6 +391,31 @@ mod tests {
         fails(&mut Conservation::new(), &open);
         let early = [retry(&[(1..=1, 7)]), vec![ended()]].concat();
         fails(&mut Conservation::new(), &early);
+    }
+
+    #[test]
+    fn only_ended_batches_may_be_purged_and_stay_so() {
+        let after = |events: &[Event]| [good_history(), events.to_vec()].concat();
+        passes(&mut Conservation::new(), &after(&[purged()]));
+        passes(&mut Conservation::new(), &[loaded(1), vec![aborted(), purged()]].concat());
+        fails(&mut Conservation::new(), &[loaded(1), vec![purged()]].concat());
+        fails(&mut Conservation::new(), &after(&[purged(), purged()]));
+        fails(&mut Conservation::new(), &after(&[retried(2, &[(1..=1, 7)]), purged()]));
+        for late in [retried(2, &[(1..=1, 7)]), recorded(1, 1, 1), claimed(1..=1, 9, Some(7), 9), appended(4, 4)] {
+            fails(&mut Conservation::new(), &after(&[purged(), late]));
+        }
+        // It is no batch that was lost; seen again it is one that came back.
+        let mut checker = Conservation::new();
+        passes(&mut checker, &after(&[purged()]));
+        let empty = StoreView { whole: true, ..StoreView::default() };
+        checker.at_end(99, &empty).unwrap();
+        let mut view = good_view();
+        view.leases.clear();
+        view.batches[0].spans.clear();
+        view.batches[0].status = BatchStatus::Aborted;
+        view.batches[0].counts = RowCounts { queued: 0, inprog: 0, aborted: 2, ..view.batches[0].counts };
+        Conservation::new().on_state(99, &view).unwrap();
+        checker.on_state(99, &view).unwrap_err();
     }
 
     #[test]

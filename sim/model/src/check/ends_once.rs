@@ -15,13 +15,15 @@ const NAME: &str = "8 ends once";
 /// generation follows the one that ended before, opened by an operator's retry, and never an abort; that a retry of an open
 /// batch opens none; that nothing is claimed, freed, recorded or appended while a batch is not open; that snapshots have one
 /// completion for each end, and no other; that a completion call is made only
-/// for an end, and recorded as delivered once, after a call.
+/// for an end, and recorded as delivered once, after a call; that only an ended batch is purged, and that nothing is noted of it
+/// afterwards.
 #[derive(Debug, Default)]
 pub struct EndsOnce {
     batches: BTreeMap<BatchId, Life>,
     ends: BTreeMap<(BatchId, u32), BatchStatus>,
     called: BTreeSet<(BatchId, u32)>,
     delivered: BTreeSet<(BatchId, u32)>,
+    purged: BTreeSet<BatchId>,
 }
 
 #[derive(Debug)]
@@ -73,6 +75,21 @@ impl EndsOnce {
     }
 }
 
+impl EndsOnce {
+    /// Its ends are gone with it: there is nothing to call for any more.
+    fn purge(&mut self, at: u64, batch: BatchId) -> Result<(), Violation> {
+        let ended = self.batches.remove(&batch).is_some_and(|life| life.end.is_some());
+        ensure(ended, NAME, at, || format!("{batch} is purged and had not ended"))?;
+        self.ends.retain(|(of, _), _| *of != batch);
+        self.purged.insert(batch);
+        Ok(())
+    }
+
+    fn is_there(&self, at: u64, batch: BatchId, event: &Event) -> Result<(), Violation> {
+        ensure(!self.purged.contains(&batch), NAME, at, || format!("{batch} is purged; {event:?}"))
+    }
+}
+
 impl Checker for EndsOnce {
     fn name(&self) -> &'static str {
         NAME
@@ -96,6 +113,11 @@ impl Checker for EndsOnce {
             Event::BatchEnded { batch, generation, status } => self.end(at, *batch, *generation, *status)?,
             Event::BatchAborted { batch, generation } => self.end(at, *batch, *generation, BatchStatus::Aborted)?,
             Event::RowsRetried { batch, generation, spans } => self.retry(at, *batch, *generation, spans)?,
+            Event::BatchPurged { batch } => self.purge(at, *batch)?,
+            Event::Fenced { batch, .. }
+            | Event::Crashed { batch, .. }
+            | Event::CrashWithdrawn { batch, .. }
+            | Event::BatchHeld { batch, .. } => self.is_there(at, *batch, event)?,
             Event::CompletionCalled { batch, generation } => {
                 let end = (*batch, *generation);
                 ensure(self.ends.contains_key(&end), NAME, at, || format!("{end:?} is called for and has not ended"))?;
@@ -118,6 +140,7 @@ impl Checker for EndsOnce {
         for completion in &state.completions {
             let end = (completion.batch, completion.generation);
             ensure(seen.insert(end), NAME, at, || format!("{end:?} has two completions"))?;
+            ensure(!self.purged.contains(&end.0), NAME, at, || format!("{end:?} has a completion and is purged"))?;
             let known = self.ends.get(&end);
             let fits = known == Some(&completion.status) || !self.batches.contains_key(&end.0);
             ensure(fits, NAME, at, || format!("{end:?} has a completion {completion:?}, ended as {known:?}"))?;
@@ -176,6 +199,39 @@ mod tests {
             let mut events = loaded(1);
             events.extend(broken);
             fails(&mut EndsOnce::new(), &events);
+        }
+    }
+
+    #[test]
+    fn a_batch_is_purged_after_its_end_and_nothing_is_noted_of_it_then() {
+        let (batch, generation) = (batch(), 1);
+        let call = Event::CompletionCalled { batch, generation };
+        let purge = |before: &[Event], after: &[Event]| [&loaded(1), before, &[purged()], after].concat();
+        let mut checker = EndsOnce::new();
+        passes(&mut checker, &purge(&[ended(), call.clone()], &[]));
+        let mut view = StoreView::default();
+        checker.on_state(99, &view).unwrap();
+        view.completions.push(CompletionView {
+            batch,
+            generation,
+            status: BatchStatus::Success,
+            counts: RowCounts::default(),
+        });
+        checker.on_state(99, &view).unwrap_err();
+        fails(&mut EndsOnce::new(), &purge(&[], &[]));
+        fails(&mut EndsOnce::new(), &purge(&[ended(), retried(2, &[(1..=1, 9)])], &[]));
+        let (line, token, lease) = (1, Token(1), lease(1));
+        let late = [
+            Event::Fenced { batch, line, token, lease },
+            Event::Crashed { batch, line, token, lease },
+            Event::CrashWithdrawn { batch, line, token, lease },
+            Event::BatchHeld { batch, held: true },
+            call,
+            retried(2, &[(1..=1, 9)]),
+            recorded(1, 1, 1),
+        ];
+        for late in late {
+            fails(&mut EndsOnce::new(), &purge(&[aborted()], &[late]));
         }
     }
 

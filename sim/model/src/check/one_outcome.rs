@@ -1,6 +1,6 @@
 //! Invariant 2: one outcome.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fencepost_core::{BatchId, Token};
 
@@ -12,10 +12,12 @@ const NAME: &str = "2 one outcome";
 
 /// Asserts that no line is recorded twice, that an outcome that was told or seen once is in every later snapshot with the same
 /// token and status, and that a snapshot has none that was not told. Only an operator's retry takes outcomes away, and only
-/// those of the lines it names; of a batch whose events are not told, as many as its log has superseded since.
+/// those of the lines it names (of a batch whose events are not told, as many as its log has superseded since), and a purge, which
+/// takes all of a batch; after it none is recorded.
 #[derive(Debug, Default)]
 pub struct OneOutcome {
     batches: BTreeMap<BatchId, Known>,
+    purged: BTreeSet<BatchId>,
 }
 
 #[derive(Debug, Default)]
@@ -34,6 +36,7 @@ impl OneOutcome {
 
     fn look(&mut self, at: u64, view: &BatchView) -> Result<(), Violation> {
         let batch = view.batch;
+        ensure(!self.purged.contains(&batch), NAME, at, || format!("{batch} is purged and has outcomes"))?;
         let known = self.batches.entry(batch).or_default();
         let superseded = view.logged.superseded.saturating_sub(known.superseded);
         let mut may_go = if known.told { 0 } else { superseded };
@@ -67,7 +70,12 @@ impl Checker for OneOutcome {
                 let known = Known { told: true, ..Known::default() };
                 self.batches.insert(*batch, known);
             }
+            Event::BatchPurged { batch } => {
+                self.batches.remove(batch);
+                self.purged.insert(*batch);
+            }
             Event::Recorded { batch, line, token, status, .. } => {
+                ensure(!self.purged.contains(batch), NAME, at, || format!("{batch} is purged, line {line} recorded"))?;
                 let outcomes = &mut self.batches.entry(*batch).or_default().outcomes;
                 let before = outcomes.insert(*line, (*token, *status));
                 ensure(before.is_none(), NAME, at, || format!("{batch} line {line} is recorded twice: {before:?}"))?;
@@ -136,6 +144,15 @@ mod tests {
         checker.on_state(1, &view).unwrap();
         view.batches[0].outcomes.clear();
         checker.on_state(2, &view).unwrap_err();
+    }
+
+    #[test]
+    fn a_purge_takes_all_outcomes_and_none_comes_after_it() {
+        let mut checker = OneOutcome::new();
+        passes(&mut checker, &[good_history(), vec![purged()]].concat());
+        checker.on_state(98, &StoreView::default()).unwrap();
+        checker.on_state(98, &good_view()).unwrap_err();
+        checker.on_event(99, &recorded(1, 9, 1)).unwrap_err();
     }
 
     #[test]

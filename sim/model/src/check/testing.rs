@@ -114,6 +114,10 @@ pub fn appended(first: u64, last: u64) -> Event {
     Event::BatchAppended { batch: batch(), lines: LineRange { first, last } }
 }
 
+pub fn purged() -> Event {
+    Event::BatchPurged { batch: batch() }
+}
+
 pub fn ended() -> Event {
     Event::BatchEnded { batch: batch(), generation: 1, status: BatchStatus::Success }
 }

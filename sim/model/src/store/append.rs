@@ -13,15 +13,15 @@ use super::{Event, ModelStore};
 /// An append's record, with what it staged.
 #[derive(Debug, Clone)]
 pub(super) struct Append {
-    batch: BatchId,
+    pub batch: BatchId,
     key: Option<Box<str>>,
     digest: Option<Box<str>>,
     first_line: u64,
-    rows: u64,
+    pub rows: u64,
     /// Empty once it is done: they are the batch's then.
     staged: Vec<Box<str>>,
-    state: AppendState,
-    moved_at: StoreTime,
+    pub state: AppendState,
+    pub moved_at: StoreTime,
 }
 
 impl Append {

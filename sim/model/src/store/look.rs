@@ -66,6 +66,11 @@ impl ModelStore {
         self.batches.get(&batch).map_or(&[], |batch| batch.log().entries())
     }
 
+    /// How many leases there are that have ended.
+    pub fn ended_leases(&self) -> u64 {
+        (self.leases.len() - self.live.len()) as u64
+    }
+
     /// All completions, in order.
     pub fn completions(&self) -> &[CompletionView] {
         &self.completions

@@ -153,7 +153,7 @@ impl ModelStore {
 
     /// P1: a worker that was declared dead while alive takes its crashes back.
     pub(super) fn withdraw_crashes(&mut self, now: StoreTime, lease: LeaseId) {
-        if self.live.contains(&lease) {
+        if self.live.contains(&lease) || !self.leases.contains_key(&lease) {
             return;
         }
         let mut withdrawn = Vec::new();

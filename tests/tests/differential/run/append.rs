@@ -67,6 +67,7 @@ impl Run {
             }
         };
         let held = self.model.view().batch(batch).is_some_and(|view| view.held);
+        self.see("append to a batch that is being purged", self.purging.contains(&batch));
         let begun = self.ask_begin(batch, append, key).await;
         let again = self.appends.iter().any(|known| known.append == append);
         match begun {

@@ -14,6 +14,7 @@ from outcomes o
 join rows r on r.batch = o.batch and r.line = o.line
 left join leases w on w.lease = o.lease
 where o.batch = ?1 and o.line > ?2
+  and exists (select 1 from batches b where b.batch = ?1)
 order by o.line
 limit ?3";
 
@@ -23,6 +24,7 @@ from outcomes o indexed by outcomes_failed
 join rows r on r.batch = o.batch and r.line = o.line
 left join leases w on w.lease = o.lease
 where o.batch = ?1 and o.line > ?2 and o.status = 'failed'
+  and exists (select 1 from batches b where b.batch = ?1)
 order by o.line
 limit ?3";
 
@@ -32,6 +34,7 @@ from outcomes o
 join rows r on r.batch = o.batch and r.line = o.line
 left join leases w on w.lease = o.lease
 where o.batch = ?1 and o.line > ?2 and o.status = 'success'
+  and exists (select 1 from batches b where b.batch = ?1)
 order by o.line
 limit ?3";
 

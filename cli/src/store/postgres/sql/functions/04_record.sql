@@ -216,6 +216,8 @@ begin
                when holds and answer = 1 then 2
                -- o5_after_retry
                when holds then case when used + 1 >= attempts_max then 2 else 3 end
+               -- S6: of a batch that is not there any more, nothing counts.
+               when not exists (select from batches b where b.batch = item.batch) then 5
                when token = (select o.token from outcomes o where o.batch = item.batch and o.line = item.line) then 4
                when (
                    select count(*) from attempts a

@@ -134,9 +134,13 @@ begin
     if exists (select from leases l where l.lease = p_lease and l.state = 'live') then
         return;
     end if;
+    -- S6: one that is being purged is not there any more.
+    perform 1 from batches b
+    where b.batch in (select a.batch from attempts a where a.lease = p_lease and a.kind = 'crashed')
+    order by b.batch for key share;
     insert into attempts (batch, generation, first_line, last_line, token, kind, lease, at)
     select a.batch, a.generation, a.first_line, a.last_line, a.token, 'crash_withdrawn', a.lease, store_time(p_at)
-    from attempts a
+    from attempts a join batches b on b.batch = a.batch
     where a.lease = p_lease and a.kind = 'crashed'
       and exists (select from leases l where l.lease = p_lease and l.state <> 'live')
     order by a.attempt

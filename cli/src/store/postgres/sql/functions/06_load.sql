@@ -14,6 +14,9 @@ begin
     perform begin_request();
     insert into batches (batch, id, operation, status, priority, attempts_max, crashes_max, timeout_ms, header, source, created_at)
     values (p_batch, p_id, p_operation, 'loading', p_priority, p_attempts_max, p_crashes_max, p_timeout_ms, p_header, p_source, v_now);
+    if exists (select from purges p where p.batch = p_batch) then
+        raise exception 'batch % is the id of one that is being purged; try again', p_id;
+    end if;
     -- loaded_at is when a load last moved, until it ends.
     cut_off := array(
         select b.batch from batches b

@@ -183,6 +183,10 @@ returns table (
 language plpgsql stable as $$
 #variable_conflict use_column
 begin
+    -- S6: one that is being purged is not there any more.
+    if not exists (select from batches b where b.batch = p_batch) then
+        return;
+    end if;
     return query
         select o.line, r.input, o.status, o.result, o.error, o.token, o.lease, w.worker, o.attempts, o.crashes,
                o.run_us, o.recorded_at

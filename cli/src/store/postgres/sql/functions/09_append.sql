@@ -23,6 +23,11 @@ begin
         -- The total stays as it is until this transaction ends.
         perform 1 from batches b where b.batch = p_batch for key share;
         v_now := store_time(p_at);
+        select b.status, b.total into status, v_total from batches b where b.batch = p_batch;
+        if not found then
+            outcome := 'refused';
+            return;
+        end if;
 
         select 'done', a.first_line, a.line_count, coalesce(a.digest, '')
         into outcome, first_line, line_count, digest
@@ -37,7 +42,6 @@ begin
         end if;
 
         -- s3_may_append
-        select b.status, b.total into status, v_total from batches b where b.batch = p_batch;
         if status is distinct from 'open' then
             outcome := 'refused';
             return;
@@ -147,7 +151,7 @@ begin
     select b.status into status from batches b where b.batch = p_batch;
     select a.status, a.digest, a.first_line, a.line_count into v_state, v_digest, first_line, line_count
     from appends a where a.append = p_append and a.batch = p_batch;
-    if v_state = 'done' then
+    if v_state = 'done' and status is not null then
         outcome := case when v_digest = p_digest then 'same' else 'differs' end;
         return;
     end if;
