@@ -25,6 +25,7 @@ pub mod handler;
 pub mod input;
 pub mod liveness;
 pub mod load;
+mod masked;
 pub mod report;
 pub mod results;
 pub mod runtime;

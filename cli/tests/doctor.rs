@@ -69,10 +69,7 @@ fn a_healthy_store_has_no_problem_and_is_not_changed() {
     assert_eq!((exit, ill(&findings)), (0, Vec::new()), "{findings:?}");
     assert_eq!(found(&findings, "journal_mode"), "wal");
     let text = place.ok(&["doctor", "--store", "rows.db"]);
-    assert!(
-        text.contains("\nok       journal_mode: wal\n") && text.ends_with("\nproblems: 0, advice: 0\n"),
-        "{text}"
-    );
+    assert!(text.contains("\nok       journal_mode: wal\n") && text.ends_with("\nproblems: 0, advice: 0\n"), "{text}");
     assert!(files(&place) == before, "{:?} became {:?}", before.keys(), files(&place).keys());
 }
 
