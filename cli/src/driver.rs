@@ -9,6 +9,7 @@
 //! | [`judge::drive`] | beside row work |
 //! | [`worker::drive`] | row work |
 
+use std::error::Error;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,6 @@ use fencepost_core::rules::recovery::ProcessState;
 use fencepost_core::store::{LeaseView, ProcessIdentity, StoreFailure, StoreReply, StoreRequest};
 use fencepost_core::worker::{RunKey, WorkerEvent};
 
-use crate::liveness::redis::trouble::LivenessError;
 use crate::store::{Store, StoreError};
 
 pub mod judge;
@@ -126,7 +126,7 @@ pub enum Report<'a> {
     /// The store did not answer a request.
     StoreTrouble(&'a StoreError),
     /// The second witness does not answer; not told again before it has answered.
-    LivenessTrouble(&'a LivenessError),
+    LivenessTrouble(&'a dyn Error),
     /// It answers again.
     LivenessBack,
 }

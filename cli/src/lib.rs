@@ -26,6 +26,7 @@ pub mod handler;
 pub mod input;
 pub mod liveness;
 pub mod load;
+mod masked;
 pub mod purge;
 pub mod report;
 pub mod results;

@@ -397,6 +397,19 @@ fn passwords_in_the_file_are_shown_nowhere() {
 }
 
 #[test]
+fn certificates_that_cannot_be_read_are_told_before_anything_is_made() {
+    let place = Place::new();
+    let file = place.write("rows.csv", ROWS);
+    let redis = ["--store", "rows.db", "--redis", "rediss://h?ca=/nowhere.pem", "--sleep", "0s"];
+    for command in [&["run", &file][..], &["worker", "--until-done"]] {
+        let output = place.run(&[command, &redis].concat());
+        assert_eq!(code(&output), 2, "{}", stderr(&output));
+        assert!(stderr(&output).contains("cannot read the certificates in /nowhere.pem"), "{}", stderr(&output));
+        assert!(!place.file("rows.db").exists());
+    }
+}
+
+#[test]
 fn a_hint_repeats_a_store_that_was_typed_and_no_other() {
     let place = Place::new();
     place.ok(&["submit", "--rows", "1", "--store", "rows.db"]);

@@ -142,7 +142,11 @@ impl LineSet {
 
     /// The union.
     pub fn union(&self, other: &Self) -> Self {
-        let mut all: Vec<LineRange> = self.ranges.iter().chain(&other.ranges).copied().collect();
+        Self::covering(self.ranges.iter().chain(&other.ranges).copied().collect())
+    }
+
+    /// The lines of all these ranges, none of them empty, in any order.
+    pub fn covering(mut all: Vec<LineRange>) -> Self {
         all.sort_unstable();
         let mut ranges: Vec<LineRange> = Vec::with_capacity(all.len());
         for range in all {

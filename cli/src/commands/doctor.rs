@@ -17,7 +17,8 @@ use crate::store::examine::{StoreFacts, WorkFacts};
 
 pub async fn doctor(global: &Global, args: DoctorArgs) -> Result<Exit, Failure> {
     let url = store::url(global)?;
-    let redis = redis::url(&args.redis)?;
+    // A file of certificates that cannot be read is a finding.
+    let redis = args.redis.redis.as_deref().map(redis::named).transpose()?;
     let facts = url.examine().await;
     let mut sections = vec![of_store(&url, &facts)];
     let work = match facts.work() {

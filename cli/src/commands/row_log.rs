@@ -1,5 +1,6 @@
 //! What a worker prints while it works: a line at each row's start and end, on stderr.
 
+use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,6 @@ use serde_json::json;
 
 use super::args::LogForm;
 use crate::driver::{Observer, Report};
-use crate::liveness::redis::trouble::LivenessError;
 use crate::say::say;
 
 /// The observer that prints in this form. `worker` names the worker once it is known.
@@ -118,7 +118,7 @@ fn trouble(report: &Report<'_>, untold: u64) -> Option<String> {
     }
 }
 
-fn liveness_text(error: &LivenessError) -> String {
+fn liveness_text(error: &dyn Error) -> String {
     format!("Redis does not answer: {error}; rows are worked on without it, and it is asked again")
 }
 
@@ -210,6 +210,7 @@ mod tests {
     use fencepost_core::{BatchId, LeaseId, StoreTime, Token};
 
     use super::*;
+    use crate::liveness::redis::trouble::LivenessError;
 
     /// Every report there is, in each form.
     #[test]

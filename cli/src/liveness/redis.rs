@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use self::connecting::{CaError, Connect, RedisServer};
 use self::keys::Keys;
 use self::scripts::{Answer, Request, View, ViewOf};
-use self::trouble::{LivenessError, Trouble};
+use self::trouble::{Kind, LivenessError, Trouble};
 use self::url::RedisUrl;
 use crate::driver::{Clock, Liveness, Observer, Spawn};
 use crate::runtime::{TokioClock, TokioSpawn};
@@ -184,7 +184,7 @@ impl<K: Connect, C: Clock, T: Spawn> Link<K, C, T> {
             };
             match self.until(ends, request.make(&mut connection, &self.keys)).await {
                 Some(Ok(answer)) => {
-                    self.trouble.ended(self.who);
+                    self.trouble.answered(self.who);
                     return Ok(answer);
                 }
                 Some(Err(error)) if first && error.is_connection_dropped() => {
@@ -207,7 +207,9 @@ impl<K: Connect, C: Clock, T: Spawn> Link<K, C, T> {
         };
         // Whoever connects says why that fails.
         if !matches!(error, LivenessError::NotConnected { .. }) {
-            self.trouble.began(self.who, self.clock.now(), &error);
+            let kept = matches!(&error, LivenessError::Redis(error) if !ends_connection(error));
+            let kind = if kept { Kind::Refused } else { Kind::Lost };
+            self.trouble.began(self.who, kind, self.clock.now(), &error);
         }
         Err(error)
     }
@@ -299,13 +301,13 @@ async fn keep_connecting<K: Connect, C: Clock, T: Spawn>(link: Weak<Link<K, C, T
         match link.connect_once().await {
             Ok(connection) => {
                 let generation = link.generation.fetch_add(1, Ordering::Relaxed);
-                link.trouble.ended(link.who);
+                link.trouble.connected(link.who);
                 link.state.send_replace(State::Up(connection, generation));
                 return;
             }
             Err(error) => {
                 // Told first: whoever waits goes on with the state.
-                link.trouble.began(link.who, clock.now(), &error);
+                link.trouble.began(link.who, Kind::Lost, clock.now(), &error);
                 link.state.send_replace(State::Down(error.to_string().into()));
             }
         }

@@ -12,9 +12,9 @@ use super::view::{BatchCounts, WorkersView};
 #[derive(Debug, Clone)]
 pub enum StoreFacts {
     /// Of an SQLite file.
-    Sqlite(SqliteFacts),
+    Sqlite(Box<SqliteFacts>),
     /// Of a schema on a Postgres server.
-    Postgres(PostgresFacts),
+    Postgres(Box<PostgresFacts>),
 }
 
 impl StoreFacts {

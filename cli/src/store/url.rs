@@ -14,6 +14,7 @@ use super::examine::StoreFacts;
 use super::postgres::{self, PostgresStore};
 use super::sqlite::{self, SqliteStore};
 use super::{AnyStore, OpenMode};
+use crate::masked::masked;
 
 /// A store's name, understood. Its text form is for people: a password in it is masked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,8 +82,10 @@ impl StoreUrl {
     /// Looks at the store and at what is around it, and changes nothing. It never fails: what cannot be looked at is told.
     pub async fn examine(&self) -> StoreFacts {
         match self {
-            Self::Sqlite(path) => StoreFacts::Sqlite(sqlite::examine::examine(path).await),
-            Self::Postgres(url) => StoreFacts::Postgres(postgres::examine::examine(url.with_password()).await),
+            Self::Sqlite(path) => StoreFacts::Sqlite(Box::new(sqlite::examine::examine(path).await)),
+            Self::Postgres(url) => {
+                StoreFacts::Postgres(Box::new(postgres::examine::examine(url.with_password()).await))
+            }
         }
     }
 
@@ -132,28 +135,7 @@ impl PostgresUrl {
 
 impl fmt::Display for PostgresUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MASK: &str = "***";
-        let (scheme, rest) = self.0.split_once("://").unwrap_or(("", &self.0));
-        let (authority, more) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        // Only escaped may an @ stand here: this is a piece of a password that was not.
-        if more.contains('@') {
-            return write!(f, "{scheme}://{MASK}");
-        }
-        write!(f, "{scheme}://")?;
-        match authority.rsplit_once('@').map(|(user, host)| (user.split_once(':'), host)) {
-            Some((Some((name, _)), host)) => write!(f, "{name}:{MASK}@{host}")?,
-            _ => f.write_str(authority)?,
-        }
-        let (place, options) = more.split_once('?').map_or((more, None), |(place, options)| (place, Some(options)));
-        f.write_str(place)?;
-        for (at, option) in options.into_iter().flat_map(|options| options.split('&')).enumerate() {
-            f.write_str(if at == 0 { "?" } else { "&" })?;
-            match option.split_once('=') {
-                Some((name, _)) if name.contains("password") => write!(f, "{name}={MASK}")?,
-                _ => f.write_str(option)?,
-            }
-        }
-        Ok(())
+        f.write_str(&masked(&self.0))
     }
 }
 

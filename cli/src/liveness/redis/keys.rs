@@ -53,26 +53,14 @@ pub fn rows(members: &[String]) -> Vec<(BatchId, LineSet)> {
     for (batch, range) in members.iter().filter_map(|member| row(member)) {
         found.entry(batch).or_default().push(range);
     }
-    found.into_iter().map(|(batch, ranges)| (batch, joined(ranges))).collect()
-}
-
-fn joined(mut ranges: Vec<LineRange>) -> LineSet {
-    ranges.sort_by_key(|range| range.first);
-    let mut apart: Vec<(u64, u64)> = Vec::new();
-    for LineRange { first, last } in ranges {
-        match apart.last_mut() {
-            Some((_, end)) if first <= end.saturating_add(1) => *end = last.max(*end),
-            _ => apart.push((first, last)),
-        }
-    }
-    LineSet::from_ranges(apart).unwrap_or_default()
+    found.into_iter().map(|(batch, ranges)| (batch, LineSet::covering(ranges))).collect()
 }
 
 fn row(member: &str) -> Option<(BatchId, LineRange)> {
     let (batch, lines) = member.split_once(':')?;
     let (first, last) = lines.split_once('-').unwrap_or((lines, lines));
     let range = LineRange { first: first.parse().ok()?, last: last.parse().ok()? };
-    (range.first <= range.last).then_some((batch.parse().ok()?, range))
+    (range.first <= range.last && range.last < u64::MAX).then_some((batch.parse().ok()?, range))
 }
 
 #[cfg(test)]
@@ -97,7 +85,10 @@ mod tests {
         assert_eq!(members, [format!("{one}:3"), format!("{one}:5-9"), format!("{two}:1")]);
         // A set has no order, and others may have written into it.
         members.reverse();
-        members.extend(["x", "a:b", &format!("{one}:9-7"), &format!("{one}:-")].map(str::to_owned));
+        let last = u64::MAX;
+        members.extend(
+            ["x", "a:b", &format!("{one}:9-7"), &format!("{one}:-"), &format!("{one}:0-{last}")].map(str::to_owned),
+        );
         assert_eq!(rows(&members), running);
         let overlapping = [format!("{one}:1-4"), format!("{one}:2"), format!("{one}:5")];
         assert_eq!(rows(&overlapping), [(one, LineSet::range(1, 5))]);

@@ -1,6 +1,6 @@
 //! A Redis that does not answer: said when it begins and when it ends, not at every beat.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -44,6 +44,16 @@ impl LivenessError {
 /// A trouble that begins within this time of the last one that was told is told only if it lasts so long.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
+/// What is wrong with a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It is gone or silent: over when there is one again.
+    Lost,
+    /// It is there, and the server refused a request: over as soon as the server does one, on whatever connection, since this one
+    /// may not be asked again for long.
+    Refused,
+}
+
 /// The troubles of all connections of a worker: told as one.
 pub struct Trouble {
     observer: Observer,
@@ -53,7 +63,7 @@ pub struct Trouble {
 #[derive(Debug, Default)]
 struct State {
     /// The connections that are in trouble.
-    who: BTreeSet<u64>,
+    who: BTreeMap<u64, Kind>,
     connections: u64,
     told_at: Option<Instant>,
     told: bool,
@@ -73,10 +83,10 @@ impl Trouble {
     }
 
     /// This connection gave no answer.
-    pub fn began(&self, who: u64, now: Instant, error: &LivenessError) {
+    pub fn began(&self, who: u64, kind: Kind, now: Instant, error: &LivenessError) {
         let tell = {
             let mut state = self.lock();
-            state.who.insert(who);
+            state.who.insert(who, kind);
             let tell = !state.told && state.told_at.is_none_or(|at| now.since(at) >= TELL_EVERY);
             if tell {
                 (state.told, state.told_at) = (true, Some(now));
@@ -88,11 +98,20 @@ impl Trouble {
         }
     }
 
-    /// This connection works.
-    pub fn ended(&self, who: u64) {
+    /// A request of this connection was done.
+    pub fn answered(&self, who: u64) {
+        self.ended(|other, kind| other == who || kind == Kind::Refused);
+    }
+
+    /// This connection is there; whether requests are done is not known yet.
+    pub fn connected(&self, who: u64) {
+        self.ended(|other, _| other == who);
+    }
+
+    fn ended(&self, is_over: impl Fn(u64, Kind) -> bool) {
         let tell = {
             let mut state = self.lock();
-            state.who.remove(&who);
+            state.who.retain(|who, kind| !is_over(*who, *kind));
             state.who.is_empty() && std::mem::take(&mut state.told)
         };
         if tell {
@@ -141,27 +160,36 @@ mod tests {
         let [keeper, judge] = [(); 2].map(|()| trouble.connection());
         let error = LivenessError::NotConnected { why: "refused".into() };
 
-        trouble.ended(keeper);
+        trouble.answered(keeper);
         assert!(told().is_empty(), "there was none");
-        trouble.began(keeper, at(1), &error);
-        trouble.began(keeper, at(2), &error);
-        trouble.began(judge, at(30), &error);
+        trouble.began(keeper, Kind::Lost, at(1), &error);
+        trouble.began(keeper, Kind::Lost, at(2), &error);
+        trouble.began(judge, Kind::Lost, at(30), &error);
         assert_eq!(told(), ["trouble"]);
-        trouble.ended(keeper);
+        trouble.answered(keeper);
         assert!(told().is_empty(), "the other has it still");
-        trouble.ended(judge);
+        trouble.connected(judge);
         assert_eq!(told(), ["back"]);
 
-        trouble.began(keeper, at(40), &error);
-        trouble.ended(keeper);
+        trouble.began(keeper, Kind::Lost, at(40), &error);
+        trouble.answered(keeper);
         assert_eq!(told(), ["trouble", "back"]);
         for second in 41..50 {
-            trouble.began(keeper, at(second), &error);
-            trouble.ended(keeper);
+            trouble.began(keeper, Kind::Lost, at(second), &error);
+            trouble.answered(keeper);
         }
         assert!(told().is_empty(), "it comes and goes");
-        trouble.began(keeper, at(49), &error);
-        trouble.began(keeper, at(50), &error);
+        trouble.began(keeper, Kind::Lost, at(49), &error);
+        trouble.began(keeper, Kind::Lost, at(50), &error);
         assert_eq!(told(), ["trouble"], "it lasts");
+        trouble.answered(keeper);
+        assert_eq!(told(), ["back"]);
+
+        // The judge may not ask again for an hour.
+        trouble.began(judge, Kind::Refused, at(70), &error);
+        trouble.connected(keeper);
+        assert_eq!(told(), ["trouble"], "a connection alone says nothing of what is refused");
+        trouble.answered(keeper);
+        assert_eq!(told(), ["back"]);
     }
 }

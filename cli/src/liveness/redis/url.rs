@@ -3,7 +3,7 @@
 //! | name | server |
 //! |---|---|
 //! | `redis://USER:PASSWORD@HOST:PORT/DB` | one server; all but the host may be left out |
-//! | `rediss://...`, also `rediss://...?ca=FILE` | the same through TLS; `ca` names the certificates to trust instead of the system's |
+//! | `rediss://...`, also `rediss://...?ca=FILE` | the same through TLS; `ca` names the certificates to trust instead of the public authorities' that come with this program |
 //! | `redis+unix:///PATH?db=N&user=USER&pass=PASSWORD` | one server, through its socket |
 //! | `redis://HOST:PORT,HOST:PORT/DB?sentinel=NAME` | the master NAME of these Sentinels, whose own password is `sentinel_password` |
 //! | `redis://HOST:PORT,HOST:PORT?cluster=true` | a Redis Cluster, found through these nodes |
@@ -13,6 +13,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use redis::{ConnectionInfo, IntoConnectionInfo, RedisError};
+
+use crate::masked::masked;
 
 /// A Redis' name, understood. Its text form is for people: passwords in it are masked.
 #[derive(Clone)]
@@ -70,7 +72,7 @@ impl RedisUrl {
         &self.servers
     }
 
-    /// The file of the certificates to trust instead of the system's.
+    /// The file of the certificates to trust instead of the public authorities' that come with this program.
     pub fn ca(&self) -> Option<&PathBuf> {
         self.ca.as_ref()
     }
@@ -169,34 +171,6 @@ fn server(whole: &str, url: &str) -> Result<ConnectionInfo, RedisUrlError> {
         why: "a host, port, user, password or database in it cannot be read".to_owned(),
         cause: Some(cause),
     })
-}
-
-const MASK: &str = "***";
-
-/// The URL with its passwords masked; what cannot be told apart is left out as a whole.
-fn masked(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return if text.contains('@') { MASK.to_owned() } else { text.to_owned() };
-    };
-    let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    // Only escaped may an @ stand here: this is a piece of a password that was not.
-    if path.contains('@') || query.is_some_and(|query| query.contains('@')) {
-        return format!("{scheme}://{MASK}");
-    }
-    let authority = match authority.rsplit_once('@') {
-        Some((user, hosts)) => {
-            let name = user.split_once(':').map(|(name, _)| format!("{name}:{MASK}"));
-            format!("{}@{hosts}", name.as_deref().unwrap_or(user))
-        }
-        None => authority.to_owned(),
-    };
-    let hide = |option: &str| match option.split_once('=') {
-        Some((name, _)) if name.contains("pass") => format!("{name}={MASK}"),
-        _ => option.to_owned(),
-    };
-    let query = query.map(|query| format!("?{}", query.split('&').map(hide).collect::<Vec<_>>().join("&")));
-    format!("{scheme}://{authority}{path}{}", query.unwrap_or_default())
 }
 
 impl fmt::Display for RedisUrl {

@@ -166,7 +166,7 @@ fn is_stopped(pid: u32) -> bool {
 
 fn free_bytes(folder: &Path) -> Option<u64> {
     let about = statvfs(folder).ok()?;
-    u64::from(about.blocks_available()).checked_mul(about.fragment_size())
+    about.blocks_available().checked_mul(about.fragment_size())
 }
 
 /// The type of the file system that this folder is on: that of the longest mount point above it, the last one of several.

@@ -26,19 +26,11 @@ async fn derive(conn: &mut SqliteConnection, batch: &BatchView) -> Result<Derive
 }
 
 fn union_of(texts: &[String]) -> Result<LineSet, Trouble> {
-    let mut all: Vec<(u64, u64)> = Vec::new();
+    let mut all = Vec::new();
     for text in texts {
-        all.extend(ranges(&lines_from_json(text)?));
+        all.extend_from_slice(lines_from_json(text)?.ranges());
     }
-    all.sort_unstable();
-    let mut joined: Vec<(u64, u64)> = Vec::with_capacity(all.len());
-    for (first, last) in all {
-        match joined.last_mut() {
-            Some(before) if first <= before.1 + 1 => before.1 = before.1.max(last),
-            _ => joined.push((first, last)),
-        }
-    }
-    LineSet::from_ranges(joined).ok_or_else(|| Trouble::damaged("spans overlap"))
+    Ok(LineSet::covering(all))
 }
 
 const PAGE: &str = "\
