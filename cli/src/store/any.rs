@@ -135,6 +135,14 @@ impl Reads for AnyStore {
         with_store!(self, store => store.results(batch, after_line, limit, failed_only).await)
     }
 
+    async fn failed(&self, batch: BatchId, with: Option<&str>) -> Result<u64, StoreError> {
+        with_store!(self, store => store.failed(batch, with).await)
+    }
+
+    async fn errors(&self, batch: BatchId, after_line: u64, limit: u32) -> Result<Vec<(u64, Box<str>)>, StoreError> {
+        with_store!(self, store => store.errors(batch, after_line, limit).await)
+    }
+
     async fn inputs(&self, batch: BatchId, after_line: u64, limit: u32) -> Result<Vec<(u64, Box<str>)>, StoreError> {
         with_store!(self, store => store.inputs(batch, after_line, limit).await)
     }

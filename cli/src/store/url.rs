@@ -12,6 +12,7 @@ use std::str::FromStr;
 
 use super::postgres::{self, PostgresStore};
 use super::sqlite::{self, SqliteStore};
+use super::version::StoreVersion;
 use super::{AnyStore, OpenMode};
 
 /// A store's name, understood. Its text form is for people: a password in it is masked.
@@ -73,6 +74,21 @@ impl StoreUrl {
             Self::Postgres(url) => {
                 let options = url.with_password().parse().map_err(postgres::OpenError::Url)?;
                 Ok(PostgresStore::open(options, mode).await?.into())
+            }
+        }
+    }
+
+    /// The version of the store's tables, and what is to be done to them. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no store, or it can neither be used nor brought up to date: a newer program has moved it.
+    pub async fn version(&self) -> Result<StoreVersion, OpenError> {
+        match self {
+            Self::Sqlite(path) => Ok(sqlite::version_of(path).await?),
+            Self::Postgres(url) => {
+                let options = url.with_password().parse().map_err(postgres::OpenError::Url)?;
+                Ok(PostgresStore::version(options).await?)
             }
         }
     }

@@ -116,6 +116,20 @@ impl Reads for PostgresStore {
         self.ask(call, |rows| page(&rows, limit)).await
     }
 
+    async fn failed(&self, batch: BatchId, with: Option<&str>) -> Result<u64, StoreError> {
+        let call = Call::new("failed_rows").arg(int(batch.number())).arg(with);
+        self.ask(call, |rows| rows.first().map_or(Ok(0), |row| natural(row.try_get(0)?))).await
+    }
+
+    async fn errors(&self, batch: BatchId, after_line: u64, limit: u32) -> Result<Vec<(u64, Box<str>)>, StoreError> {
+        let call = Call::new("error_page").arg(int(batch.number())).arg(int(after_line)).arg(i64::from(limit));
+        self.ask(call, |rows| {
+            let of = |row: &PgRow| Ok((natural(row.try_get(0)?)?, row.try_get::<String, _>(1)?.into_boxed_str()));
+            rows.iter().map(of).collect()
+        })
+        .await
+    }
+
     async fn inputs(&self, batch: BatchId, after_line: u64, limit: u32) -> Result<Vec<(u64, Box<str>)>, StoreError> {
         let call = Call::new("input_page").arg(int(batch.number())).arg(int(after_line)).arg(i64::from(limit));
         self.ask(call, |rows| {

@@ -201,6 +201,27 @@ begin
         order by o.line;
 end $$;
 
+-- How many rows have failed: all, or those whose error contains this text, as `take_outcomes` finds them.
+create or replace function failed_rows(p_batch bigint, p_text text, out failed bigint)
+language plpgsql stable as $$
+#variable_conflict use_column
+begin
+    select count(*) into failed from outcomes o
+    where o.batch = p_batch and o.status = 'failed' and (p_text is null or strpos(o.error, p_text) > 0);
+end $$;
+
+-- What failed rows failed with, in order, a page at a time.
+create or replace function error_page(p_batch bigint, p_after bigint, p_limit bigint) returns table (line bigint, error text)
+language plpgsql stable as $$
+#variable_conflict use_column
+begin
+    return query
+        select o.line, coalesce(o.error, '') from outcomes o
+        where o.batch = p_batch and o.line > p_after and o.status = 'failed'
+        order by o.line
+        limit p_limit;
+end $$;
+
 -- Inputs in order, a page at a time.
 create or replace function input_page(p_batch bigint, p_after bigint, p_limit bigint) returns table (line bigint, input text)
 language plpgsql stable as $$
