@@ -76,6 +76,8 @@ pub struct BatchSummary {
     pub counts: Counts,
     /// How many late answers were dropped.
     pub fenced: u64,
+    /// Of an aborted batch: how many rows live workers may still run.
+    pub stopping: u64,
 }
 
 impl BatchSummary {

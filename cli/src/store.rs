@@ -24,7 +24,7 @@ use fencepost_core::store::{Operated, Retried, RetryRows, StoreFailure, StoreRep
 use fencepost_core::{AppendId, BatchId, StoreTime};
 
 use self::loading::{BatchSpec, LoadEnd, Loaded};
-use self::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, WorkersView};
+use self::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, StoppingView, WorkersView};
 
 pub mod any;
 mod effects;
@@ -89,6 +89,9 @@ pub trait Reads: Send + Sync {
         limit: u32,
         failed_only: bool,
     ) -> impl Future<Output = Result<RowPage, StoreError>> + Send;
+
+    /// S2: which live leases may still run rows of an aborted batch.
+    fn stopping(&self, batch: BatchId) -> impl Future<Output = Result<Vec<StoppingView>, StoreError>> + Send;
 
     /// How many rows have failed: all, or those whose error contains this text, as an operator's retry finds them (S5). Reads the
     /// errors of the failed rows, where there is a text.

@@ -1,5 +1,7 @@
 //! `fencepost abort`
 
+use std::time::Duration;
+
 use fencepost_core::BatchId;
 use fencepost_core::rules::claim::BatchStatus;
 use serde_json::json;
@@ -24,6 +26,9 @@ pub async fn abort(global: &Global, args: AbortArgs) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     let new = store::operated(global, batch, store.abort(batch).await?, "aborted")?;
+    if args.wait {
+        until_nothing_runs(&store, batch).await?;
+    }
     tell(&store, batch, new, args.json).await?;
     Ok(Exit::Done)
 }
@@ -35,6 +40,16 @@ fn would_end(counts: &BatchCounts) -> String {
     format!("This ends {queued} and {run} as aborted, for good.")
 }
 
+/// How often is looked whether something still runs. Workers hear of an abort within a second and cancel what runs.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+async fn until_nothing_runs(store: &AnyStore, batch: BatchId) -> Result<(), Failure> {
+    while overview::stopping(store, batch).await? > 0 {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
 async fn tell(store: &AnyStore, batch: BatchId, new: bool, as_json: bool) -> Result<(), Failure> {
     let Some(summary) = overview::batch(store, batch).await? else {
         // It was purged meanwhile, by somebody who saw it end.
@@ -43,13 +58,18 @@ async fn tell(store: &AnyStore, batch: BatchId, new: bool, as_json: bool) -> Res
     if as_json {
         let value = json!({
             "schema_version": SCHEMA_VERSION, "batch": batch.to_string(), "new": new, "counts": counts_json(&summary),
+            "stopping": summary.stopping,
         });
         return print(&format!("{value}\n"));
     }
     let aborted = confirm::rows(summary.counts.aborted);
+    let runs = match summary.stopping {
+        0 => "Nothing of it runs.".to_owned(),
+        running => format!("{} may still run until their workers have cancelled them.", confirm::rows(running)),
+    };
     print(&if new {
-        format!("Batch {batch} is aborted: {aborted} without an outcome.\n")
+        format!("Batch {batch} is aborted: {aborted} without an outcome. {runs}\n")
     } else {
-        format!("Batch {batch} was aborted before ({aborted} without an outcome): nothing to do.\n")
+        format!("Batch {batch} was aborted before ({aborted} without an outcome): nothing to do. {runs}\n")
     })
 }

@@ -11,7 +11,7 @@ use fencepost_core::{AppendId, BatchId, StoreTime};
 use super::loading::{BatchSpec, LoadEnd, Loaded};
 use super::postgres::{self, PostgresStore};
 use super::sqlite::{self, SqliteStore};
-use super::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, WorkersView};
+use super::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, StoppingView, WorkersView};
 use super::{Appends, Change, Changes, Loads, Operates, Reads, Store, StoreError, WorkerStore};
 
 /// A handle to a store of any kind. Clones share its connections.
@@ -133,6 +133,10 @@ impl Reads for AnyStore {
         failed_only: bool,
     ) -> Result<RowPage, StoreError> {
         with_store!(self, store => store.results(batch, after_line, limit, failed_only).await)
+    }
+
+    async fn stopping(&self, batch: BatchId) -> Result<Vec<StoppingView>, StoreError> {
+        with_store!(self, store => store.stopping(batch).await)
     }
 
     async fn failed(&self, batch: BatchId, with: Option<&str>) -> Result<u64, StoreError> {

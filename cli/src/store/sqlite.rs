@@ -69,6 +69,7 @@ mod read;
 mod record;
 mod recover;
 mod spans;
+mod stopping;
 mod trouble;
 mod turn;
 

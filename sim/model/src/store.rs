@@ -18,6 +18,7 @@ mod operate_tests;
 mod random_tests;
 mod record;
 mod recover;
+mod stopping;
 #[cfg(test)]
 mod tests;
 
@@ -35,6 +36,7 @@ use self::batch::{Batch, Span};
 pub use self::batch::{BatchSpec, Outcome, Rows};
 pub use self::load::Loaded;
 pub use self::log::{LogEntry, LogKind};
+use self::stopping::Stopping;
 use crate::history::{Event, FreedWhy, LeaseEnd};
 use crate::view::CompletionView;
 
@@ -49,6 +51,7 @@ pub struct ModelStore {
     /// Those of `leases` that are live.
     live: BTreeSet<LeaseId>,
     appends: BTreeMap<AppendId, Append>,
+    stopping: Stopping,
     completions: Vec<CompletionView>,
     events: Vec<Event>,
     touched: BTreeSet<BatchId>,
@@ -240,6 +243,7 @@ impl ModelStore {
         (found.suspects, found.alone) = (0, 0);
         let held = std::mem::take(&mut found.held);
         self.live.remove(&lease);
+        self.stopping.end_lease(lease);
         self.events.push(Event::LeaseEnded { lease, how, by });
         Some(held)
     }
@@ -249,6 +253,7 @@ impl ModelStore {
             return Vec::new();
         };
         found.last_number = c2_close_number(found.last_number, number);
+        self.stopping.end_claim(lease, number);
         let found = &self.leases[&lease];
         let grant = |(token, batch): &(Token, BatchId)| {
             let batch = self.batches.get(batch)?;
@@ -269,6 +274,7 @@ impl ModelStore {
             return;
         };
         let Some(span) = found.span(token).filter(|span| span.held_by(lease)) else {
+            self.stopping.end_lines(lease, token, lines);
             return;
         };
         let back = span.lines.intersection(lines);

@@ -69,6 +69,27 @@ impl Run {
         expected
     }
 
+    /// S2: what may still run of aborted batches; what commands say of it; how many rows failed.
+    pub(super) async fn compare_stopping(&mut self) {
+        let expected = self.model.stopping();
+        for (name, got) in self.subjects.stopping().await {
+            assert_eq!(got, expected, "{name} left, model right, after\n{}", self.told());
+        }
+        for batch in self.model.view().batches {
+            let of_batch = expected.iter().filter(|of| of.batch == batch.batch);
+            let running: u64 = of_batch.map(|of| of.lines.count()).sum();
+            let failed = batch.counts.failed;
+            assert_eq!(self.subjects.compare_reads(batch.batch).await, (running, failed), "model right");
+        }
+        let before = std::mem::replace(&mut self.stopping, expected);
+        let now = |token| self.stopping.iter().find(|of| of.token == token);
+        let shrunk = before.iter().any(|of| now(of.token).is_some_and(|now| now.lines.count() < of.lines.count()));
+        let gone = before.iter().any(|of| now(of.token).is_none());
+        self.see("rows of an aborted batch may still run", !self.stopping.is_empty());
+        self.see("some of them do not any more", shrunk);
+        self.see("none of a span runs any more", gone);
+    }
+
     async fn retry(&mut self, batch: BatchId) {
         let rows = self.some_rows(batch);
         let again = self.one_in(3);

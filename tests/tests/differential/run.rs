@@ -16,6 +16,7 @@ use fencepost_core::store::{
 };
 use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, Token};
 use fencepost_model::store::{ModelStore, Rows};
+use fencepost_model::view::StoppingView;
 
 use self::append::Appending;
 use super::subjects::Subjects;
@@ -52,6 +53,7 @@ pub struct Run {
     groups: Vec<Record>,
     pub(super) batches: Vec<BatchId>,
     appends: Vec<Appending>,
+    pub(super) stopping: Vec<StoppingView>,
     pub seen: BTreeSet<&'static str>,
     pub(super) story: Vec<String>,
 }
@@ -71,6 +73,7 @@ impl Run {
             groups: Vec::new(),
             batches: Vec::new(),
             appends: Vec::new(),
+            stopping: Vec::new(),
             seen: BTreeSet::new(),
             story: Vec::new(),
         }
@@ -466,6 +469,7 @@ impl Run {
         for (name, got) in self.subjects.views().await {
             assert_eq!(got, expected, "{name} left, model right, after\n{}", self.told());
         }
+        self.compare_stopping().await;
         self.compare_lines().await;
         for batch in &expected.batches {
             let failed = batch.tallies.iter().any(|(_, tally)| tally.failed > 0);

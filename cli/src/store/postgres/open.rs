@@ -17,13 +17,16 @@ use crate::store::version::{Migration, StoreVersion};
 
 /// The version of the tables and functions that this program makes and knows. Whatever changes in `sql/` after a release
 /// is a new version: a migration for the tables if they change, and the functions as they are now.
-pub const SCHEMA_VERSION: i32 = 1;
+pub const SCHEMA_VERSION: i32 = 2;
 
 /// The oldest server that has what the tables need (multiranges).
 const SERVER_VERSION_MIN: i32 = 140_000;
 
 /// The migrations of the tables; the first makes version 1.
-const MIGRATIONS: &[Migration] = &[Migration { name: "tables", sql: include_str!("sql/0001_tables.sql") }];
+const MIGRATIONS: &[Migration] = &[
+    Migration { name: "tables", sql: include_str!("sql/0001_tables.sql") },
+    Migration { name: "stopping", sql: include_str!("sql/0002_stopping.sql") },
+];
 
 /// The functions, replaced at every change of version.
 const FUNCTIONS: &[&str] = &[

@@ -5,12 +5,15 @@
 //! a few tenths of a per cent of a core, and only while somebody waits. (The time stamp of the log file would be cheaper still, but
 //! two writes within one tick of the kernel's clock look like one.)
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fencepost_core::BatchId;
 use sqlx::SqliteConnection;
 
 use super::OpenError;
+use super::codec::batch_id;
 use super::open;
 use super::trouble::Trouble;
 use crate::store::{Change, StoreError};
@@ -23,12 +26,16 @@ const DATA_VERSION: &str = "pragma data_version";
 /// Changes whenever a lease is taken or ends, and never with a renewal.
 const LEASES: &str = "select coalesce(max(taken_at), 0) + count(*) from leases where state = 'live'";
 
+/// S2: aborted batches of which something may still run. A batch that nobody held when it was aborted is no news to any worker.
+const STOPPING: &str = "select distinct batch from stopping";
+
 /// Tells of commits by others: other processes, and other connections of this one.
 #[derive(Debug)]
 pub struct Changes {
     conn: SqliteConnection,
     seen: i64,
     seen_leases: i64,
+    seen_stopping: BTreeSet<BatchId>,
     path: PathBuf,
 }
 
@@ -40,7 +47,8 @@ impl Changes {
         let seen = seen.map_err(|error| OpenError::from_sql(error, path))?;
         let seen_leases = sqlx::query_scalar(LEASES).fetch_one(&mut conn).await;
         let seen_leases = seen_leases.map_err(|error| OpenError::from_sql(error, path))?;
-        Ok(Self { conn, seen, seen_leases, path: path.to_owned() })
+        // What was aborted before is told as well: a watch may begin anew after an error.
+        Ok(Self { conn, seen, seen_leases, seen_stopping: BTreeSet::new(), path: path.to_owned() })
     }
 }
 
@@ -51,15 +59,28 @@ impl Changes {
     }
 }
 
+impl Changes {
+    /// Those of the stopping batches that were not told before.
+    async fn aborted(&mut self) -> Result<Vec<BatchId>, StoreError> {
+        let numbers: Result<Vec<i64>, _> = sqlx::query_scalar(STOPPING).fetch_all(&mut self.conn).await;
+        let batches = numbers.map_err(Trouble::from).and_then(|numbers| numbers.into_iter().map(batch_id).collect());
+        let stopping: BTreeSet<BatchId> = batches.map_err(|trouble| trouble.not_done(&self.path))?;
+        let new = stopping.difference(&self.seen_stopping).copied().collect();
+        self.seen_stopping = stopping;
+        Ok(new)
+    }
+}
+
 impl crate::store::Changes for Changes {
     async fn next(&mut self) -> Result<Change, StoreError> {
         loop {
             let version = self.number(DATA_VERSION).await?;
             if version != self.seen {
                 let leases = self.number(LEASES).await?;
+                let aborted = self.aborted().await?;
                 self.seen = version;
                 let taken = leases != std::mem::replace(&mut self.seen_leases, leases);
-                return Ok(Change { leases: taken, ..Change::anything() });
+                return Ok(Change { leases: taken, aborted, ..Change::anything() });
             }
             tokio::time::sleep(CHANGES_EVERY).await;
         }

@@ -15,7 +15,7 @@ use crate::store::version::{Migration, StoreVersion};
 use crate::store::{OpenMode, StoreError};
 
 /// The version of the tables that this program makes and knows.
-pub const SCHEMA_VERSION: i64 = 3;
+pub const SCHEMA_VERSION: i64 = 4;
 
 /// Marks a file as fencepost's (`pragma application_id`): "fpst" in ASCII.
 pub const APPLICATION_ID: i64 = 0x6670_7374;
@@ -28,6 +28,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "base", sql: include_str!("migrations/0001_base.sql") },
     Migration { name: "looked_at", sql: include_str!("migrations/0002_looked_at.sql") },
     Migration { name: "appends", sql: include_str!("migrations/0003_appends.sql") },
+    Migration { name: "stopping", sql: include_str!("migrations/0004_stopping.sql") },
 ];
 
 /// Why a file cannot be opened as a store.

@@ -14,7 +14,7 @@ use fencepost_core::{BatchId, StoreTime};
 
 use super::{SqliteStore, StoreError};
 use crate::store::Reads;
-use crate::store::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, WorkersView};
+use crate::store::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, StoppingView, WorkersView};
 
 mod batches;
 mod failures;
@@ -98,6 +98,13 @@ impl Reads for SqliteStore {
         let mut read = self.begin_read().await?;
         let page = results::results(&mut read, batch, after_line, limit, failed_only).await;
         self.end_read(read, page).await
+    }
+
+    async fn stopping(&self, batch: BatchId) -> Result<Vec<StoppingView>, StoreError> {
+        let mut read = self.begin_read().await?;
+        let now = self.inner.clock.now();
+        let stopping = workers::stopping(&mut read, now, batch).await;
+        self.end_read(read, stopping).await
     }
 
     async fn failed(&self, batch: BatchId, with: Option<&str>) -> Result<u64, StoreError> {

@@ -9,7 +9,7 @@ use fencepost_core::{BatchId, StoreTime, Token};
 use super::batch::{Batch, Outcome, Span};
 use super::log::LogEntry;
 use super::{Event, Lease, ModelStore};
-use crate::view::{BatchView, CompletionView, OutcomeView, SpanView, StoreView};
+use crate::view::{BatchView, CompletionView, OutcomeView, SpanView, StoppingView, StoreView};
 
 impl ModelStore {
     pub(super) fn look(&self, now: StoreTime) -> LookReply {
@@ -64,6 +64,11 @@ impl ModelStore {
     /// A batch's log, in order.
     pub fn log(&self, batch: BatchId) -> &[LogEntry] {
         self.batches.get(&batch).map_or(&[], |batch| batch.log().entries())
+    }
+
+    /// S2: what may still run of aborted batches, by token.
+    pub fn stopping(&self) -> Vec<StoppingView> {
+        self.stopping.views()
     }
 
     /// All completions, in order.
