@@ -195,10 +195,10 @@ fn failed_rows_run_again() {
     place.work(&["--", "sh", "-c", "echo $IDEMPOTENCY_KEY >> keys; echo $FENCEPOST_ATTEMPT"]);
     assert_eq!(place.counts(&batch), row_counts(0, 3, 0, 0));
     let story = place.ok(&["rows", &batch, "--line", "2"]);
-    assert!(story.contains("superseded") && story.contains("no two"), "{story}");
+    assert!(story.contains("superseded") && story.contains("failed: exit code 65"), "{story}");
     // A success that is named runs again, under the same key.
     let retry = ["retry", &batch, "--line", "2"];
-    place.refuses(&batch, 2, &retry, &["This runs row 2, which succeeded, again, and opens the batch again."]);
+    place.refuses(&batch, 2, &retry, &["This runs row 2 again (it succeeded), and opens the batch again."]);
     assert_eq!(place.json(&[&retry[..], &["--yes", "--json"]].concat())["generation"], 3);
     place.work(&["--", "sh", "-c", "echo $IDEMPOTENCY_KEY >> keys; echo $FENCEPOST_ATTEMPT"]);
     let keys = std::fs::read_to_string(place.file("keys")).expect("two runs");

@@ -49,6 +49,8 @@ struct Meant {
     none: &'static str,
     /// The words for them.
     words: String,
+    /// And for what they came to, where these do not say it.
+    ended: &'static str,
 }
 
 async fn meant(global: &Global, store: &impl Reads, batch: BatchId, args: &RetryArgs) -> Result<Meant, Failure> {
@@ -63,7 +65,7 @@ async fn meant(global: &Global, store: &impl Reads, batch: BatchId, args: &Retry
         None => ("no row has failed", failed),
         Some(text) => ("no row has failed with such an error", format!("{failed} whose error contains {text:?}")),
     };
-    Ok(Meant { rows, count, none, words })
+    Ok(Meant { rows, count, none, words, ended: "" })
 }
 
 async fn of_line(global: &Global, store: &impl Reads, batch: BatchId, line: u64) -> Result<Meant, Failure> {
@@ -72,19 +74,20 @@ async fn of_line(global: &Global, store: &impl Reads, batch: BatchId, line: u64)
             .help(format!("`fencepost status {batch}{}` tells how many rows it has", store_option(global))));
     };
     let outcome = story.row.outcome;
-    let ended = outcome.as_ref().map_or("", |outcome| if outcome.success { "succeeded" } else { "failed" });
+    let ended = outcome.as_ref().map_or("", |outcome| if outcome.success { " (it succeeded)" } else { " (it failed)" });
     Ok(Meant {
         count: u64::from(outcome.is_some()),
         // The outcome that was seen, and no later one: whoever repeats this does not run the row twice.
         rows: RetryRows::Line { line, token: outcome.map(|outcome| outcome.token) },
         none: "the row has no outcome, or not the one that it had a moment ago",
-        words: format!("row {line}, which {ended}"),
+        words: format!("row {line}"),
+        ended,
     })
 }
 
 fn would_retry(batch: &BatchView, meant: &Meant) -> String {
     let opens = if batch.ended_at.is_some() { ", and opens the batch again" } else { "" };
-    format!("This runs {} again{opens}. Old results give way to new ones.", meant.words)
+    format!("This runs {} again{}{opens}. Old results give way to new ones.", meant.words, meant.ended)
 }
 
 /// What came of it.

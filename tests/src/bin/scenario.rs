@@ -9,8 +9,8 @@ use fencepost_tests::place::StoreKind;
 use fencepost_tests::postgres::{self, Schema};
 use fencepost_tests::redis::{Keeps, Server};
 use fencepost_tests::scenario::{
-    abort, command, cuts, effects, kills, last_spans, million, pg_idle, pg_load, pg_store, poison, redis_cost, redis_kinds,
-    redis_moods, restart, sigterm, status, stopped, stream, stream_speed, walk_through,
+    abort, command, cuts, effects, kills, last_spans, million, pg_idle, pg_load, pg_store, poison, redis_cost,
+    redis_kinds, redis_moods, restart, sigterm, status, stopped, stream, stream_speed, walk_through,
 };
 
 #[derive(Debug, Parser)]
