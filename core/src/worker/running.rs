@@ -138,6 +138,11 @@ impl Worker {
     /// Cancels a run; a later reason replaces an earlier one, since it says what has become of the line since.
     fn cancel(&mut self, key: RunKey, why: CancelReason) {
         let Some(run) = self.runs.get_mut(&key) else { return };
+        let why = match (run.cancelled, why) {
+            // Its line is given back in either case, of a closed batch only once the run has ended.
+            (Some(CancelReason::BatchClosed), CancelReason::Lapse) => CancelReason::BatchClosed,
+            _ => why,
+        };
         if run.cancelled.replace(why).is_none() {
             self.effects.push_back(WorkerEffect::Cancel(key));
         }
@@ -178,6 +183,8 @@ impl Worker {
             if let Some(run) = self.runs.remove(&key) {
                 self.deadlines.remove(&(run.deadline, key));
             }
+            // Nothing of the batch holds this worker up.
+            self.alone.take_if(|alone| *alone == key);
             self.holding_changed(now);
         } else {
             self.run_ended(now, key, RunAnswer::Cancelled);

@@ -8,9 +8,10 @@ use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::store::{
     Answer, Claim, ClaimReply, Operated, Record, RecordItem, Retried, RetryRows, StoreReply, StoreRequest, TakeLease,
 };
-use fencepost_core::{BatchId, LeaseId, Token};
+use fencepost_core::{BatchId, LeaseId, LineSet, Token};
 use fencepost_model::history::OutcomeStatus;
 use fencepost_model::store::{LogKind, Rows};
+use fencepost_model::view::StoppingView;
 
 use super::run::Run;
 use super::subjects::Verb;
@@ -29,6 +30,23 @@ impl Run {
         for _ in 0..=u8::from(again) {
             let reply = self.ask_verb(verb, batch).await;
             self.seen.insert(kind_of(verb, reply));
+        }
+        self.compare().await;
+        self.stop_some().await;
+    }
+
+    /// Something of an aborted batch does not run any more: a worker gives lines back, or answers one.
+    async fn stop_some(&mut self) {
+        let stopping = self.model.stopping();
+        let Some(StoppingView { token, batch, lease, lines, .. }) = self.pick(&stopping) else { return };
+        let Some(line) = lines.first() else { return };
+        if self.one_in(2) {
+            let lines = if self.one_in(2) { lines } else { LineSet::single(line) };
+            self.ask(StoreRequest::GiveBack { lease, lines: vec![(batch, token, lines)] }).await;
+        } else {
+            let answer = Answer::Success("1".into());
+            let items = vec![RecordItem { batch, line, token, answer, run_time: Duration::ZERO }];
+            self.record_group(Record { lease, items }).await;
         }
         self.compare().await;
     }
