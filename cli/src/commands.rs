@@ -9,23 +9,29 @@ use self::args::{Cli, Command};
 use self::failure::{Exit, Failure};
 use crate::say::say;
 
+mod abort;
+mod append;
 mod args;
 mod completions;
 mod config;
 mod confirm;
 mod demo;
 mod doctor;
+mod errors;
 mod failure;
 mod handover;
 mod hint;
+mod hold;
 mod list;
 mod load;
 mod man;
+mod migrate;
 mod outlet;
 mod overview;
 mod purge;
 mod redis;
 mod results;
+mod retry;
 mod row_log;
 mod rows;
 mod run;
@@ -87,6 +93,13 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Workers(args) => workers::workers(&global, args).await,
         Command::Doctor(args) => doctor::doctor(&global, args).await,
         Command::Purge(args) => purge::purge(&global, args).await,
+        Command::Hold(args) => hold::hold(&global, args, true).await,
+        Command::Resume(args) => hold::hold(&global, args, false).await,
+        Command::Append(args) => append::append(&global, args).await,
+        Command::Abort(args) => abort::abort(&global, args).await,
+        Command::Retry(args) => retry::retry(&global, args).await,
+        Command::Errors(args) => errors::errors(&global, args).await,
+        Command::Migrate(args) => migrate::migrate(&global, args).await,
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => man::man(&args),
         Command::Demo(args) => demo::demo(&global, args).await,
@@ -103,6 +116,12 @@ impl Command {
             Self::Workers(args) => args.json,
             Self::Doctor(args) => args.json,
             Self::Purge(args) => args.json,
+            Self::Hold(args) | Self::Resume(args) => args.json,
+            Self::Append(args) => args.json,
+            Self::Abort(args) => args.json,
+            Self::Retry(args) => args.json,
+            Self::Errors(args) => args.json,
+            Self::Migrate(args) => args.json,
             Self::Run(_) | Self::Worker(_) | Self::Results(_) | Self::Wait(_) => false,
             Self::Completions(_) | Self::Man(_) | Self::Demo(_) => false,
         }

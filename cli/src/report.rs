@@ -8,6 +8,7 @@ use std::fmt::Write;
 use fencepost_core::{BatchId, LineSet};
 
 pub mod doctor;
+pub mod errors;
 pub mod redis;
 pub mod rows;
 pub mod status;
@@ -76,6 +77,8 @@ pub struct BatchSummary {
     pub counts: Counts,
     /// How many late answers were dropped.
     pub fenced: u64,
+    /// Of an aborted batch: how many rows live workers may still run.
+    pub stopping: u64,
 }
 
 impl BatchSummary {

@@ -12,6 +12,7 @@
 //! | what a running worker needs besides | [`WorkerStore`] |
 //! | what `doctor` looks at, changing nothing | [`examine`] |
 //! | which store a name means, and opening it | [`url`] |
+//! | which version its tables are at, and what moves them on | [`version`] |
 //! | one type for whichever store it is | [`any`] |
 //! | the embedded store | [`sqlite`] |
 //! | the store on a Postgres server | [`postgres`] |
@@ -26,7 +27,7 @@ use fencepost_core::store::{Operated, Retried, RetryRows, StoreFailure, StoreRep
 use fencepost_core::{AppendId, BatchId, LeaseId, StoreTime};
 
 use self::loading::{BatchSpec, LoadEnd, Loaded};
-use self::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, WorkersView};
+use self::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, StoppingView, WorkersView};
 
 pub mod any;
 mod effects;
@@ -35,6 +36,7 @@ pub mod loading;
 pub mod postgres;
 pub mod sqlite;
 pub mod url;
+pub mod version;
 pub mod view;
 
 pub use any::AnyStore;
@@ -91,6 +93,21 @@ pub trait Reads: Send + Sync {
         limit: u32,
         failed_only: bool,
     ) -> impl Future<Output = Result<RowPage, StoreError>> + Send;
+
+    /// S2: which live leases may still run rows of an aborted batch.
+    fn stopping(&self, batch: BatchId) -> impl Future<Output = Result<Vec<StoppingView>, StoreError>> + Send;
+
+    /// How many rows have failed: all, or those whose error contains this text, as an operator's retry finds them (S5). Reads the
+    /// errors of the failed rows, where there is a text.
+    fn failed(&self, batch: BatchId, with: Option<&str>) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
+    /// What failed rows failed with, in order, a page at a time, without their inputs.
+    fn errors(
+        &self,
+        batch: BatchId,
+        after_line: u64,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<(u64, Box<str>)>, StoreError>> + Send;
 
     /// Inputs in order, a page at a time.
     fn inputs(

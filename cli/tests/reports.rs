@@ -26,6 +26,7 @@ fn batch(status: &'static str, counts: Counts) -> BatchSummary {
         ended_at_us: None,
         counts,
         fenced: 0,
+        stopping: 0,
     }
 }
 

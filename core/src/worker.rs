@@ -164,7 +164,8 @@ pub struct Worker {
     queue: Queue,
     runs: BTreeMap<RunKey, Run>,
     /// Runs that were given up and have not ended: they may still kill the process.
-    abandoned: BTreeSet<RunKey>,
+    /// With the lease under which the line is yet to be given back, where it is.
+    abandoned: BTreeMap<RunKey, Option<LeaseId>>,
     /// When something is to happen to a run: its timeout, or the end of the patience after a cancel.
     deadlines: BTreeSet<(Instant, RunKey)>,
     /// Smoothed run time, once one was measured.
@@ -205,7 +206,7 @@ impl Worker {
             licence: None,
             queue: Queue::default(),
             runs: BTreeMap::new(),
-            abandoned: BTreeSet::new(),
+            abandoned: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             mean_run_time: None,
             claim: ClaimState::Idle,

@@ -11,6 +11,7 @@ use crate::ledger;
 use crate::place::{Looker, Place};
 use crate::process::run_fencepost;
 
+pub mod abort;
 pub mod command;
 pub mod cuts;
 pub mod effects;

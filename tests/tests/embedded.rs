@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use fencepost_tests::place::StoreKind;
-use fencepost_tests::scenario::{effects, stream, stream_speed};
+use fencepost_tests::scenario::{abort, effects, stream, stream_speed};
 
 const ON: StoreKind = StoreKind::Sqlite;
 
@@ -20,6 +20,18 @@ fn a_stream_handler_s_killed_workers_lose_and_repeat_no_outcome() {
         seed: 5,
     };
     assert_eq!(stream::run(ON, sizes).kills, 4);
+}
+
+#[test]
+fn an_aborted_batch_s_handlers_are_stopped_and_waited_for() {
+    let stopped = abort::handlers(ON);
+    assert!(stopped.waited >= Duration::from_millis(200), "it waited for handlers that take time to end: {stopped:?}");
+}
+
+#[test]
+fn a_busy_batch_is_aborted_at_once() {
+    let sizes = abort::Busy { rows: 20_000, workers: 2, concurrency: 50, done_min: 1_000 };
+    assert!(abort::busy(ON, sizes).took < Duration::from_secs(5));
 }
 
 #[test]

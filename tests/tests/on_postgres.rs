@@ -8,7 +8,8 @@ use std::time::Duration;
 use fencepost_tests::place::{Place, StoreKind};
 use fencepost_tests::process::{Process, fencepost, run_fencepost, until};
 use fencepost_tests::scenario::{
-    STUCK, command, cuts, effects, fairness, kills, known_death, last_spans, poison, restart, sigterm, stopped, stream,
+    STUCK, abort, command, cuts, effects, fairness, kills, known_death, last_spans, poison, restart, sigterm, stopped,
+    stream,
 };
 
 const ON: StoreKind = StoreKind::Postgres;
@@ -69,6 +70,23 @@ fn a_stopped_worker_s_late_answers_are_fenced_and_shown() {
     let outcome = stopped::run(ON, Duration::from_millis(1_000));
     assert!(outcome.fenced > 0);
     assert!(outcome.story.contains("fenced") && outcome.story.contains("recovered"), "{}", outcome.story);
+}
+
+#[test]
+fn an_aborted_batch_s_handlers_are_stopped_and_waited_for() {
+    let stopped = abort::handlers(ON);
+    assert!(stopped.waited >= Duration::from_millis(200), "it waited for handlers that take time to end: {stopped:?}");
+}
+
+#[test]
+fn an_abort_behind_a_transaction_pooler_is_heard_of_within_a_second() {
+    abort::handlers(StoreKind::Pgbouncer);
+}
+
+#[test]
+fn a_busy_batch_is_aborted_at_once() {
+    let sizes = abort::Busy { rows: 20_000, workers: 2, concurrency: 50, done_min: 1_000 };
+    assert!(abort::busy(ON, sizes).took < Duration::from_secs(5));
 }
 
 #[test]

@@ -79,6 +79,20 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Remove batches that ended long ago, with their rows and outcomes, for good
     Purge(PurgeArgs),
+    /// Stop claims of a batch; rows that run go on
+    Hold(HoldArgs),
+    /// Allow claims of a held batch again
+    Resume(HoldArgs),
+    /// Add rows to an open batch, all of them or none
+    Append(AppendArgs),
+    /// End a batch for good: its rows without an outcome are aborted
+    Abort(AbortArgs),
+    /// Have rows that have an outcome run again; their old outcomes stay in their stories
+    Retry(RetryArgs),
+    /// Show what a batch's failed rows died of, by kind of error
+    Errors(ErrorsArgs),
+    /// Bring a store's tables up to this program's version
+    Migrate(MigrateArgs),
     /// Print a script that completes fencepost's command lines in a shell
     Completions(CompletionsArgs),
     /// Print the manual page of fencepost, or of one of its commands
@@ -384,6 +398,91 @@ pub struct WaitArgs {
 
 #[derive(Debug, Args)]
 pub struct WorkersArgs {
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Of `hold` and of `resume`.
+#[derive(Debug, Args)]
+pub struct HoldArgs {
+    /// The batch's id, or an unambiguous beginning of it
+    pub batch: String,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct AppendArgs {
+    /// The batch's id, or an unambiguous beginning of it
+    pub batch: String,
+    /// CSV with the batch's columns, or JSONL, also .gz; - is stdin
+    #[arg(value_name = "FILE", required_unless_present = "rows")]
+    pub file: Option<PathBuf>,
+    /// Instead of a file: so many rows {"n":1}, {"n":2}, ...
+    #[arg(long, value_name = "N", conflicts_with = "file")]
+    pub rows: Option<u64>,
+    /// A repeat under the same key adds nothing; other rows under it are refused. Of this batch alone
+    #[arg(long, value_name = "KEY", value_parser = name)]
+    pub key: Option<String>,
+    #[command(flatten)]
+    pub input: InputArgs,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct AbortArgs {
+    /// The batch's id, or an unambiguous beginning of it
+    pub batch: String,
+    /// Return once no row of it runs any more
+    #[arg(long)]
+    pub wait: bool,
+    /// Do not ask whether to go on
+    #[arg(long, short)]
+    pub yes: bool,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RetryArgs {
+    /// The batch's id, or an unambiguous beginning of it
+    pub batch: String,
+    /// All failed rows, which is what is done unless told otherwise
+    #[arg(long, conflicts_with_all = ["line", "error_like"])]
+    pub failed: bool,
+    /// This row, failed or succeeded
+    #[arg(long, value_name = "N", conflicts_with = "error_like", value_parser = clap::value_parser!(u64).range(1..))]
+    pub line: Option<u64>,
+    /// The rows that failed with an error that contains this text, as it is
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub error_like: Option<String>,
+    /// Do not ask whether to go on
+    #[arg(long, short)]
+    pub yes: bool,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ErrorsArgs {
+    /// The batch's id, or an unambiguous beginning of it
+    pub batch: String,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
     /// One JSON object instead of text
     #[arg(long)]
     pub json: bool,

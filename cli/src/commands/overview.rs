@@ -5,6 +5,7 @@ use std::time::Duration;
 use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::rules::lease::LeaseState;
 use fencepost_core::rules::recovery::ProcessState;
+use fencepost_core::store::ProcessIdentity;
 use fencepost_core::{BatchId, StoreTime};
 
 use super::failure::Failure;
@@ -21,7 +22,21 @@ const ENDED_SHOWN: Duration = Duration::from_secs(60);
 
 /// One batch with its counts; `None` where it is gone.
 pub async fn batch(store: &impl Reads, batch: BatchId) -> Result<Option<BatchSummary>, Failure> {
-    Ok(store.status(batch).await?.map(|counts| summary(&counts)))
+    let Some(counts) = store.status(batch).await? else { return Ok(None) };
+    let stopping = match counts.batch.status {
+        BatchStatus::Aborted => stopping(store, batch).await?,
+        _ => 0,
+    };
+    Ok(Some(BatchSummary { stopping, ..summary(&counts) }))
+}
+
+/// S2: how many rows of an aborted batch workers may still run. A worker that is dead, or past its time, runs none.
+pub async fn stopping(store: &impl Reads, batch: BatchId) -> Result<u64, Failure> {
+    let processes = LocalProcesses::new();
+    let gone = |process: &ProcessIdentity| processes.state(process) == ProcessState::Gone;
+    let stopping = store.stopping(batch).await?;
+    let running = stopping.iter().filter(|of| !of.silent && !of.process.as_ref().is_some_and(gone));
+    Ok(running.map(|of| of.rows).sum())
 }
 
 /// All batches, the newest first.
@@ -53,6 +68,7 @@ pub fn summary(counts: &BatchCounts) -> BatchSummary {
             aborted: counts.aborted,
         },
         fenced: counts.fenced,
+        stopping: 0,
     }
 }
 

@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use fencepost_core::BatchId;
+use fencepost_core::rules::claim::BatchStatus;
+use fencepost_core::store::Operated;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
@@ -81,7 +83,7 @@ async fn open_existing(url: &StoreUrl) -> Result<AnyStore, Failure> {
     url.open(OpenMode::Existing).await.map_err(|error| cannot_open(Exit::Store, error))
 }
 
-fn cannot_open(exit: Exit, error: OpenError) -> Failure {
+pub fn cannot_open(exit: Exit, error: OpenError) -> Failure {
     let help = match &error {
         OpenError::Sqlite(error) => file_help(error),
         OpenError::Postgres(error) => server_help(error),
@@ -137,7 +139,35 @@ pub async fn batch(global: &Global, store: &impl Reads, name: &str) -> Result<Ba
     store.batch(id).await?.ok_or_else(|| no_batch(global, name))
 }
 
-fn no_batch(global: &Global, name: &str) -> Failure {
+/// Whether an operator's verb was done now (not before), or why it cannot be. `done`: as in "it cannot be held".
+pub fn operated(global: &Global, batch: BatchId, reply: Operated, done: &str) -> Result<bool, Failure> {
+    match reply {
+        Operated::Now => Ok(true),
+        Operated::Before => Ok(false),
+        Operated::Ended(status) => Err(cannot(batch, status, done)),
+        Operated::Loading => Err(cannot(batch, BatchStatus::Loading, done)),
+        Operated::NotThere => Err(no_batch(global, &batch.to_string())),
+    }
+}
+
+/// Why a batch of this status is not open to a verb.
+pub fn cannot(batch: BatchId, status: BatchStatus, done: &str) -> Failure {
+    match status {
+        BatchStatus::Aborted => {
+            Failure::new(Exit::Aborted, format!("batch {batch} is aborted, for good: it cannot be {done}"))
+        }
+        BatchStatus::Loading => {
+            Failure::new(Exit::Usage, format!("batch {batch} is still being submitted: it cannot be {done} yet"))
+                .help("try again once its submit has ended")
+        }
+        BatchStatus::Success | BatchStatus::Failed | BatchStatus::Open => {
+            let status = status.name();
+            Failure::new(Exit::Usage, format!("batch {batch} has ended ({status}): it cannot be {done} any more"))
+        }
+    }
+}
+
+pub fn no_batch(global: &Global, name: &str) -> Failure {
     Failure::new(Exit::NotFound, format!("there is no batch {name:?} in this store"))
         .help(format!("`fencepost list{}` shows all batches; is this the right --store?", store_option(global)))
 }

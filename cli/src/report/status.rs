@@ -95,6 +95,9 @@ fn batch_text(out: &mut String, batch: &BatchSummary, workers: &[WorkerSummary])
     if batch.fenced > 0 {
         let _ = writeln!(out, "Late answers dropped by the fence: {}", batch.fenced);
     }
+    if batch.stopping > 0 {
+        let _ = writeln!(out, "\nRows that may still run: {} (their workers are to cancel them)", batch.stopping);
+    }
     if batch.counts.inprog > 0 {
         let stuck: u64 = workers
             .iter()
@@ -194,6 +197,7 @@ pub fn batch_status_json(batch: &BatchSummary, workers: &[WorkerSummary]) -> Val
         "batch": batch_json(batch),
         "counts": counts_json(batch),
         "workers": workers.iter().map(|worker| worker_json(worker, Some(batch.id))).collect::<Vec<_>>(),
+        "stopping": batch.stopping,
         "fenced": batch.fenced,
     })
 }
@@ -205,6 +209,7 @@ pub fn list_json(batches: &[BatchSummary]) -> Value {
         .map(|batch| {
             let mut value = batch_json(batch);
             value["counts"] = counts_json(batch);
+            value["stopping"] = batch.stopping.into();
             value["fenced"] = batch.fenced.into();
             value
         })

@@ -12,7 +12,7 @@ use fencepost_core::{AppendId, BatchId, LeaseId, StoreTime};
 use super::loading::{BatchSpec, LoadEnd, Loaded};
 use super::postgres::{self, PostgresStore};
 use super::sqlite::{self, SqliteStore};
-use super::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, WorkersView};
+use super::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, StoppingView, WorkersView};
 use super::{Appends, Change, Changes, Loads, Operates, Purges, Reads, Store, StoreError, WorkerStore};
 
 /// A handle to a store of any kind. Clones share its connections.
@@ -134,6 +134,18 @@ impl Reads for AnyStore {
         failed_only: bool,
     ) -> Result<RowPage, StoreError> {
         with_store!(self, store => store.results(batch, after_line, limit, failed_only).await)
+    }
+
+    async fn stopping(&self, batch: BatchId) -> Result<Vec<StoppingView>, StoreError> {
+        with_store!(self, store => store.stopping(batch).await)
+    }
+
+    async fn failed(&self, batch: BatchId, with: Option<&str>) -> Result<u64, StoreError> {
+        with_store!(self, store => store.failed(batch, with).await)
+    }
+
+    async fn errors(&self, batch: BatchId, after_line: u64, limit: u32) -> Result<Vec<(u64, Box<str>)>, StoreError> {
+        with_store!(self, store => store.errors(batch, after_line, limit).await)
     }
 
     async fn inputs(&self, batch: BatchId, after_line: u64, limit: u32) -> Result<Vec<(u64, Box<str>)>, StoreError> {

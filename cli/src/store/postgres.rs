@@ -146,6 +146,6 @@ impl WorkerStore for PostgresStore {
     }
 
     async fn changes(&self) -> Result<Changes, StoreError> {
-        Changes::watch(&self.connections).await
+        Changes::watch(self.connections.clone()).await
     }
 }

@@ -73,11 +73,12 @@ mod read;
 mod record;
 mod recover;
 mod spans;
+mod stopping;
 mod trouble;
 mod turn;
 
 pub use changes::Changes;
-pub use open::{OpenError, files_of, path_of};
+pub use open::{OpenError, files_of, path_of, version_of};
 
 /// How long a write waits for the lock unless told otherwise; T2's limit for the default ttl.
 pub const LOCK_WAIT: Duration = Duration::from_secs(5);

@@ -13,6 +13,7 @@ use std::str::FromStr;
 use super::examine::StoreFacts;
 use super::postgres::{self, PostgresStore};
 use super::sqlite::{self, SqliteStore};
+use super::version::StoreVersion;
 use super::{AnyStore, OpenMode};
 use crate::masked::masked;
 
@@ -85,6 +86,21 @@ impl StoreUrl {
             Self::Sqlite(path) => StoreFacts::Sqlite(Box::new(sqlite::examine::examine(path).await)),
             Self::Postgres(url) => {
                 StoreFacts::Postgres(Box::new(postgres::examine::examine(url.with_password()).await))
+            }
+        }
+    }
+
+    /// The version of the store's tables, and what is to be done to them. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no store, or it can neither be used nor brought up to date: a newer program has moved it.
+    pub async fn version(&self) -> Result<StoreVersion, OpenError> {
+        match self {
+            Self::Sqlite(path) => Ok(sqlite::version_of(path).await?),
+            Self::Postgres(url) => {
+                let options = url.with_password().parse().map_err(postgres::OpenError::Url)?;
+                Ok(PostgresStore::version(options).await?)
             }
         }
     }

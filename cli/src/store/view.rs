@@ -126,6 +126,19 @@ pub struct WorkerView {
     pub holds: Vec<(BatchId, LineSet)>,
 }
 
+/// S2: rows of an aborted batch that a live lease's worker may still run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoppingView {
+    /// The worker's name.
+    pub worker: String,
+    /// Whether its lease is past its time: then its licence is over, and it runs nothing.
+    pub silent: bool,
+    /// The worker's process.
+    pub process: Option<ProcessIdentity>,
+    /// How many.
+    pub rows: u64,
+}
+
 /// All workers at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WorkersView {

@@ -34,6 +34,13 @@ pub fn s2_abort(status: Option<BatchStatus>) -> Operated {
     }
 }
 
+/// S2: which of a span's lines may still run although their batch is aborted: those that were held at the abort, less those that
+/// were given back, or answered, under the token they were held under. A settling of the span's claim (C2) ends all of them,
+/// since it grants none; so does the lease's end.
+pub fn s2_still_runs(lines: &LineSet, ended: &LineSet) -> LineSet {
+    lines.difference(ended)
+}
+
 /// S3: what holding a batch comes to, or (with `hold` false) resuming it. `held`: whether it is held already.
 pub fn s3_hold(status: Option<BatchStatus>, held: bool, hold: bool) -> Operated {
     match status {

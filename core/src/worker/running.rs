@@ -102,6 +102,8 @@ impl Worker {
             return;
         }
         if let Some(lease) = self.licence.as_ref().map(|licence| licence.lease) {
+            // What a claim under way is answered may be from before the news.
+            self.doubt_claim(now);
             self.give_queued_back(lease, |batch| closed.contains(&batch));
             let of_these = |key: &RunKey, run: &Run| run.lease == lease && closed.contains(&key.batch);
             self.cancel_runs(now, CancelReason::BatchClosed, of_these);
@@ -119,6 +121,11 @@ impl Worker {
     /// Cancels a run; a later reason replaces an earlier one, since it says what has become of the line since.
     fn cancel(&mut self, key: RunKey, why: CancelReason) {
         let Some(run) = self.runs.get_mut(&key) else { return };
+        let why = match (run.cancelled, why) {
+            // Its line is given back in either case, of a closed batch only once the run has ended.
+            (Some(CancelReason::BatchClosed), CancelReason::Lapse) => CancelReason::BatchClosed,
+            _ => why,
+        };
         if run.cancelled.replace(why).is_none() {
             self.effects.push_back(WorkerEffect::Cancel(key));
         }
@@ -142,8 +149,7 @@ impl Worker {
             self.deadlines.remove(&(at, key));
             if patience_is_over {
                 self.effects.push_back(WorkerEffect::Abandon(key));
-                self.run_ended(now, key, RunAnswer::Cancelled);
-                self.abandoned.insert(key);
+                self.abandon(now, key);
             } else {
                 self.cancel(key, CancelReason::Timeout);
                 self.wait_for_end(now, key);
@@ -151,11 +157,31 @@ impl Worker {
         }
     }
 
+    /// A run did not end although it was cancelled: its slot is given up. S2: the line of a closed batch is given back only once its
+    /// run has ended, since that is what tells the store so.
+    fn abandon(&mut self, now: Instant, key: RunKey) {
+        let of_closed = |run: &&Run| run.cancelled == Some(CancelReason::BatchClosed);
+        let owes_line = self.runs.get(&key).filter(of_closed).map(|run| run.lease);
+        if owes_line.is_some() {
+            if let Some(run) = self.runs.remove(&key) {
+                self.deadlines.remove(&(run.deadline, key));
+            }
+            // Nothing of the batch holds this worker up.
+            self.alone.take_if(|alone| *alone == key);
+            self.holding_changed(now);
+        } else {
+            self.run_ended(now, key, RunAnswer::Cancelled);
+        }
+        self.abandoned.insert(key, owes_line);
+    }
+
     /// A run ended: its answer is offered, or its line given back or forgotten.
     pub(super) fn run_ended(&mut self, now: Instant, key: RunKey, answer: RunAnswer) {
         let Some(run) = self.runs.remove(&key) else {
-            // An abandoned run's late end: its line is long decided.
-            self.abandoned.remove(&key);
+            // An abandoned run's late end: its line is long decided, unless its batch was closed.
+            if let Some(Some(lease)) = self.abandoned.remove(&key) {
+                self.give_back.add(lease, key);
+            }
             return;
         };
         self.deadlines.remove(&(run.deadline, key));

@@ -193,6 +193,54 @@ fn s2_lines_let_go_of_are_given_back_in_case_the_batch_is_open_again() {
     assert_eq!(back, lines(1, 4));
 }
 
+/// What the claim is answered may be from before the abort.
+#[test]
+fn s2_news_of_an_abort_settles_a_claim_under_way() {
+    let (mut rig, effects) = at_work(options(2));
+    let claim = claims(&effects)[0].0;
+    let effects = rig.tell(WorkerInput::BatchesClosed(vec![BATCH]));
+    let [(settling, LEASE, 1)] = settlings(&effects)[..] else { panic!("{effects:?}") };
+    let effects = rig.tell(WorkerInput::Store(claim, Ok(granted(vec![grant(1, 1..=4)]))));
+    assert!(starts(&effects).is_empty(), "an old reply");
+    let effects = rig.tell(WorkerInput::Store(settling, Ok(StoreReply::SettleClaim(vec![grant(2, 7..=8)]))));
+    assert_eq!(starts(&effects).len(), 2, "what the store says now");
+}
+
+/// The store takes a line that is given back for one that does not run any more.
+#[test]
+fn s2_the_line_of_a_run_that_does_not_end_is_given_back_once_it_has_ended() {
+    for lapses in [false, true] {
+        let options = WorkerOptions { cancel_grace: secs(5), ..options(1) };
+        let mut rig = worker(options);
+        let licence_ends = at(secs(if lapses { 2 } else { 1_000_000 }));
+        let claim = claims(&rig.tell(held(LEASE, licence_ends)))[0].0;
+        rig.tell(WorkerInput::Store(claim, Ok(granted(vec![grant(1, 1..=1)]))));
+        let mut effects = rig.tell(WorkerInput::BatchesClosed(vec![BATCH]));
+        effects.extend(rig.pass(secs(6)));
+        assert!(effects.contains(&WorkerEffect::Abandon(run(1, 1))));
+        assert!(give_backs(&effects).is_empty(), "it runs: {effects:?}");
+        assert_eq!(rig.machine.running(), 0, "its slot is free");
+        let effects = rig.tell(ended(run(1, 1), RunAnswer::Cancelled));
+        let given: Vec<_> = give_backs(&effects).into_iter().map(|(_, lease, lines)| (lease, lines)).collect();
+        assert_eq!(given, [(LEASE, vec![(BATCH, Token(1), lines(1, 1))])]);
+    }
+}
+
+#[test]
+fn s2_a_suspect_alone_that_does_not_end_keeps_its_worker_from_nothing() {
+    let (mut rig, _) = with_grants(options(1), vec![Grant { alone: true, suspicion: 2, ..grant(1, 1..=1) }]);
+    rig.tell(closed(BATCH));
+    let effects = rig.pass(secs(30));
+    assert!(effects.contains(&WorkerEffect::Abandon(run(1, 1))));
+    assert!(!claims(&effects).is_empty(), "it goes on with other batches: {effects:?}");
+}
+
+#[test]
+fn s2_what_was_given_back_or_answered_does_not_run() {
+    assert_eq!(s2_still_runs(&lines(1, 5), &lines(2, 3)), LineSet::from_ranges([(1, 1), (4, 5)]).unwrap());
+    assert!(s2_still_runs(&lines(1, 2), &lines(1, 9)).is_empty());
+}
+
 #[test]
 fn s2_the_keeper_asks_for_the_batches_that_the_worker_holds_lines_of() {
     let mut rig = keeping();

@@ -19,6 +19,7 @@ mod purge;
 mod random_tests;
 mod record;
 mod recover;
+mod stopping;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +38,7 @@ pub use self::batch::{BatchSpec, Outcome, Rows};
 pub use self::load::Loaded;
 pub use self::log::{LogEntry, LogKind};
 use self::purge::Purge;
+use self::stopping::Stopping;
 use crate::history::{Event, FreedWhy, LeaseEnd};
 use crate::view::CompletionView;
 
@@ -52,6 +54,7 @@ pub struct ModelStore {
     live: BTreeSet<LeaseId>,
     appends: BTreeMap<AppendId, Append>,
     purges: BTreeMap<BatchId, Purge>,
+    stopping: Stopping,
     completions: Vec<CompletionView>,
     events: Vec<Event>,
     touched: BTreeSet<BatchId>,
@@ -245,6 +248,7 @@ impl ModelStore {
         (found.suspects, found.alone) = (0, 0);
         let held = std::mem::take(&mut found.held);
         self.live.remove(&lease);
+        self.stopping.end_lease(lease);
         self.events.push(Event::LeaseEnded { lease, how, by });
         Some(held)
     }
@@ -254,6 +258,7 @@ impl ModelStore {
             return Vec::new();
         };
         found.last_number = c2_close_number(found.last_number, number);
+        self.stopping.end_claim(lease, number);
         let found = &self.leases[&lease];
         let grant = |(token, batch): &(Token, BatchId)| {
             let batch = self.batches.get(batch)?;
@@ -274,6 +279,7 @@ impl ModelStore {
             return;
         };
         let Some(span) = found.span(token).filter(|span| span.held_by(lease)) else {
+            self.stopping.end_lines(lease, token, lines);
             return;
         };
         let back = span.lines.intersection(lines);

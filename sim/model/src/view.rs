@@ -82,6 +82,21 @@ pub struct SpanView {
     pub from_lease: Option<LeaseId>,
 }
 
+/// S2: lines of an aborted batch that may still run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoppingView {
+    /// The token that they were held under.
+    pub token: Token,
+    /// Their batch.
+    pub batch: BatchId,
+    /// The lease that held them.
+    pub lease: LeaseId,
+    /// C2: the claim that took them.
+    pub number: u64,
+    /// The lines.
+    pub lines: LineSet,
+}
+
 /// An outcome.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutcomeView {

@@ -9,8 +9,8 @@ use fencepost_tests::place::StoreKind;
 use fencepost_tests::postgres::{self, Schema};
 use fencepost_tests::redis::{Keeps, Server};
 use fencepost_tests::scenario::{
-    command, cuts, effects, fairness, kills, last_spans, million, pg_idle, pg_load, pg_store, poison, redis_cost,
-    redis_kinds, redis_moods, restart, sigterm, status, stopped, stream, stream_speed, walk_through,
+    abort, command, cuts, effects, fairness, kills, last_spans, million, pg_idle, pg_load, pg_store, poison,
+    redis_cost, redis_kinds, redis_moods, restart, sigterm, status, stopped, stream, stream_speed, walk_through,
 };
 
 #[derive(Debug, Parser)]
@@ -232,6 +232,13 @@ enum Scenario {
         #[arg(long, default_value_t = 7)]
         times: usize,
     },
+    /// A large batch aborted while workers record its outcomes; then one whose rows run as commands
+    Abort {
+        #[arg(long, default_value_t = 1_000_000)]
+        rows: u64,
+        #[arg(long, default_value_t = 4)]
+        workers: usize,
+    },
     /// (a process of last-spans)
     #[command(hide = true)]
     Duel { store: String, rounds: u64, who: u64 },
@@ -370,6 +377,11 @@ fn main() {
         Scenario::RedisCost { rows, concurrency, ttl_ms, times } => {
             let sizes = redis_cost::Cost { rows, concurrency, ttl: Duration::from_millis(ttl_ms), times };
             println!("{sizes:#?}\n{:#?}", block_on(redis_cost::run(sizes)));
+        }
+        Scenario::Abort { rows, workers } => {
+            let sizes = abort::Busy { rows, workers, concurrency: 100, done_min: rows / 10 };
+            println!("{sizes:#?}\n{:#?}", abort::busy(on, sizes));
+            println!("rows that run as commands: {:#?}", abort::handlers(on));
         }
         Scenario::Duel { store, rounds, who } => {
             block_on(last_spans::duel(&store, rounds, who));

@@ -8,9 +8,10 @@ use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::store::{
     Answer, Claim, ClaimReply, Operated, Record, RecordItem, Retried, RetryRows, StoreReply, StoreRequest, TakeLease,
 };
-use fencepost_core::{BatchId, LeaseId, Token};
+use fencepost_core::{BatchId, LeaseId, LineSet, Token};
 use fencepost_model::history::OutcomeStatus;
 use fencepost_model::store::{LogKind, Rows};
+use fencepost_model::view::StoppingView;
 
 use super::run::Run;
 use super::subjects::Verb;
@@ -29,6 +30,23 @@ impl Run {
         for _ in 0..=u8::from(again) {
             let reply = self.ask_verb(verb, batch).await;
             self.seen.insert(kind_of(verb, reply));
+        }
+        self.compare().await;
+        self.stop_some().await;
+    }
+
+    /// Something of an aborted batch does not run any more: a worker gives lines back, or answers one.
+    async fn stop_some(&mut self) {
+        let stopping = self.model.stopping();
+        let Some(StoppingView { token, batch, lease, lines, .. }) = self.pick(&stopping) else { return };
+        let Some(line) = lines.first() else { return };
+        if self.one_in(2) {
+            let lines = if self.one_in(2) { lines } else { LineSet::single(line) };
+            self.ask(StoreRequest::GiveBack { lease, lines: vec![(batch, token, lines)] }).await;
+        } else {
+            let answer = Answer::Success("1".into());
+            let items = vec![RecordItem { batch, line, token, answer, run_time: Duration::ZERO }];
+            self.record_group(Record { lease, items }).await;
         }
         self.compare().await;
     }
@@ -67,6 +85,27 @@ impl Run {
             assert_eq!(got.unwrap(), expected, "{name} left, model right, after\n{}", self.told());
         }
         expected
+    }
+
+    /// S2: what may still run of aborted batches; what commands say of it; how many rows failed.
+    pub(super) async fn compare_stopping(&mut self) {
+        let expected = self.model.stopping();
+        for (name, got) in self.subjects.stopping().await {
+            assert_eq!(got, expected, "{name} left, model right, after\n{}", self.told());
+        }
+        for batch in self.model.view().batches {
+            let of_batch = expected.iter().filter(|of| of.batch == batch.batch);
+            let running: u64 = of_batch.map(|of| of.lines.count()).sum();
+            let failed = batch.counts.failed;
+            assert_eq!(self.subjects.compare_reads(batch.batch).await, (running, failed), "model right");
+        }
+        let before = std::mem::replace(&mut self.stopping, expected);
+        let now = |token| self.stopping.iter().find(|of| of.token == token);
+        let shrunk = before.iter().any(|of| now(of.token).is_some_and(|now| now.lines.count() < of.lines.count()));
+        let gone = before.iter().any(|of| now(of.token).is_none());
+        self.see("rows of an aborted batch may still run", !self.stopping.is_empty());
+        self.see("some of them do not any more", shrunk);
+        self.see("none of a span runs any more", gone);
     }
 
     async fn retry(&mut self, batch: BatchId) {

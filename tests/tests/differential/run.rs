@@ -16,6 +16,7 @@ use fencepost_core::store::{
 };
 use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, Token};
 use fencepost_model::store::{ModelStore, Rows};
+use fencepost_model::view::StoppingView;
 
 use self::append::Appending;
 use super::subjects::Subjects;
@@ -53,6 +54,7 @@ pub struct Run {
     pub(super) batches: Vec<BatchId>,
     appends: Vec<Appending>,
     pub(super) purging: Vec<BatchId>,
+    pub(super) stopping: Vec<StoppingView>,
     pub seen: BTreeSet<&'static str>,
     pub(super) story: Vec<String>,
 }
@@ -73,6 +75,7 @@ impl Run {
             batches: Vec::new(),
             appends: Vec::new(),
             purging: Vec::new(),
+            stopping: Vec::new(),
             seen: BTreeSet::new(),
             story: Vec::new(),
         }
@@ -470,6 +473,7 @@ impl Run {
         for (name, got) in self.subjects.views().await {
             assert_eq!(got, expected, "{name} left, model right, after\n{}", self.told());
         }
+        self.compare_stopping().await;
         self.compare_lines().await;
         self.compare_leftovers().await;
         for batch in &expected.batches {

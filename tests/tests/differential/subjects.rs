@@ -11,7 +11,7 @@ use fencepost_core::append::{AppendEnd, Appended, Begun, Staged};
 use fencepost_core::purge::{PurgeAges, PurgeBegun, Purgeable, PurgedLeases, PurgedSlice};
 use fencepost_core::store::{Operated, Retried, RetryRows, StoreReply, StoreRequest};
 use fencepost_core::{AppendId, BatchId, LeaseId, StoreTime};
-use fencepost_model::view::StoreView;
+use fencepost_model::view::{StoppingView, StoreView};
 use fencepost_tests::postgres::Schema;
 use sqlx::{ConnectOptions, PgConnection, SqliteConnection};
 
@@ -230,6 +230,28 @@ impl Subjects {
         self.sqlite.load_rows(batch, 1, &["1".into()]).await.unwrap();
         self.postgres.load_rows(batch, 1, &["1".into()]).await.unwrap();
         batch
+    }
+
+    /// S2: what may still run of aborted batches.
+    pub async fn stopping(&mut self) -> [(&'static str, Vec<StoppingView>); 2] {
+        [
+            ("SQLite", views::stopping_of_sqlite(&mut self.sqlite_raw).await),
+            ("Postgres", views::stopping_of_postgres(&mut self.postgres_raw).await),
+        ]
+    }
+
+    /// The same as commands read it, and how many rows failed with a text.
+    pub async fn compare_reads(&self, batch: BatchId) -> (u64, u64) {
+        let (sqlite, postgres) = (&self.sqlite, &self.postgres);
+        let stopping = sqlite.stopping(batch).await.unwrap();
+        assert_eq!(stopping, postgres.stopping(batch).await.unwrap(), "SQLite left, Postgres right");
+        for text in [None, Some("again"), Some("AGAIN"), Some("failed\"")] {
+            let failed = sqlite.failed(batch, text).await.unwrap();
+            assert_eq!(failed, postgres.failed(batch, text).await.unwrap(), "SQLite left, Postgres right: {text:?}");
+        }
+        let errors = sqlite.errors(batch, 1, 3).await.unwrap();
+        assert_eq!(errors, postgres.errors(batch, 1, 3).await.unwrap(), "SQLite left, Postgres right");
+        (stopping.iter().map(|of| of.rows).sum(), sqlite.failed(batch, None).await.unwrap())
     }
 
     pub async fn views(&mut self) -> [(&'static str, StoreView); 2] {

@@ -9,9 +9,12 @@ use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::rules::lease::LeaseState;
 use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, Token};
 use fencepost_model::history::OutcomeStatus;
-use fencepost_model::view::{BatchView, CompletionView, LogCounts, OutcomeView, RowCounts, SpanView, StoreView, Tally};
+use fencepost_model::view::{
+    BatchView, CompletionView, LogCounts, OutcomeView, RowCounts, SpanView, StoppingView, StoreView, Tally,
+};
 use sqlx::{PgConnection, SqliteConnection};
 
+type StoppingRecord = (i64, i64, i64, i64, String);
 type Record = (i64, i64, String, i64, i64, i64);
 type SpanRecord = (i64, String, Option<i64>, Option<i64>, Option<i64>, i64, bool, bool, Option<i64>);
 type OutcomeRecord = (i64, String, i64, i64, i64, i64, i64);
@@ -31,6 +34,11 @@ const SPANS: &str = "\
 select token, cast(lines as text), lease, claim_number, not_before, cast(suspicion as bigint), alone, tried, from_lease
 from spans
 where batch = $1
+order by token";
+
+const STOPPING: &str = "\
+select token, batch, lease, claim_number, cast(lines as text) from stopping
+where line_count > 0
 order by token";
 
 const OUTCOMES: &str = "\
@@ -89,6 +97,29 @@ macro_rules! reading {
             }
         }
     };
+}
+
+/// The same for what may still run of aborted batches.
+macro_rules! reading_stopping {
+    ($name:ident, $conn:ty) => {
+        pub async fn $name(raw: &mut $conn) -> Vec<StoppingView> {
+            let records: Vec<StoppingRecord> = sqlx::query_as(STOPPING).fetch_all(raw).await.unwrap();
+            records.into_iter().map(stopping).collect()
+        }
+    };
+}
+
+reading_stopping!(stopping_of_sqlite, SqliteConnection);
+reading_stopping!(stopping_of_postgres, PgConnection);
+
+fn stopping((token, batch, lease, number, lines): StoppingRecord) -> StoppingView {
+    StoppingView {
+        token: Token(natural(token)),
+        batch: BatchId::from_random(natural(batch)),
+        lease: lease_id(lease),
+        number: natural(number),
+        lines: lines_of(&lines),
+    }
 }
 
 reading!(of_sqlite, SqliteStore, SqliteConnection);

@@ -1,40 +1,58 @@
 //! Waking by NOTIFY: an idle worker learns that lines are free (a submit, a recovery, a give-back, a retry), a judge that a
 //! lease was taken, all that a batch was aborted.
 //!
-//! The channel is `fencepost_` and the schema's name; the payload is empty (lines are free), `batch` (one is open for claims), `lease`, or the aborted batch's id. Where it cannot be listened to (behind a transaction pooler, while the
-//! server is away), nobody is woken, and workers find out by asking now and then.
+//! The channel is `fencepost_` and the schema's name; the payload is empty (lines are free), `batch` (one is open for claims), `lease`, or the
+//! aborted batch's id. Where it cannot be listened to (behind a transaction pooler, while the server is away), nobody is woken, and workers find out
+//! by asking now and then; of aborts every half second.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use fencepost_core::BatchId;
+use sqlx::Row;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 
+use super::call::Call;
+use super::codec::batch_id;
 use super::connections::Connections;
-use super::trouble;
+use super::trouble::{self, Trouble};
 use crate::store::{self, Change, StoreError};
 
 /// After the connection broke, it is tried again so much later at first, and up to 16 times that.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
+/// S2: how often aborts are asked for where they cannot be listened to: a worker is to start no row more than a second after one.
+const ASK_FOR_ABORTS_EVERY: Duration = Duration::from_millis(500);
+
 /// Tells of free lines.
 pub struct Changes {
     // None behind a transaction pooler: a connection to listen on is not ours to keep.
     listener: Option<PgListener>,
-    place: String,
+    connections: Arc<Connections>,
+    /// S2: aborted batches of which something may still run, as far as they were asked for.
+    seen_stopping: BTreeSet<BatchId>,
 }
 
 impl std::fmt::Debug for Changes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Changes").field("place", &self.place).finish_non_exhaustive()
+        f.debug_struct("Changes").field("place", &self.connections.place()).finish_non_exhaustive()
     }
 }
 
 impl Changes {
-    pub(super) async fn watch(connections: &Connections) -> Result<Self, StoreError> {
-        let place = connections.place().to_owned();
-        let options = connections.options();
-        if options.transaction_pooler {
-            return Ok(Self { listener: None, place });
+    pub(super) async fn watch(connections: Arc<Connections>) -> Result<Self, StoreError> {
+        let seen_stopping = BTreeSet::new();
+        if connections.options().transaction_pooler {
+            return Ok(Self { listener: None, connections, seen_stopping });
         }
+        let listener = Self::listen(&connections).await?;
+        Ok(Self { listener: Some(listener), connections, seen_stopping })
+    }
+
+    async fn listen(connections: &Connections) -> Result<PgListener, StoreError> {
+        let options = connections.options();
+        let place = connections.place();
         let pool = PgPoolOptions::new()
             .max_connections(1)
             .acquire_timeout(Connections::probe_limit())
@@ -55,18 +73,40 @@ impl Changes {
             let message = format!("{place}: no answer from {} within {limit:?}", options.address());
             return Err(StoreError::not_done(message, None));
         };
-        Ok(Self { listener: Some(listener.map_err(not_done)?), place })
+        listener.map_err(not_done)
+    }
+
+    /// S2: those of the stopping batches that were not told before. Where they cannot be read now, renewals tell.
+    async fn aborted(&mut self) -> Vec<BatchId> {
+        let Ok(rows) = self.connections.call(Call::new("stopping_batches")).await else { return Vec::new() };
+        let batches = rows.iter().map(|row| batch_id(row.try_get(0)?)).collect::<Result<BTreeSet<_>, Trouble>>();
+        let Ok(stopping) = batches else { return Vec::new() };
+        let new = stopping.difference(&self.seen_stopping).copied().collect();
+        self.seen_stopping = stopping;
+        new
+    }
+
+    /// S2 where nothing can be listened to: aborts are asked for.
+    async fn ask_for_aborts(&mut self) -> Change {
+        loop {
+            tokio::time::sleep(ASK_FOR_ABORTS_EVERY).await;
+            let aborted = self.aborted().await;
+            if !aborted.is_empty() {
+                return Change { aborted, ..Change::default() };
+            }
+        }
     }
 }
 
 impl store::Changes for Changes {
     async fn next(&mut self) -> Result<Change, StoreError> {
-        let Some(listener) = &mut self.listener else { return std::future::pending().await };
+        let Some(listener) = &mut self.listener else { return Ok(self.ask_for_aborts().await) };
         let mut wait = LISTEN_AGAIN;
         loop {
             match listener.try_recv().await {
                 Ok(first) => {
                     // None: the connection was lost and made anew. What was told meanwhile went unheard.
+                    let unheard = first.is_none();
                     let mut change = first.map_or_else(Change::anything, |told| told_by(told.payload()));
                     while let Some(more) = listener.next_buffered() {
                         let more = told_by(more.payload());
@@ -75,10 +115,13 @@ impl store::Changes for Changes {
                         change.leases |= more.leases;
                         change.aborted.extend(more.aborted);
                     }
+                    if unheard {
+                        change.aborted.extend(self.aborted().await);
+                    }
                     return Ok(change);
                 }
                 Err(sqlx::Error::PoolClosed) => {
-                    let message = format!("{}: notifications cannot be listened to any more", self.place);
+                    let message = format!("{}: notifications cannot be listened to any more", self.connections.place());
                     return Err(StoreError::not_done(message, None));
                 }
                 Err(_) => {

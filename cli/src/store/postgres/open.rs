@@ -13,16 +13,21 @@ use super::trouble;
 use super::{LOCK_WAIT, PostgresStore};
 use crate::store::OpenMode;
 use crate::store::sqlite::Clock;
+use crate::store::version::{Migration, StoreVersion};
 
 /// The version of the tables and functions that this program makes and knows. Whatever changes in `sql/` after a release
 /// is a new version: a migration for the tables if they change, and the functions as they are now.
-pub const SCHEMA_VERSION: i32 = 2;
+pub const SCHEMA_VERSION: i32 = 3;
 
 /// The oldest server that has what the tables need (multiranges).
 const SERVER_VERSION_MIN: i32 = 140_000;
 
 /// The migrations of the tables; the first makes version 1.
-const MIGRATIONS: &[&str] = &[include_str!("sql/0001_tables.sql"), include_str!("sql/0002_purges.sql")];
+const MIGRATIONS: &[Migration] = &[
+    Migration { name: "tables", sql: include_str!("sql/0001_tables.sql") },
+    Migration { name: "purges", sql: include_str!("sql/0002_purges.sql") },
+    Migration { name: "stopping", sql: include_str!("sql/0003_stopping.sql") },
+];
 
 /// The functions, replaced at every change of version.
 const FUNCTIONS: &[&str] = &[
@@ -99,7 +104,7 @@ pub enum OpenError {
     },
     /// An older program made the tables, and they were not to be changed.
     #[error(
-        "{place}: the store is at version {schema_version}, older than this program's {SCHEMA_VERSION}: `fencepost worker` or `submit` brings it up to date"
+        "{place}: the store is at version {schema_version}, older than this program's {SCHEMA_VERSION}: `fencepost migrate` brings it up to date"
     )]
     Older {
         /// Which store.
@@ -146,6 +151,31 @@ impl PostgresStore {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, OpenError> {
         Self::open_on_clock(options, mode, Some(clock)).await
+    }
+
+    /// The version of the store, and what is to be done to it. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Where the server cannot be reached, or there is no store that this program can use or bring up to date.
+    pub async fn version(options: PostgresOptions) -> Result<StoreVersion, OpenError> {
+        let connections = Connections::new(options, LOCK_WAIT);
+        let connecting = connections.connect(Connections::probe_limit()).await;
+        let mut conn = connecting.map_err(|message| OpenError::Connect { message })?;
+        let opening = Opening { options: connections.options(), place: connections.place() };
+        let identifying = opening.identify(&mut conn, OpenMode::Existing);
+        let found = opening.within(Connections::probe_limit(), identifying).await?;
+        let version = match &found {
+            Found::Store { schema_version, .. } => *schema_version,
+            Found::Nothing { .. } | Found::Foreign => 0,
+        };
+        match opening.current(found, OpenMode::Existing) {
+            Ok(_) | Err(OpenError::Older { .. }) => {
+                let as_number = |version: i32| u32::try_from(version).unwrap_or_default();
+                Ok(StoreVersion::new(as_number(version), as_number(SCHEMA_VERSION), MIGRATIONS))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn open_on_clock(
@@ -302,7 +332,7 @@ impl Opening<'_> {
         }
         self.execute(conn, format!("set local search_path to \"{schema}\", pg_temp")).await?;
         for (number, migration) in (1..).zip(MIGRATIONS).filter(|(number, _)| *number > version) {
-            self.execute(conn, (*migration).to_owned()).await?;
+            self.execute(conn, migration.sql.to_owned()).await?;
             if number == 1 {
                 let store_id = LeaseId::from_random(rand::random());
                 let insert = format!(

@@ -16,7 +16,7 @@ use super::codec::{
 use super::trouble::Trouble;
 use crate::store::view::{
     BatchCounts, BatchView, CANDIDATES_MAX, OutcomeView, Resolved, RowPage, RowStatus, RowStory, RowView, SpanView,
-    StoryEntry, WorkerView, WorkersView,
+    StoppingView, StoryEntry, WorkerView, WorkersView,
 };
 use crate::store::{Reads, StoreError};
 
@@ -114,6 +114,25 @@ impl Reads for PostgresStore {
             .arg(int(after_line))
             .arg(i64::from(limit));
         self.ask(call, |rows| page(&rows, limit)).await
+    }
+
+    async fn stopping(&self, batch: BatchId) -> Result<Vec<StoppingView>, StoreError> {
+        let call = Call::new("stopping_of").arg(int(batch.number())).arg(self.at());
+        self.ask(call, |rows| rows.iter().map(stopping).collect()).await
+    }
+
+    async fn failed(&self, batch: BatchId, with: Option<&str>) -> Result<u64, StoreError> {
+        let call = Call::new("failed_rows").arg(int(batch.number())).arg(with);
+        self.ask(call, |rows| rows.first().map_or(Ok(0), |row| natural(row.try_get(0)?))).await
+    }
+
+    async fn errors(&self, batch: BatchId, after_line: u64, limit: u32) -> Result<Vec<(u64, Box<str>)>, StoreError> {
+        let call = Call::new("error_page").arg(int(batch.number())).arg(int(after_line)).arg(i64::from(limit));
+        self.ask(call, |rows| {
+            let of = |row: &PgRow| Ok((natural(row.try_get(0)?)?, row.try_get::<String, _>(1)?.into_boxed_str()));
+            rows.iter().map(of).collect()
+        })
+        .await
     }
 
     async fn inputs(&self, batch: BatchId, after_line: u64, limit: u32) -> Result<Vec<(u64, Box<str>)>, StoreError> {
@@ -262,6 +281,16 @@ fn worker(row: &PgRow) -> Result<WorkerView, Trouble> {
         ended_at: record.ended_at.map(StoreTime),
         ended_by: record.ended_by.map(lease_id).transpose()?,
         holds: holds.into_iter().collect(),
+    })
+}
+
+fn stopping(row: &PgRow) -> Result<StoppingView, Trouble> {
+    let (now, expires_at): (i64, i64) = (row.try_get("now_us")?, row.try_get("expires_at")?);
+    Ok(StoppingView {
+        worker: row.try_get("worker")?,
+        silent: now >= expires_at,
+        process: process(row.try_get("machine")?, row.try_get("pid")?, row.try_get("start_ticks")?)?,
+        rows: natural(row.try_get("line_count")?)?,
     })
 }
 

@@ -5,12 +5,15 @@
 //! a few tenths of a per cent of a core, and only while somebody waits. (The time stamp of the log file would be cheaper still, but
 //! two writes within one tick of the kernel's clock look like one.)
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fencepost_core::BatchId;
 use sqlx::SqliteConnection;
 
 use super::OpenError;
+use super::codec::batch_id;
 use super::open;
 use super::trouble::Trouble;
 use crate::store::{Change, StoreError};
@@ -25,6 +28,8 @@ const LEASES: &str = "select coalesce(max(taken_at), 0) + count(*) from leases w
 
 /// Rises whenever a batch is opened, resumed, appended to or opened again.
 const BATCHES: &str = "select coalesce(sum(1 + total + generation), 0) from batches where status = 'open' and held = 0";
+/// S2: aborted batches of which something may still run. A batch that nobody held when it was aborted is no news to any worker.
+const STOPPING: &str = "select distinct batch from stopping";
 
 /// Tells of commits by others: other processes, and other connections of this one.
 #[derive(Debug)]
@@ -33,6 +38,7 @@ pub struct Changes {
     seen: i64,
     seen_leases: i64,
     seen_batches: i64,
+    seen_stopping: BTreeSet<BatchId>,
     path: PathBuf,
 }
 
@@ -46,7 +52,9 @@ impl Changes {
             *seen = number.map_err(|error| OpenError::from_sql(error, path))?;
         }
         let [seen, seen_leases, seen_batches] = seen;
-        Ok(Self { conn, seen, seen_leases, seen_batches, path: path.to_owned() })
+        // What was aborted before is told as well: a watch may begin anew after an error.
+        let seen_stopping = BTreeSet::new();
+        Ok(Self { conn, seen, seen_leases, seen_batches, seen_stopping, path: path.to_owned() })
     }
 }
 
@@ -57,16 +65,29 @@ impl Changes {
     }
 }
 
+impl Changes {
+    /// Those of the stopping batches that were not told before.
+    async fn aborted(&mut self) -> Result<Vec<BatchId>, StoreError> {
+        let numbers: Result<Vec<i64>, _> = sqlx::query_scalar(STOPPING).fetch_all(&mut self.conn).await;
+        let batches = numbers.map_err(Trouble::from).and_then(|numbers| numbers.into_iter().map(batch_id).collect());
+        let stopping: BTreeSet<BatchId> = batches.map_err(|trouble| trouble.not_done(&self.path))?;
+        let new = stopping.difference(&self.seen_stopping).copied().collect();
+        self.seen_stopping = stopping;
+        Ok(new)
+    }
+}
+
 impl crate::store::Changes for Changes {
     async fn next(&mut self) -> Result<Change, StoreError> {
         loop {
             let version = self.number(DATA_VERSION).await?;
             if version != self.seen {
                 let (leases, batches) = (self.number(LEASES).await?, self.number(BATCHES).await?);
+                let aborted = self.aborted().await?;
                 self.seen = version;
                 let taken = leases != std::mem::replace(&mut self.seen_leases, leases);
                 let opened = batches > std::mem::replace(&mut self.seen_batches, batches);
-                return Ok(Change { leases: taken, batches: opened, ..Change::anything() });
+                return Ok(Change { leases: taken, batches: opened, aborted, ..Change::anything() });
             }
             tokio::time::sleep(CHANGES_EVERY).await;
         }

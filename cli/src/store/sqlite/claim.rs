@@ -20,6 +20,7 @@ use super::append::{self, Used};
 use super::codec::{batch_id, from_millis, int, json, lease_id, lease_state, natural, ranges};
 use super::lease;
 use super::spans::{Hold, Span, SpanChanges, SpanRecord, Tokens};
+use super::stopping;
 use super::trouble::Trouble;
 
 /// C3: a claim takes at most so many free spans.
@@ -551,6 +552,7 @@ where batch = ?1";
 /// C2: closes the claim's number, then reads what that claim took and still holds.
 pub(super) async fn settle(conn: &mut SqliteConnection, lease: LeaseId, number: u64) -> Result<Vec<Grant>, Trouble> {
     let Some(state) = lease::state(conn, lease).await? else { return Ok(Vec::new()) };
+    stopping::end_claim(conn, lease, number).await?;
     let lease = int(lease.number());
     let last: i64 = sqlx::query_scalar(LAST_NUMBER).bind(lease).fetch_one(&mut *conn).await?;
     let closed = c2_close_number(natural(last)?, number);

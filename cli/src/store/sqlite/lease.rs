@@ -10,6 +10,7 @@ use super::append::{self, Entry, EntryKind};
 use super::batch;
 use super::codec::{from_millis, int, json, lease_id, lease_state, millis_of, natural, small};
 use super::spans::{self, Span, SpanChanges, Tokens};
+use super::stopping;
 use super::trouble::Trouble;
 
 const LEASE_STATE: &str = "select state from leases where lease = ?1";
@@ -148,6 +149,7 @@ pub(super) async fn drop(conn: &mut SqliteConnection, now: StoreTime, lease: Lea
     if dropped.rows_affected() == 0 {
         return Ok(());
     }
+    stopping::end_lease(conn, lease).await?;
     let held = spans::held_by_lease(conn, lease).await?;
     if held.is_empty() {
         return Ok(());

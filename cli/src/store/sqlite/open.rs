@@ -12,10 +12,11 @@ use super::trouble::{Code, cause, code, describe};
 use super::turn::Turn;
 use super::{ASK_AGAIN, Clock, LOCK_WAIT, Parts, SqliteStore, SystemClock};
 use crate::store::examine::SchemaState;
+use crate::store::version::{Migration, StoreVersion};
 use crate::store::{OpenMode, StoreError};
 
 /// The version of the tables that this program makes and knows.
-pub const SCHEMA_VERSION: i64 = 4;
+pub const SCHEMA_VERSION: i64 = 5;
 
 /// Marks a file as fencepost's (`pragma application_id`): "fpst" in ASCII.
 pub const APPLICATION_ID: i64 = 0x6670_7374;
@@ -24,11 +25,12 @@ pub const APPLICATION_ID: i64 = 0x6670_7374;
 const OPEN_WAIT: Duration = Duration::from_secs(30);
 
 /// The migrations; the first makes version 1.
-const MIGRATIONS: &[&str] = &[
-    include_str!("migrations/0001_base.sql"),
-    include_str!("migrations/0002_looked_at.sql"),
-    include_str!("migrations/0003_appends.sql"),
-    include_str!("migrations/0004_purges.sql"),
+const MIGRATIONS: &[Migration] = &[
+    Migration { name: "base", sql: include_str!("migrations/0001_base.sql") },
+    Migration { name: "looked_at", sql: include_str!("migrations/0002_looked_at.sql") },
+    Migration { name: "appends", sql: include_str!("migrations/0003_appends.sql") },
+    Migration { name: "purges", sql: include_str!("migrations/0004_purges.sql") },
+    Migration { name: "stopping", sql: include_str!("migrations/0005_stopping.sql") },
 ];
 
 /// Why a file cannot be opened as a store.
@@ -149,6 +151,21 @@ impl SqliteStore {
         let turn = Turn::open(&path, false);
         Ok(Self::assemble(conn, turn, Parts { path, store_id, readers, clock }, LOCK_WAIT))
     }
+}
+
+/// The version of the store in this file, and what is to be done to it. Changes nothing.
+pub async fn version_of(path: &Path) -> Result<StoreVersion, OpenError> {
+    check_path(path, OpenMode::Existing)?;
+    let failed = |error| OpenError::from_sql(error, path);
+    let mut conn = connect_reader(path).await?;
+    let found = identify_at_once(&mut conn).await.map_err(failed)?;
+    let version = match &found {
+        Found::Store { schema_version, .. } => *schema_version,
+        Found::Nothing | Found::Foreign => 0,
+    };
+    let as_number = |version: i64| u32::try_from(version).unwrap_or_default();
+    current(found, path, OpenMode::Existing)?;
+    Ok(StoreVersion::new(as_number(version), as_number(SCHEMA_VERSION), MIGRATIONS))
 }
 
 /// What SQLite and the store keep at and beside this path.
@@ -415,7 +432,7 @@ const READ_ID: &str = "select store_id from store where one = 1";
 
 async fn apply_from(conn: &mut SqliteConnection, version: i64) -> Result<String, sqlx::Error> {
     for (number, migration) in (1..).zip(MIGRATIONS).filter(|(number, _)| *number > version) {
-        sqlx::raw_sql(*migration).execute(&mut *conn).await?;
+        sqlx::raw_sql(migration.sql).execute(&mut *conn).await?;
         if number == 1 {
             let store_id = LeaseId::from_random(rand::random()).to_string();
             sqlx::query(MARK_FILE).execute(&mut *conn).await?;

@@ -10,7 +10,7 @@ use super::codec::{int, lease_id, natural, small};
 use super::record::told;
 use super::spans::{Span, SpanChanges, Tokens};
 use super::trouble::Trouble;
-use super::{SqliteStore, StoreError, batch};
+use super::{SqliteStore, StoreError, batch, stopping};
 use crate::store::Operates;
 
 /// A retry takes so many outcomes into memory at once.
@@ -87,6 +87,7 @@ async fn abort(conn: &mut SqliteConnection, now: StoreTime, batch: BatchId) -> R
     if comes_to == Operated::Now {
         let number = int(batch.number());
         sqlx::query(ABORT).bind(number).bind(now.0).execute(&mut *conn).await?;
+        stopping::begin(conn, batch).await?;
         sqlx::query(DELETE_SPANS_OF_BATCH).bind(number).execute(&mut *conn).await?;
         batch::add_completion(conn, batch).await?;
     }

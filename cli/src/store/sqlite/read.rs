@@ -7,15 +7,17 @@
 //! | workers and what they hold | `workers.rs` |
 //! | pages of rows by status | `rows.rs` |
 //! | pages of results and of inputs | `results.rs` |
+//! | failed rows' errors, and how many there are | `failures.rs` |
 //! | one row's story | `story.rs` |
 
 use fencepost_core::{BatchId, StoreTime};
 
 use super::{SqliteStore, StoreError};
 use crate::store::Reads;
-use crate::store::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, WorkersView};
+use crate::store::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, StoppingView, WorkersView};
 
 pub(super) mod batches;
+mod failures;
 mod paging;
 mod results;
 mod rows;
@@ -95,6 +97,25 @@ impl Reads for SqliteStore {
     ) -> Result<RowPage, StoreError> {
         let mut read = self.begin_read().await?;
         let page = results::results(&mut read, batch, after_line, limit, failed_only).await;
+        self.end_read(read, page).await
+    }
+
+    async fn stopping(&self, batch: BatchId) -> Result<Vec<StoppingView>, StoreError> {
+        let mut read = self.begin_read().await?;
+        let now = self.inner.clock.now();
+        let stopping = workers::stopping(&mut read, now, batch).await;
+        self.end_read(read, stopping).await
+    }
+
+    async fn failed(&self, batch: BatchId, with: Option<&str>) -> Result<u64, StoreError> {
+        let mut read = self.begin_read().await?;
+        let count = failures::count(&mut read, batch, with).await;
+        self.end_read(read, count).await
+    }
+
+    async fn errors(&self, batch: BatchId, after_line: u64, limit: u32) -> Result<Vec<(u64, Box<str>)>, StoreError> {
+        let mut read = self.begin_read().await?;
+        let page = failures::errors(&mut read, batch, after_line, limit).await;
         self.end_read(read, page).await
     }
 

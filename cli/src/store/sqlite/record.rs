@@ -15,6 +15,7 @@ use super::codec::{json, micros_of, natural};
 use super::effects;
 use super::lease::log_given_back;
 use super::spans::{self, Span, SpanChanges, Tokens};
+use super::stopping;
 use super::trouble::Trouble;
 use crate::handler::transactional::Effects;
 
@@ -79,6 +80,8 @@ async fn write(
     holds: Vec<bool>,
 ) -> Result<Vec<Verdict>, Trouble> {
     let Fences { facts, held } = fences;
+    let not_held = record.items.iter().zip(&holds).filter(|(_, holds)| !**holds);
+    stopping::end_lines(conn, record.lease, not_held.map(|(item, _)| (item.token, LineSet::single(item.line)))).await?;
     let before = recorded_before(conn, &record.items, &holds, &facts).await?;
     let used = used_by_tried(conn, &record.items, &holds, &held).await?;
 
@@ -341,6 +344,8 @@ pub(super) async fn give_back(
     let mut changes = SpanChanges::of(Some(lease));
     let mut log = Vec::new();
     let mut changed = HashSet::new();
+    let not_held = given.iter().filter(|(_, token, _)| !held.contains_key(token));
+    stopping::end_lines(conn, lease, not_held.map(|(_, token, lines)| (*token, lines.clone()))).await?;
     for (batch, token, lines) in given {
         let Some(facts) = facts.get(batch).filter(|facts| facts.is_open()) else { continue };
         let Some(span) = held.get_mut(token).filter(|span| span.batch == *batch) else { continue };

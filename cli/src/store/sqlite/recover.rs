@@ -15,6 +15,7 @@ use super::batch::{self, BatchFacts};
 use super::codec::{int, lease_state, natural};
 use super::lease;
 use super::spans::{self, Span, SpanChanges, Tokens};
+use super::stopping;
 use super::trouble::Trouble;
 
 const LEASE_AS_SEEN: &str = "select state, renewals, renew_ms from leases where lease = ?1";
@@ -46,6 +47,7 @@ pub(super) async fn recover(
         .bind(recover.judge.map(|judge| int(judge.number())))
         .execute(&mut *conn)
         .await?;
+    stopping::end_lease(conn, recover.lease).await?;
     free_spans(conn, now, recover).await
 }
 

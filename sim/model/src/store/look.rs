@@ -9,7 +9,7 @@ use fencepost_core::{BatchId, StoreTime, Token};
 use super::batch::{Batch, Outcome, Span};
 use super::log::LogEntry;
 use super::{Event, Lease, ModelStore};
-use crate::view::{BatchView, CompletionView, OutcomeView, SpanView, StoreView};
+use crate::view::{BatchView, CompletionView, OutcomeView, SpanView, StoppingView, StoreView};
 
 impl ModelStore {
     pub(super) fn look(&self, now: StoreTime) -> LookReply {
@@ -69,6 +69,11 @@ impl ModelStore {
     /// How many leases there are that have ended.
     pub fn ended_leases(&self) -> u64 {
         (self.leases.len() - self.live.len()) as u64
+    }
+
+    /// S2: what may still run of aborted batches, by token.
+    pub fn stopping(&self) -> Vec<StoppingView> {
+        self.stopping.views()
     }
 
     /// All completions, in order.

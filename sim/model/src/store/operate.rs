@@ -33,7 +33,7 @@ impl ModelStore {
         comes_to
     }
 
-    /// S2: locks the batch, ends it, then removes its spans.
+    /// S2: locks the batch, ends it, then removes its spans; what was held is kept as what may still run.
     pub fn abort(&mut self, now: StoreTime, id: BatchId) -> Operated {
         let found = self.batches.get_mut(&id);
         let comes_to = s2_abort(found.as_ref().map(|batch| batch.status));
@@ -41,6 +41,7 @@ impl ModelStore {
         let generation = batch.generation;
         for (token, span) in batch.drop_spans() {
             if let Some(holder) = span.holder {
+                self.stopping.begin(id, token, holder.lease, holder.number, span.lines);
                 self.detach(holder.lease, token, span.suspicion, holder.alone);
             }
         }

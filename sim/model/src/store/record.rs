@@ -36,8 +36,12 @@ impl ModelStore {
         let left = if batch.status == BatchStatus::Open { batch.take_line(lease, item.token, item.line) } else { None };
         match (fence(batch, left.is_some(), item), left) {
             (Fence::Holds, Some(left)) => Verdict::Recorded(self.record_held(now, lease, item, &left)),
-            (Fence::Before, _) => Verdict::RecordedBefore,
+            (Fence::Before, _) => {
+                self.stopping.end_lines(lease, item.token, &LineSet::single(item.line));
+                Verdict::RecordedBefore
+            }
             (Fence::Holds | Fence::Fenced, _) => {
+                self.stopping.end_lines(lease, item.token, &LineSet::single(item.line));
                 self.note_fenced(now, lease, item);
                 Verdict::Fenced
             }

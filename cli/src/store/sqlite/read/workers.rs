@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use fencepost_core::{BatchId, LineSet, StoreTime};
 use sqlx::SqliteConnection;
 
-use super::super::codec::{batch_id, from_millis, lease_id, lease_state, lines_from_json, names_from_json, natural};
+use super::super::codec::{
+    batch_id, from_millis, int, lease_id, lease_state, lines_from_json, names_from_json, natural,
+};
 use super::super::lease::process;
 use super::super::trouble::Trouble;
-use crate::store::view::WorkerView;
+use crate::store::view::{StoppingView, WorkerView};
 
 #[derive(sqlx::FromRow)]
 struct WorkerRecord {
@@ -55,6 +57,41 @@ pub(in super::super) async fn workers(
     let view = |record: WorkerRecord| {
         let holds = held.remove(&record.lease).unwrap_or_default();
         worker_view(record, holds.into_iter().collect())
+    };
+    records.into_iter().map(view).collect()
+}
+
+#[derive(sqlx::FromRow)]
+struct StoppingRecord {
+    worker: String,
+    expires_at: i64,
+    machine: Option<String>,
+    pid: Option<i64>,
+    start_ticks: Option<i64>,
+    line_count: i64,
+}
+
+const STOPPING: &str = "\
+select l.worker, l.expires_at, l.machine, l.pid, l.start_ticks, sum(s.line_count) as line_count
+from stopping s join leases l on l.lease = s.lease and l.state = 'live'
+where s.batch = ?1
+group by s.lease
+order by l.worker, l.lease";
+
+/// S2: which live leases may still run rows of an aborted batch.
+pub(super) async fn stopping(
+    conn: &mut SqliteConnection,
+    now: StoreTime,
+    batch: BatchId,
+) -> Result<Vec<StoppingView>, Trouble> {
+    let records: Vec<StoppingRecord> = sqlx::query_as(STOPPING).bind(int(batch.number())).fetch_all(conn).await?;
+    let view = |record: StoppingRecord| {
+        Ok(StoppingView {
+            worker: record.worker,
+            silent: now >= StoreTime(record.expires_at),
+            process: process(record.machine, record.pid, record.start_ticks)?,
+            rows: natural(record.line_count)?,
+        })
     };
     records.into_iter().map(view).collect()
 }

@@ -96,6 +96,38 @@ begin
     );
 end $$;
 
+-- S2: these lines of aborted batches do not run any more: they were given back or answered, under the tokens they were held under.
+-- One place per span.
+create or replace function stopped_lines(p_lease bigint, p_tokens bigint[], p_lines int8multirange[]) returns void
+language plpgsql volatile as $$
+#variable_conflict use_column
+begin
+    perform 1 from stopping s where s.token = any (p_tokens) and s.lease = p_lease order by s.token for update;
+    if not found then
+        return;
+    end if;
+    -- s2_still_runs
+    update stopping s set lines = s.lines - g.lines, line_count = count_lines(s.lines - g.lines)
+    from (
+        select e.token, range_agg(r) as lines from unnest(p_tokens, p_lines) e (token, lines) cross join lateral unnest(e.lines) r
+        group by e.token
+    ) g
+    where s.token = g.token and s.lease = p_lease;
+    delete from stopping s where s.token = any (p_tokens) and s.lease = p_lease and s.line_count = 0;
+end $$;
+
+-- S2: nothing that this lease held runs any more: all of it where it has ended, else what that claim took.
+create or replace function stopped_lease(p_lease bigint, p_number bigint) returns void
+language plpgsql volatile as $$
+#variable_conflict use_column
+begin
+    perform 1 from stopping s
+    where s.lease = p_lease and (p_number is null or s.claim_number = p_number) order by s.token for update;
+    if found then
+        delete from stopping s where s.lease = p_lease and (p_number is null or s.claim_number = p_number);
+    end if;
+end $$;
+
 -- S7: the record of an ended batch's generation; rows without an outcome are there only where it was aborted.
 create or replace function record_completion(of_batch bigint) returns void
 language plpgsql volatile as $$

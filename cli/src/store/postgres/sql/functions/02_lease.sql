@@ -95,6 +95,7 @@ begin
     perform 1 from spans s where s.lease = p_lease order by s.token for update;
     v_now := store_time(p_at);
     update leases l set state = 'dropped', ended_at = v_now where l.lease = p_lease and l.state = 'live';
+    perform stopped_lease(p_lease, null);
     with held as (
         delete from spans s where s.lease = p_lease
         returning s.token, s.batch, s.lines, s.line_count, s.suspicion, s.tried

@@ -19,6 +19,8 @@ begin
     -- Waits for the claim, if it is under way.
     insert into lease_claims as c (lease, number) values (p_lease, p_number)
     on conflict (lease) do update set number = greatest(c.number, excluded.number);
+    -- S2: what it took of a batch that was aborted since is granted to nobody.
+    perform stopped_lease(p_lease, p_number);
     if v_state <> 'live' then
         return;
     end if;

@@ -137,6 +137,7 @@ begin
         from judge(p_lease, p_batches, p_lines, p_tokens, p_answers, p_group_tokens) j;
         perform record_judged(p_lease, p_batches, p_lines, p_tokens, p_answers, p_texts, p_spreads, p_run_us,
                               v_verdicts, v_used, v_crashes, p_dropped_bytes_max, v_now);
+        perform stopped_lines(p_lease, p_group_tokens, v_group_lines);
     end if;
 
     foreach v_batch in array v_exclusive loop
@@ -386,6 +387,7 @@ begin
         from unnest(v_back) r order by r;
         v_any := true;
     end loop;
+    perform stopped_lines(p_lease, p_tokens, p_lines::int8multirange[]);
     if v_any then
         perform tell('');
     end if;

@@ -205,6 +205,51 @@ begin
         order by o.line;
 end $$;
 
+-- How many rows have failed: all, or those whose error contains this text, as `take_outcomes` finds them.
+create or replace function failed_rows(p_batch bigint, p_text text, out failed bigint)
+language plpgsql stable as $$
+#variable_conflict use_column
+begin
+    select count(*) into failed from outcomes o
+    where o.batch = p_batch and o.status = 'failed' and (p_text is null or strpos(o.error, p_text) > 0);
+end $$;
+
+-- What failed rows failed with, in order, a page at a time.
+create or replace function error_page(p_batch bigint, p_after bigint, p_limit bigint) returns table (line bigint, error text)
+language plpgsql stable as $$
+#variable_conflict use_column
+begin
+    return query
+        select o.line, coalesce(o.error, '') from outcomes o
+        where o.batch = p_batch and o.line > p_after and o.status = 'failed'
+        order by o.line
+        limit p_limit;
+end $$;
+
+-- S2: aborted batches of which something may still run.
+create or replace function stopping_batches() returns setof bigint
+language plpgsql stable as $$
+begin
+    return query select distinct s.batch from stopping s order by s.batch;
+end $$;
+
+-- S2: which live leases may still run rows of an aborted batch, and how many.
+create or replace function stopping_of(p_batch bigint, p_at bigint)
+returns table (
+    worker text, expires_at bigint, machine text, pid bigint, start_ticks bigint, line_count bigint, now_us bigint
+)
+language plpgsql stable as $$
+#variable_conflict use_column
+begin
+    return query
+        select l.worker, l.expires_at, l.machine, l.pid, l.start_ticks, s.line_count, store_time(p_at)
+        from (
+            select t.lease, sum(t.line_count)::bigint as line_count from stopping t where t.batch = p_batch group by t.lease
+        ) s
+        join leases l on l.lease = s.lease and l.state = 'live'
+        order by l.worker, l.lease;
+end $$;
+
 -- Inputs in order, a page at a time.
 create or replace function input_page(p_batch bigint, p_after bigint, p_limit bigint) returns table (line bigint, input text)
 language plpgsql stable as $$

@@ -53,6 +53,10 @@ begin
         perform 1 from spans s
         where s.batch = p_batch and s.lease is null and s.not_before is not null
         order by s.first_line for update;
+        -- What is held now may still run, whatever the fence does with its answers.
+        insert into stopping (token, batch, lease, claim_number, lines, line_count)
+        select s.token, s.batch, s.lease, s.claim_number, s.lines, s.line_count
+        from spans s where s.batch = p_batch and s.lease is not null;
         -- As two, since each partial index has one half.
         delete from spans s where s.batch = p_batch and s.lease is null;
         delete from spans s where s.batch = p_batch and s.lease is not null;

@@ -16,7 +16,7 @@ begin
                             'begin_load', 'advance_load', 'finish_load', 'remove_load_slice',
                             'begin_append', 'advance_append', 'finish_append', 'remove_append_slice',
                             'batch_views', 'batches_with_prefix', 'batch_status', 'worker_views', 'row_page', 'result_page',
-                            'input_page', 'row_story',
+                            'input_page', 'row_story', 'failed_rows', 'error_page', 'stopping_of', 'stopping_batches',
                             'hold_batch', 'abort_batch', 'retry_rows',
                             'purgeable', 'begin_purge', 'purge_slice', 'purge_leases')
     loop

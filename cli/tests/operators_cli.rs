@@ -1,0 +1,243 @@
+//! An operator's verbs by the program itself, on an SQLite file: what each does, says and exits with, and that bad input leaves
+//! everything as it was.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::io::Write;
+use std::process::{Output, Stdio};
+
+use serde_json::{Value, json};
+
+use self::support::place::{FAILS_TWO, Place, ROWS, code, stderr};
+
+mod support {
+    pub mod place;
+}
+
+impl Place {
+    fn submit(&self, arguments: &[&str]) -> String {
+        let answer = self.json(&[&["submit", "--json"], arguments].concat());
+        answer["batch"].as_str().expect("an id").to_owned()
+    }
+
+    fn work(&self, command: &[&str]) {
+        let worker = self.run(&[&["worker", "--until-done", "--quiet"], command].concat());
+        assert_eq!(code(&worker), 0, "{}", stderr(&worker));
+    }
+
+    fn counts(&self, batch: &str) -> Value {
+        self.json(&["status", batch, "--json"])["counts"].clone()
+    }
+
+    fn status(&self, batch: &str) -> Value {
+        self.json(&["status", batch, "--json"])["batch"]["status"].clone()
+    }
+
+    /// Fails with this code and these words, and leaves the batch as it was.
+    fn refuses(&self, batch: &str, exit: i32, arguments: &[&str], words: &[&str]) -> Output {
+        let before = self.json(&["status", batch, "--json"]);
+        let output = self.run(arguments);
+        assert_eq!(code(&output), exit, "{arguments:?}: {}", stderr(&output));
+        let said = stderr(&output);
+        words.iter().for_each(|word| assert!(said.contains(word), "{arguments:?}: {said}"));
+        assert_eq!(self.json(&["status", batch, "--json"]), before, "{arguments:?} changed something");
+        output
+    }
+
+    /// Three rows, of which the second failed.
+    fn with_a_failed_row() -> (Self, String) {
+        let place = Self::new();
+        place.write("rows.csv", ROWS);
+        let batch = place.submit(&["rows.csv"]);
+        place.work(&FAILS_TWO);
+        (place, batch)
+    }
+}
+
+fn row_counts(queued: u64, success: u64, failed: u64, aborted: u64) -> Value {
+    json!({ "queued": queued, "inprog": 0, "success": success, "failed": failed, "aborted": aborted })
+}
+
+#[test]
+fn a_held_batch_is_not_claimed_until_it_is_resumed() {
+    let place = Place::new();
+    let batch = place.submit(&["--rows", "3"]);
+    let expected = json!({ "schema_version": 1, "batch": batch, "held": true, "new": true });
+    assert_eq!(place.json(&["hold", &batch, "--json"]), expected);
+    assert_eq!(place.json(&["hold", &batch, "--json"])["new"], false);
+    assert_eq!(place.status(&batch), "held");
+    // Of an operation of its own, so that the worker leaves at once.
+    let other = place.submit(&["--rows", "1"]);
+    let mut worker = place.command(&["worker", "--quiet", "--sleep", "0s"], &[]).spawn().expect("a worker");
+    assert_eq!(code(&place.run(&["wait", &other, "--timeout", "60s"])), 0);
+    assert_eq!(place.counts(&batch), row_counts(3, 0, 0, 0), "the worker took the other batch alone");
+    assert!(place.ok(&["resume", &batch]).contains("is resumed"));
+    assert_eq!(code(&place.run(&["wait", &batch, "--timeout", "60s"])), 0);
+    worker.kill().expect("it runs");
+    worker.wait().expect("it ends");
+    assert_eq!(place.counts(&batch), row_counts(0, 3, 0, 0));
+    place.refuses(&batch, 2, &["hold", &batch], &["has ended (success)", "cannot be held"]);
+    place.refuses(&batch, 2, &["resume", &batch], &["has ended (success)", "cannot be resumed"]);
+}
+
+#[test]
+fn a_batch_that_is_not_there_or_named_by_too_little_is_refused_by_every_verb() {
+    let place = Place::new();
+    let batch = place.submit(&["--rows", "1"]);
+    (0..40).for_each(|_| drop(place.submit(&["--rows", "1"])));
+    place.write("rows.csv", ROWS);
+    let list = place.json(&["list", "--json"]);
+    let ids: Vec<&str> = list["batches"].as_array().unwrap().iter().map(|of| of["id"].as_str().unwrap()).collect();
+    let same = ids.iter().find(|id| ids.iter().filter(|other| other[..1] == id[..1]).count() > 1);
+    let beginning = &same.expect("of 41 ids two begin alike")[..1];
+    let verbs: [&[&str]; 6] =
+        [&["hold"], &["resume"], &["append"], &["abort", "--yes"], &["retry", "--yes"], &["errors"]];
+    for verb in verbs {
+        let file: &[&str] = if verb[0] == "append" { &["rows.csv"] } else { &[] };
+        let none = [verb, &["zzzzzzzz"], file].concat();
+        place.refuses(&batch, 4, &none, &["there is no batch", "fencepost list"]);
+        place.refuses(&batch, 4, &[verb, &[beginning], file].concat(), &["names several batches", "type more"]);
+    }
+    let untouched = place.json(&["list", "--json"]);
+    assert_eq!(untouched, list);
+}
+
+#[test]
+fn rows_are_appended_once_under_a_key() {
+    let place = Place::new();
+    place.write("rows.csv", ROWS);
+    place.write("more.csv", "n,name\n4,four\n5,five\n");
+    place.write("other.csv", "n,name\n9,nine\n");
+    place.write("wrong.csv", "n,title\n9,nine\n");
+    place.write("header.csv", "n,name\n");
+    place.write("nothing.csv", "");
+    place.write("half.csv", "n,name\n6,six\n7\n");
+    let batch = place.submit(&["rows.csv"]);
+    let append = ["append", &batch, "more.csv", "--key", "k", "--json"];
+    let expected = json!({ "schema_version": 1, "batch": batch, "rows": 2, "lines": [4, 5], "new": true });
+    assert_eq!(place.json(&append), expected);
+    let mut again = expected.clone();
+    again["new"] = false.into();
+    assert_eq!(place.json(&append), again);
+    assert_eq!(place.counts(&batch), row_counts(5, 0, 0, 0));
+
+    place.refuses(&batch, 8, &["append", &batch, "other.csv", "--key", "k"], &["\"k\"", "other rows", "another key"]);
+    place.refuses(&batch, 8, &["append", &batch, "wrong.csv"], &["missing: \"name\"", "not in the batch: \"title\""]);
+    place.refuses(&batch, 8, &["append", &batch, "header.csv"], &["header.csv"]);
+    place.refuses(&batch, 8, &["append", &batch, "nothing.csv"], &["nothing.csv"]);
+    place.refuses(&batch, 8, &["append", &batch, "half.csv"], &["half.csv", "line 3", "nothing was appended"]);
+    place.refuses(&batch, 8, &["append", &batch, "absent.csv"], &["absent.csv"]);
+    place.refuses(&batch, 8, &["append", &batch, "."], &["directory"]);
+    place.refuses(&batch, 2, &["append", &batch], &["FILE"]);
+    place.refuses(&batch, 2, &["append", &batch, "more.csv", "--rows", "3"], &["cannot be used with"]);
+    // Nothing of what was refused is in the way of the next.
+    assert!(place.ok(&["append", &batch, "other.csv"]).contains("1 row appended"), "lines 6 to 6");
+
+    // From standard input; JSON lines have no columns to compare. Numbered rows.
+    let mut stdin = place.command(&["append", &batch, "-", "--json"], &[]);
+    let mut stdin = stdin.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("fencepost starts");
+    stdin.stdin.take().expect("a pipe").write_all(b"{\"name\":\"seven\",\"n\":\"7\"}\n").expect("it reads");
+    let said: Value = serde_json::from_slice(&stdin.wait_with_output().expect("it ends").stdout).expect("JSON");
+    assert_eq!(said["lines"], json!([7, 7]));
+    assert_eq!(place.json(&["append", &batch, "--rows", "2", "--json"])["lines"], json!([8, 9]));
+    assert_eq!(place.json(&["append", &batch, "--rows", "0", "--json"])["lines"], Value::Null);
+
+    place.work(&["--sleep", "0s"]);
+    assert_eq!(place.counts(&batch), row_counts(0, 9, 0, 0));
+    place.refuses(&batch, 2, &["append", &batch, "more.csv"], &["has ended", "a batch of their own"]);
+    // What was appended under a key is known for good.
+    assert_eq!(place.json(&append), again);
+}
+
+#[test]
+fn an_abort_is_final_and_says_what_it_ends() {
+    let place = Place::new();
+    let batch = place.submit(&["--rows", "120"]);
+    let asked = ["This ends 120 queued rows and 0 that run as aborted, for good.", "--yes"];
+    place.refuses(&batch, 2, &["abort", &batch], &asked);
+    let output = place.run(&["abort", &batch, "--yes", "--json"]);
+    assert_eq!(code(&output), 0);
+    assert!(stderr(&output).contains(asked[0]), "{}", stderr(&output));
+    let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let counts = row_counts(0, 0, 0, 120);
+    let expected = json!({ "schema_version": 1, "batch": batch, "new": true, "counts": counts, "stopping": 0 });
+    assert_eq!(said, expected);
+    // Nobody is asked for what is done already.
+    assert!(place.ok(&["abort", &batch, "--wait"]).contains("was aborted before"));
+    assert_eq!(code(&place.run(&["wait", &batch])), 5);
+    for verb in
+        [&["hold", &batch][..], &["resume", &batch], &["retry", &batch, "--yes"], &["append", &batch, "--rows", "1"]]
+    {
+        place.refuses(&batch, 5, verb, &["aborted"]);
+    }
+    let ended = place.submit(&["--rows", "0"]);
+    place.refuses(&ended, 2, &["abort", &ended, "--yes"], &["has ended (success)", "cannot be aborted"]);
+}
+
+#[test]
+fn failed_rows_run_again() {
+    let (place, batch) = Place::with_a_failed_row();
+    let asked = ["This runs 1 failed row again, and opens the batch again.", "--yes"];
+    place.refuses(&batch, 2, &["retry", &batch], &asked);
+    place.refuses(&batch, 2, &["retry", &batch, "--failed", "--line", "2", "--yes"], &["cannot be used with"]);
+    place.refuses(&batch, 2, &["retry", &batch, "--error-like", "", "--yes"], &["--error-like"]);
+    place.refuses(&batch, 4, &["retry", &batch, "--line", "4", "--yes"], &["has no row 4"]);
+    for nothing in [&["--error-like", "No two"][..], &["--error-like", "%"]] {
+        let retry = [&["retry", &batch, "--json"], nothing].concat();
+        assert_eq!(place.json(&retry)["rows"], 0, "an error is sought as it is written: {nothing:?}");
+    }
+    let expected = json!({ "schema_version": 1, "batch": batch, "rows": 1, "generation": 2, "reopened": true });
+    assert_eq!(place.json(&["retry", &batch, "--error-like", "no two", "--yes", "--json"]), expected);
+    assert_eq!((place.status(&batch), place.counts(&batch)), (json!("open"), row_counts(1, 2, 0, 0)));
+    assert!(place.ok(&["retry", &batch, "--line", "2"]).contains("Nothing to retry"), "it has no outcome now");
+    assert!(place.ok(&["retry", &batch]).contains("no row has failed"));
+
+    place.work(&["--", "sh", "-c", "echo $IDEMPOTENCY_KEY >> keys; echo $FENCEPOST_ATTEMPT"]);
+    assert_eq!(place.counts(&batch), row_counts(0, 3, 0, 0));
+    let story = place.ok(&["rows", &batch, "--line", "2"]);
+    assert!(story.contains("superseded") && story.contains("failed: exit code 65"), "{story}");
+    // A success that is named runs again, under the same key.
+    let retry = ["retry", &batch, "--line", "2"];
+    place.refuses(&batch, 2, &retry, &["This runs row 2 again (it succeeded), and opens the batch again."]);
+    assert_eq!(place.json(&[&retry[..], &["--yes", "--json"]].concat())["generation"], 3);
+    place.work(&["--", "sh", "-c", "echo $IDEMPOTENCY_KEY >> keys; echo $FENCEPOST_ATTEMPT"]);
+    let keys = std::fs::read_to_string(place.file("keys")).expect("two runs");
+    let keys: Vec<&str> = keys.lines().collect();
+    assert!(keys.len() == 2 && keys[0] == keys[1], "{keys:?}");
+    let results = place.ok(&["results", &batch]);
+    assert_eq!(results.lines().count(), 3, "{results}");
+}
+
+#[test]
+fn errors_are_told_apart_by_what_does_not_differ_from_row_to_row() {
+    let (place, batch) = Place::with_a_failed_row();
+    let said = place.json(&["errors", &batch, "--json"]);
+    assert_eq!(
+        said["kinds"],
+        json!([{ "kind": "exit code N", "count": 1, "line": 2, "error": "exit code 65\nno two" }])
+    );
+    assert_eq!((said["failed"].clone(), said["other"].clone()), (json!(1), json!(0)));
+    let many = place.submit(&["--rows", "230"]);
+    // More kinds than are told apart, and one that is frequent.
+    let script = "n=$FENCEPOST_LINE; test $n -gt 20 || exit 65; exit 1";
+    place.work(&["--concurrency", "8", "--", "sh", "-c", script]);
+    assert_eq!(place.json(&["errors", &many, "--json"])["failed"], 230);
+    let text = place.ok(&["errors", &many]);
+    assert!(text.contains("failed rows: 230") && text.contains("230 x exit code N"), "{text}");
+    let none = place.submit(&["--rows", "1"]);
+    assert_eq!(place.json(&["errors", &none, "--json"])["kinds"], json!([]));
+}
+
+#[test]
+fn a_migration_is_shown_and_done_and_a_newer_store_is_left_alone() {
+    let place = Place::new();
+    let absent = place.run(&["migrate"]);
+    assert_eq!(code(&absent), 7);
+    assert!(!place.file("state/fencepost/fencepost.db").exists(), "none is made");
+    place.submit(&["--rows", "1"]);
+    let now = place.json(&["migrate", "--json"]);
+    let version = now["program_version"].as_u64().expect("a number");
+    assert_eq!((now["store_version"].clone(), now["migrations"].clone()), (json!(version), json!([])));
+    assert_eq!(now["applied"], false);
+    assert!(place.ok(&["migrate"]).contains("Nothing to do"));
+}
