@@ -56,6 +56,10 @@ impl Run {
         match self.below(12) {
             0 => BatchId::from_random(7),
             1 => self.loading().await,
+            2 if !self.purging.is_empty() => {
+                let purging = self.purging.clone();
+                self.pick(&purging).unwrap_or(BatchId::from_random(7))
+            }
             _ => {
                 let batches = self.batches.clone();
                 self.pick(&batches).unwrap_or(BatchId::from_random(7))

@@ -15,8 +15,8 @@ const LEASES_AT_ONCE: usize = 500;
 impl Run {
     pub(super) async fn purge(&mut self) {
         match self.below(10) {
-            0..3 => self.begin_purge().await,
-            3..6 => self.purge_slice().await,
+            0..4 => self.begin_purge().await,
+            4..6 => self.purge_slice().await,
             6..8 => self.ask_purgeable().await,
             _ => self.purge_leases().await,
         }
@@ -33,12 +33,14 @@ impl Run {
         // Few enough that batches last for the rest of the run to do something with.
         let ended = self.batches.iter().filter(|batch| self.model.status(**batch).is_some_and(is_ended)).count();
         let purging = self.purging.clone();
+        let staged_to = self.staged_to();
         let batch = match self.below(4) {
             0 => self.pick(&purging).unwrap_or(BatchId::from_random(7)),
+            1 => self.pick(&staged_to).unwrap_or(BatchId::from_random(7)),
             _ => self.some_batch().await,
         };
         let status = self.model.status(batch);
-        if status.is_some_and(is_ended) && ended < 3 {
+        if status.is_some_and(is_ended) && ended < 5 {
             return;
         }
         let moment = self.some_moment();
@@ -82,7 +84,7 @@ impl Run {
             true => self.some_batch().await,
             false => self.pick(&purging).unwrap_or(BatchId::from_random(7)),
         };
-        let lines_max = self.below(9);
+        let lines_max = self.below(4);
         self.story.push(format!("{} purge {lines_max} of {batch}", self.clock.now().0));
         let PurgedSlice { rows, done, .. } = self.model.purge_slice(batch, lines_max);
         for (name, got) in self.subjects.purge_slice(batch, lines_max).await {

@@ -112,7 +112,7 @@ impl Run {
     }
 
     pub async fn step(&mut self) {
-        match self.below(118) {
+        match self.below(116) {
             0..5 => self.submit().await,
             5..12 => self.take().await,
             12..16 => self.renew().await,
@@ -128,7 +128,7 @@ impl Run {
             90..92 => self.withdraw().await,
             92..95 => self.operate().await,
             100..112 => self.append().await,
-            112..118 => self.purge().await,
+            112..116 => self.purge().await,
             _ => self.tick(),
         }
     }
@@ -365,7 +365,12 @@ impl Run {
 
     async fn record_again(&mut self) {
         let from = self.groups.len().saturating_sub(20);
-        let recent = self.groups[from..].to_vec();
+        let mut recent = self.groups[from..].to_vec();
+        if self.one_in(4) {
+            // Zombies of what is being purged.
+            let of_purging = |group: &&Record| group.items.iter().any(|item| self.purging.contains(&item.batch));
+            recent.extend(self.groups.iter().rev().filter(of_purging).take(20).cloned());
+        }
         if let Some(group) = self.pick(&recent) {
             self.record_group(group).await;
         }

@@ -34,8 +34,18 @@ impl Run {
         }
     }
 
+    /// Batches that ended while rows were stored beyond their totals.
+    pub(crate) fn staged_to(&self) -> Vec<BatchId> {
+        let staged = self.appends.iter().filter(|append| append.stored > 0).map(|append| append.batch);
+        staged.filter(|batch| !matches!(self.model.status(*batch), None | Some(BatchStatus::Open))).collect()
+    }
+
     /// Mostly an open one.
     fn some_open_batch(&mut self) -> BatchId {
+        if self.one_in(8) && !self.purging.is_empty() {
+            let purging = self.purging.clone();
+            return self.pick(&purging).unwrap_or(BatchId::from_random(7));
+        }
         let mut from = self.batches.clone();
         if !self.one_in(3) {
             from.retain(|batch| self.model.status(*batch) == Some(BatchStatus::Open));
