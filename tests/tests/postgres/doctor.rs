@@ -105,7 +105,7 @@ async fn a_role_without_rights_is_told_what_it_lacks() {
     assert!(findings.contains_key("batches"), "{findings:?}");
     execute(&mut conn, "revoke delete on rows from locked").await;
     let (findings, _) = doctor(&url);
-    assert!(says(&findings, "permission").contains("tables rows "), "{findings:?}");
+    assert!(findings["permission"]["found"].as_str().unwrap().ends_with("tables rows"), "{findings:?}");
     let (findings, exit) = doctor(&url.replace("sesame", "sesame2"));
     assert_eq!((of_level(&findings, "problem"), exit), (vec!["reachable"], Some(7)), "{findings:?}");
     assert!(says(&findings, "reachable").contains("password authentication failed"), "{findings:?}");
