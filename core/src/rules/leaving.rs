@@ -251,7 +251,7 @@ pub struct PurgeCandidate {
     pub ended_at: Option<StoreTime>,
     /// Whether it has any span: an ended batch never does.
     pub has_spans: bool,
-    /// Whether a completion call of it is under way, or a slice of an append.
+    /// Whether a completion call of it is under way, or a slice of an append, or something that was held at its abort may still run.
     pub busy: bool,
 }
 

@@ -118,6 +118,7 @@ const KINDS: &[&str] = &[
     "purge of a loading batch",
     "purge of nothing there",
     "purge of a batch that ended since",
+    "purge of what may still run",
     "purge begun",
     "purge begun before",
     "purge of staged rows",

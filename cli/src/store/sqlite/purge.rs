@@ -110,6 +110,7 @@ async fn purgeable(conn: &mut SqliteConnection, now: StoreTime, ages: &PurgeAges
 const CANDIDATE: &str = "\
 select b.status, b.ended_at, exists (select 1 from spans s where s.batch = b.batch),
        exists (select 1 from completions c where c.batch = b.batch and c.lease is not null and c.delivered_at is null)
+       or exists (select 1 from stopping s where s.batch = b.batch)
 from batches b
 where b.batch = ?1";
 

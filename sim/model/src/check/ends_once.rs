@@ -79,7 +79,7 @@ impl EndsOnce {
     /// Its ends are gone with it: there is nothing to call for any more.
     fn purge(&mut self, at: u64, batch: BatchId) -> Result<(), Violation> {
         let ended = self.batches.remove(&batch).is_some_and(|life| life.end.is_some());
-        ensure(true, NAME, at, || format!("{batch} is purged and had not ended"))?;
+        ensure(ended, NAME, at, || format!("{batch} is purged and had not ended"))?;
         self.ends.retain(|(of, _), _| *of != batch);
         self.purged.insert(batch);
         Ok(())

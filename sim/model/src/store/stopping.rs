@@ -34,6 +34,11 @@ impl Stopping {
         self.0.retain(|_, of_token| of_token.lease != lease);
     }
 
+    /// Whether something of the batch may still run.
+    pub(super) fn is_of(&self, batch: BatchId) -> bool {
+        self.0.values().any(|of_token| of_token.batch == batch)
+    }
+
     pub(super) fn views(&self) -> Vec<StoppingView> {
         self.0.values().cloned().collect()
     }

@@ -74,6 +74,7 @@ begin
     get diagnostics v_locked = row_count;
     if v_locked <> (select count(*) from completions c where c.batch = p_batch)
         or exists (select from completions c where c.batch = p_batch and c.lease is not null and c.delivered_at is null)
+        or exists (select from stopping s where s.batch = p_batch)
     then
         return;
     end if;
