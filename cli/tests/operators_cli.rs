@@ -7,6 +7,7 @@ use std::io::Write;
 use std::process::{Output, Stdio};
 
 use serde_json::{Value, json};
+use sqlx::{Connection, SqliteConnection};
 
 use self::support::place::{FAILS_TWO, Place, ROWS, code, stderr};
 
@@ -175,6 +176,41 @@ fn an_abort_is_final_and_says_what_it_ends() {
 }
 
 #[test]
+fn a_person_at_a_terminal_is_asked() {
+    let (place, batch) = Place::with_a_failed_row();
+    let open = place.submit(&["--rows", "3"]);
+    let answers = |answer: &str, verb: &str, batch: &str| {
+        // script(1) gives it a terminal.
+        let command = format!("{} {verb} {batch}", env!("CARGO_BIN_EXE_fencepost"));
+        let mut terminal = std::process::Command::new("script");
+        let of_place = place.command(&[], &[]);
+        let folder = of_place.get_current_dir().expect("a folder of its own");
+        terminal.current_dir(folder);
+        for (name, value) in of_place.get_envs() {
+            value.map_or_else(|| terminal.env_remove(name), |value| terminal.env(name, value));
+        }
+        terminal.args(["-qec", &command, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut asked = terminal.spawn().expect("script starts");
+        asked.stdin.take().expect("a pipe").write_all(answer.as_bytes()).expect("it reads");
+        let output = asked.wait_with_output().expect("it ends");
+        assert_eq!(code(&output), 0);
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    for no in ["n\n", "\n", "what?\n"] {
+        let said = answers(no, "abort", &open);
+        assert!(said.contains("3 queued rows and 0 that run") && said.contains("Go on? [y/N]"), "{said}");
+        assert!(said.contains("Nothing was done."), "{said}");
+        assert_eq!(place.counts(&open), row_counts(3, 0, 0, 0));
+        assert!(answers(no, "retry", &batch).contains("This runs 1 failed row again"));
+        assert_eq!(place.counts(&batch), row_counts(0, 2, 1, 0));
+    }
+    assert!(answers("y\n", "retry", &batch).contains("1 row of batch"));
+    assert_eq!(place.counts(&batch), row_counts(1, 2, 0, 0));
+    assert!(answers("yes\n", "abort", &open).contains("is aborted: 3 rows"));
+    assert_eq!(place.counts(&open), row_counts(0, 0, 0, 3));
+}
+
+#[test]
 fn failed_rows_run_again() {
     let (place, batch) = Place::with_a_failed_row();
     let asked = ["This runs 1 failed row again, and opens the batch again.", "--yes"];
@@ -240,4 +276,30 @@ fn a_migration_is_shown_and_done_and_a_newer_store_is_left_alone() {
     assert_eq!((now["store_version"].clone(), now["migrations"].clone()), (json!(version), json!([])));
     assert_eq!(now["applied"], false);
     assert!(place.ok(&["migrate"]).contains("Nothing to do"));
+
+    let store = place.file("state/fencepost/fencepost.db");
+    execute(&store, "drop table stopping; update store set schema_version = 3");
+    let migrations = json!([{ "version": 4, "name": "stopping" }]);
+    for (options, applied) in [(&["--dry-run"][..], false), (&["--dry-run"], false), (&[], true)] {
+        let said = place.json(&[&["migrate", "--json"], options].concat());
+        let pending: Vec<Value> = said["migrations"].as_array().expect("a list").iter().take(1).cloned().collect();
+        assert_eq!((&said["store_version"], json!(pending)), (&json!(3), migrations.clone()));
+        assert_eq!(said["applied"], applied);
+    }
+    assert_eq!(place.json(&["migrate", "--json"])["store_version"], version);
+    execute(&store, "update store set schema_version = 99, worker_version_min = 98");
+    let newer = place.run(&["migrate"]);
+    assert_eq!(code(&newer), 7);
+    assert!(stderr(&newer).contains("update fencepost"), "{}", stderr(&newer));
+}
+
+/// Runs statements on the store behind the program's back.
+fn execute(store: &std::path::Path, statements: &'static str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(store);
+        let mut conn = SqliteConnection::connect_with(&options).await.expect("it opens");
+        sqlx::raw_sql(statements).execute(&mut conn).await.expect("it can be done");
+        conn.close().await.expect("it closes");
+    });
 }

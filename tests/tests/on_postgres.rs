@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use fencepost_tests::place::{Place, StoreKind};
-use fencepost_tests::process::{Process, fencepost, run_fencepost, until};
+use fencepost_tests::process::{Process, fencepost, fencepost_json, run_fencepost, submit, until};
 use fencepost_tests::scenario::{
     STUCK, abort, command, cuts, effects, fairness, kills, known_death, last_spans, poison, restart, sigterm, stopped,
     stream,
@@ -70,6 +70,37 @@ fn a_stopped_worker_s_late_answers_are_fenced_and_shown() {
     let outcome = stopped::run(ON, Duration::from_millis(1_000));
     assert!(outcome.fenced > 0);
     assert!(outcome.story.contains("fenced") && outcome.story.contains("recovered"), "{}", outcome.story);
+}
+
+/// Each of an operator's verbs by the program itself.
+#[test]
+fn an_operator_s_verbs() {
+    let place = Place::new(ON);
+    let batch = submit(place.store(), &["--rows", "3"]);
+    let verb = |name: &str, arguments: &[&str]| {
+        fencepost_json([&[name, &batch, "--json", "--store", place.store()], arguments].concat())
+    };
+    assert_eq!(verb("hold", &[])["new"], true);
+    assert_eq!(verb("append", &["--rows", "2", "--key", "k"])["lines"], serde_json::json!([4, 5]));
+    assert_eq!(verb("append", &["--rows", "2", "--key", "k"])["new"], false);
+    assert_eq!((&verb("hold", &[])["new"], &verb("resume", &[])["new"]), (&false.into(), &true.into()));
+    let work = |script: &str| {
+        let worker = ["worker", "--until-done", "--quiet", "--store", place.store(), "--", "sh", "-c", script];
+        assert!(run_fencepost(worker).status.success());
+    };
+    work("test $FENCEPOST_LINE -lt 4 || { echo \"row $FENCEPOST_LINE: 100% no\" >&2; exit 65; }");
+    let errors = verb("errors", &[]);
+    assert_eq!((&errors["failed"], &errors["kinds"][0]["line"]), (&2.into(), &4.into()), "{errors}");
+    assert_eq!(verb("retry", &["--error-like", "row _: 100%", "--yes"])["rows"], 0, "no pattern");
+    assert_eq!(verb("retry", &["--error-like", "row 5: 100% no", "--yes"])["rows"], 1);
+    assert_eq!(verb("retry", &["--line", "1", "--yes"])["generation"], 2);
+    assert_eq!(verb("retry", &["--yes"])["rows"], 1, "the other one that failed");
+    work("exit 0");
+    assert_eq!(verb("status", &[])["counts"]["success"], 5);
+    let refused = run_fencepost(["abort", &batch, "--yes", "--store", place.store()]);
+    assert_eq!(refused.status.code(), Some(2), "it has ended");
+    let migrated = fencepost_json(["migrate", "--json", "--store", place.store()]);
+    assert_eq!(migrated["store_version"], migrated["program_version"]);
 }
 
 #[test]

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use fencepost::store::loading::{BatchSpec, LoadEnd, Loaded};
 use fencepost::store::postgres::{OpenError, PostgresOptions, PostgresStore};
-use fencepost::store::{Change, Changes, Loads, OpenMode, Reads, Store, WorkerStore};
+use fencepost::store::{Change, Changes, Loads, OpenMode, Operates, Reads, Store, WorkerStore};
 use fencepost_core::store::{
-    Answer, ClaimReply, RecordItem, Recorded, StoreFailure, StoreReply, StoreRequest, Verdict,
+    Answer, ClaimReply, Operated, RecordItem, Recorded, StoreFailure, StoreReply, StoreRequest, Verdict,
 };
 use fencepost_core::{BatchId, LeaseId, Token};
 use fencepost_tests::pooler::Pooler;
@@ -93,7 +93,7 @@ async fn a_schema_is_made_once_and_by_whoever_may() {
     assert!(ids.contains(again.store_id()));
 
     let mut conn = schema.connect().await;
-    execute(&mut conn, "update store set schema_version = 9, worker_version_min = 2").await;
+    execute(&mut conn, "update store set schema_version = 9, worker_version_min = 8").await;
     let says = refused(&schema.url(), OpenMode::Create).await;
     assert!(says.contains("is at version 9") && says.contains("update fencepost"), "{says}");
     execute(&mut conn, "update store set worker_version_min = 1").await;
@@ -104,6 +104,25 @@ async fn a_schema_is_made_once_and_by_whoever_may() {
     execute(&mut conn, &format!("create schema {0}; create table {0}.store (name text)", foreign.name())).await;
     let says = refused(&foreign.url(), OpenMode::Create).await;
     assert!(says.contains("belongs to something else"), "{says}");
+}
+
+/// A store of the version before: looking at it is refused, a worker or `migrate` moves it on.
+#[tokio::test]
+async fn an_older_store_is_brought_up_to_date_by_whoever_may_make_one() {
+    let schema = Schema::new();
+    let first = open(&schema.url(), OpenMode::Create).await.unwrap();
+    let batch = load(&first, 2).await;
+    let mut conn = schema.connect().await;
+    execute(&mut conn, "drop table stopping; update store set schema_version = 1").await;
+    let says = refused(&schema.url(), OpenMode::Existing).await;
+    assert!(says.contains("is at version 1, older") && says.contains("fencepost migrate"), "{says}");
+    let version = || async { PostgresStore::version(schema.url().parse().unwrap()).await.unwrap() };
+    let before = version().await;
+    assert_eq!((before.store, before.pending.as_slice()), (1, &[(2, "stopping")][..]));
+    assert_eq!(version().await, before, "asking changes nothing");
+    open(&schema.url(), OpenMode::Create).await.unwrap();
+    assert_eq!((version().await.store, version().await.pending), (before.program, vec![]));
+    assert_eq!(first.abort(batch).await.unwrap(), Operated::Now);
 }
 
 #[tokio::test]
