@@ -26,6 +26,7 @@ use self::loading::{BatchSpec, LoadEnd, Loaded};
 use self::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, WorkersView};
 
 pub mod any;
+mod called;
 mod effects;
 pub mod loading;
 pub mod postgres;
@@ -205,6 +206,8 @@ pub struct Change {
     pub free_lines: bool,
     /// Leases may have been taken.
     pub leases: bool,
+    /// S7: a completion call may be due.
+    pub ended: bool,
     /// These batches were aborted (S2).
     pub aborted: Vec<BatchId>,
 }
@@ -212,7 +215,7 @@ pub struct Change {
 impl Change {
     /// Something; the store cannot tell what.
     pub const fn anything() -> Self {
-        Self { free_lines: true, leases: true, aborted: Vec::new() }
+        Self { free_lines: true, leases: true, ended: true, aborted: Vec::new() }
     }
 }
 

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::calls::Calls;
 use crate::config::Timing;
 use crate::ids::{BatchId, LeaseId, RequestId};
 use crate::lines::LineSet;
@@ -34,6 +35,8 @@ pub struct KeeperOptions {
     pub process: Option<ProcessIdentity>,
     /// The operations that the worker has a handler for.
     pub operations: Vec<String>,
+    /// S7: the completion calls that it makes.
+    pub calls: Calls,
     /// Whether there is a second witness.
     pub liveness: bool,
     /// Makes lease ids: must differ between processes.
@@ -445,6 +448,7 @@ impl Keeper {
             renew: self.options.timing.renew,
             process: self.options.process.clone(),
             operations: self.options.operations.clone(),
+            calls: self.options.calls.clone(),
         });
         let id = self.ask_store(request);
         if let State::Taking { asked, .. } = &mut self.state {

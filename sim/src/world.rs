@@ -341,6 +341,7 @@ impl<'a> World<'a> {
         }
         let plan = &self.schedule.options.batches[at];
         let spec = BatchSpec {
+            on_done_url: None,
             priority: plan.priority,
             attempts_max: plan.attempts_max,
             crashes_max: plan.crashes_max,

@@ -46,6 +46,7 @@ pub fn spec(operation: &str, args: &BatchArgs, header: Option<&[String]>, source
         priority: args.priority,
         header: header.map(<[String]>::to_vec),
         source,
+        on_done_url: None,
     }
 }
 

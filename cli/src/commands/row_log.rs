@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use fencepost_core::calls::CallKey;
 use fencepost_core::judge::JudgeEvent;
 use fencepost_core::rules::recovery::ProcessState;
 use fencepost_core::store::{EndCause, LeaseView, Recorded};
@@ -90,6 +91,18 @@ fn text(report: &Report<'_>, untold: u64, worker: &str) -> String {
         Report::Worker(WorkerEvent::Fenced(RunKey { line, token, .. })) => {
             format!("Row {line}: FENCED, its late answer was dropped (token {token}): another worker has it")
         }
+        Report::Calling(grant) => {
+            let again = if grant.attempt > 1 { format!(" attempt {}", grant.attempt) } else { String::new() };
+            let whom = grant.end.url.as_ref().map_or(String::new(), |url| format!(" {url}"));
+            format!("Batch {}: ended as {}, CALLING{whom}{again}", grant.key.batch, grant.end.status.name())
+        }
+        Report::Worker(WorkerEvent::CallDelivered(key)) => format!("Batch {}: call DELIVERED", key.batch),
+        Report::Worker(WorkerEvent::CallFailed { key, error }) => {
+            format!("Batch {}: call to be tried again: {}", key.batch, first_line(error))
+        }
+        Report::Worker(WorkerEvent::CallFenced(key)) => {
+            format!("Batch {}: call FENCED (token {}): another worker makes it", key.batch, key.token)
+        }
         Report::Worker(WorkerEvent::LeaseTaken(lease)) => format!("Lease {lease} taken"),
         Report::Worker(WorkerEvent::LeaseEnded(lease)) => {
             format!("Lease {lease} was declared dead while this worker lived: its rows were given to others")
@@ -157,6 +170,11 @@ fn cause_text(cause: EndCause) -> &'static str {
 
 fn json(report: &Report<'_>, untold: u64, worker: &str) -> String {
     let run = |key: &RunKey| json!({"batch": key.batch.to_string(), "line": key.line, "token": key.token.0});
+    let call = |event: &str, key: &CallKey| {
+        json!({
+            "event": event, "batch": key.batch.to_string(), "generation": key.generation, "token": key.token.0,
+        })
+    };
     let mut event = match report {
         Report::Started { key, attempt, recovered_from } => {
             let mut event = run(key);
@@ -181,6 +199,20 @@ fn json(report: &Report<'_>, untold: u64, worker: &str) -> String {
             event["event"] = "fenced".into();
             event
         }
+        Report::Calling(grant) => {
+            let mut event = call("call_started", &grant.key);
+            event["attempt"] = grant.attempt.into();
+            event["status"] = grant.end.status.name().into();
+            event["url"] = grant.end.url.as_deref().into();
+            event
+        }
+        Report::Worker(WorkerEvent::CallDelivered(key)) => call("call_delivered", key),
+        Report::Worker(WorkerEvent::CallFailed { key, error }) => {
+            let mut event = call("call_failed", key);
+            event["error"] = (**error).into();
+            event
+        }
+        Report::Worker(WorkerEvent::CallFenced(key)) => call("call_fenced", key),
         Report::Worker(WorkerEvent::LeaseTaken(lease)) => json!({"event": "lease_taken", "lease": lease.to_string()}),
         Report::Worker(WorkerEvent::LeaseEnded(lease)) => json!({"event": "lease_ended", "lease": lease.to_string()}),
         Report::Worker(WorkerEvent::Lapsed(lease)) => json!({"event": "lapsed", "lease": lease.to_string()}),

@@ -12,6 +12,7 @@
 //! | loading rows by COPY | `load.rs` |
 //! | hold, resume, abort, retry | `operate.rs` |
 //! | appending rows to a batch | `appending.rs` |
+//! | completion calls | `calls.rs` |
 //! | what status, rows and results show | `read.rs` |
 //! | waking of idle workers | [`changes`] |
 //! | effects within the outcome's transaction (O7) | `effects.rs` |
@@ -46,6 +47,7 @@ use super::{Store, StoreError, WorkerStore};
 
 mod appending;
 mod call;
+mod calls;
 pub mod changes;
 mod claim;
 mod codec;
@@ -120,6 +122,8 @@ impl Store for PostgresStore {
             StoreRequest::WithdrawCrashes { lease } => {
                 self.withdraw_crashes(lease).await.map(|()| StoreReply::WithdrawCrashes)
             }
+            StoreRequest::ClaimCall(claim) => self.claim_call(&claim).await.map(StoreReply::ClaimCall),
+            StoreRequest::RecordCall(record) => self.record_call(&record).await.map(StoreReply::RecordCall),
         }
     }
 }

@@ -316,6 +316,9 @@ impl World {
                 self.dropped = true;
             }
             WorkerEffect::Keeper(KeeperCommand::Running(_) | KeeperCommand::RenewNow) | WorkerEffect::Tell(_) => {}
+            WorkerEffect::Call(_) | WorkerEffect::CancelCall(_) | WorkerEffect::AbandonCall(_) => {
+                prop_assert!(false, "it makes no calls: {effect:?}");
+            }
             WorkerEffect::Exit(_) => self.exited = true,
         }
         Ok(())

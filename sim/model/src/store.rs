@@ -7,6 +7,7 @@ mod append;
 #[cfg(test)]
 mod append_tests;
 mod batch;
+mod calls;
 mod claim;
 mod load;
 mod log;
@@ -33,10 +34,10 @@ use fencepost_core::{AppendId, BatchId, LeaseId, LineRange, LineSet, StoreTime, 
 use self::append::Append;
 use self::batch::{Batch, Span};
 pub use self::batch::{BatchSpec, Outcome, Rows};
+use self::calls::Completion;
 pub use self::load::Loaded;
 pub use self::log::{LogEntry, LogKind};
 use crate::history::{Event, FreedWhy, LeaseEnd};
-use crate::view::CompletionView;
 
 /// The store's state.
 #[derive(Debug, Clone, Default)]
@@ -49,7 +50,7 @@ pub struct ModelStore {
     /// Those of `leases` that are live.
     live: BTreeSet<LeaseId>,
     appends: BTreeMap<AppendId, Append>,
-    completions: Vec<CompletionView>,
+    completions: Vec<Completion>,
     events: Vec<Event>,
     touched: BTreeSet<BatchId>,
 }
@@ -144,6 +145,8 @@ impl ModelStore {
                 self.withdraw_crashes(now, *lease);
                 StoreReply::WithdrawCrashes
             }
+            StoreRequest::ClaimCall(claim) => StoreReply::ClaimCall(self.claim_call(now, claim)),
+            StoreRequest::RecordCall(record) => StoreReply::RecordCall(self.record_call(now, record)),
         }
     }
 
@@ -240,6 +243,7 @@ impl ModelStore {
         (found.suspects, found.alone) = (0, 0);
         let held = std::mem::take(&mut found.held);
         self.live.remove(&lease);
+        self.free_calls(now, lease, how != LeaseEnd::Dropped);
         self.events.push(Event::LeaseEnded { lease, how, by });
         Some(held)
     }

@@ -18,9 +18,11 @@ use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, Token};
 use fencepost_model::store::{ModelStore, Rows};
 
 use self::append::Appending;
+use self::calls::Calling;
 use super::subjects::Subjects;
 
 mod append;
+mod calls;
 mod unknown;
 
 #[derive(Clone, Default)]
@@ -52,6 +54,7 @@ pub struct Run {
     groups: Vec<Record>,
     pub(super) batches: Vec<BatchId>,
     appends: Vec<Appending>,
+    calls: Vec<Calling>,
     pub seen: BTreeSet<&'static str>,
     pub(super) story: Vec<String>,
 }
@@ -71,6 +74,7 @@ impl Run {
             groups: Vec::new(),
             batches: Vec::new(),
             appends: Vec::new(),
+            calls: Vec::new(),
             seen: BTreeSet::new(),
             story: Vec::new(),
         }
@@ -107,7 +111,7 @@ impl Run {
     }
 
     pub async fn step(&mut self) {
-        match self.below(112) {
+        match self.below(128) {
             0..5 => self.submit().await,
             5..12 => self.take().await,
             12..16 => self.renew().await,
@@ -123,6 +127,7 @@ impl Run {
             90..92 => self.withdraw().await,
             92..95 => self.operate().await,
             100..112 => self.append().await,
+            112..128 => self.call().await,
             _ => self.tick(),
         }
     }
@@ -153,6 +158,7 @@ impl Run {
             priority: i32::try_from(self.below(2)).unwrap(),
             header: None,
             source: None,
+            on_done_url: if self.one_in(3) { self.pick(&calls::URLS).map(str::to_owned) } else { None },
         };
         // Small ones end, and open again, more often.
         let bound = if self.one_in(3) { 5 } else { 25 };
@@ -166,6 +172,7 @@ impl Run {
             attempts_max: spec.attempts_max,
             crashes_max: spec.crashes_max,
             timeout: spec.timeout,
+            on_done_url: spec.on_done_url,
         };
         self.story.push(format!("submit {of_model:?} {}", rows.len()));
         self.model.submit(self.clock.now(), of_model, Rows::Inputs(rows));
@@ -189,6 +196,7 @@ impl Run {
             renew: ttl / 2,
             process: stable_name.then(|| ProcessIdentity { machine: "m".to_owned(), pid: 3, start_ticks: 4 }),
             operations: vec!["op".to_owned()],
+            calls: Default::default(),
         };
         match self.ask(StoreRequest::TakeLease(take)).await {
             StoreReply::TakeLease(TakeLeaseReply::Taken) => {

@@ -1,7 +1,7 @@
 //! Waking by NOTIFY: an idle worker learns that lines are free (a submit, a recovery, a give-back, a retry), a judge that a
-//! lease was taken, all that a batch was aborted.
+//! lease was taken, whoever makes completion calls that one is due, all that a batch was aborted.
 //!
-//! The channel is `fencepost_` and the schema's name; the payload is empty, `lease`, or the aborted batch's id. Where it cannot be listened to (behind a transaction pooler, while the
+//! The channel is `fencepost_` and the schema's name; the payload is empty, `lease`, `ended`, or the aborted batch's id. Where it cannot be listened to (behind a transaction pooler, while the
 //! server is away), nobody is woken, and workers find out by asking now and then.
 
 use std::time::Duration;
@@ -72,6 +72,7 @@ impl store::Changes for Changes {
                         let more = told_by(more.payload());
                         change.free_lines |= more.free_lines;
                         change.leases |= more.leases;
+                        change.ended |= more.ended;
                         change.aborted.extend(more.aborted);
                     }
                     return Ok(change);
@@ -93,6 +94,7 @@ fn told_by(payload: &str) -> Change {
     match payload {
         "" => Change { free_lines: true, ..Change::default() },
         "lease" => Change { leases: true, ..Change::default() },
+        "ended" => Change { ended: true, ..Change::default() },
         id => match id.parse() {
             Ok(batch) => Change { aborted: vec![batch], ..Change::default() },
             // Of a later version.

@@ -16,13 +16,13 @@ use crate::store::sqlite::Clock;
 
 /// The version of the tables and functions that this program makes and knows. Whatever changes in `sql/` after a release
 /// is a new version: a migration for the tables if they change, and the functions as they are now.
-pub const SCHEMA_VERSION: i32 = 1;
+pub const SCHEMA_VERSION: i32 = 2;
 
 /// The oldest server that has what the tables need (multiranges).
 const SERVER_VERSION_MIN: i32 = 140_000;
 
 /// The migrations of the tables; the first makes version 1.
-const MIGRATIONS: &[&str] = &[include_str!("sql/0001_tables.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("sql/0001_tables.sql"), include_str!("sql/0002_calls.sql")];
 
 /// The functions, replaced at every change of version.
 const FUNCTIONS: &[&str] = &[
@@ -36,6 +36,7 @@ const FUNCTIONS: &[&str] = &[
     include_str!("sql/functions/07_read.sql"),
     include_str!("sql/functions/08_operate.sql"),
     include_str!("sql/functions/09_append.sql"),
+    include_str!("sql/functions/10_calls.sql"),
     include_str!("sql/functions/99_settings.sql"),
 ];
 

@@ -14,7 +14,7 @@ use super::{ASK_AGAIN, Clock, LOCK_WAIT, Parts, SqliteStore, SystemClock};
 use crate::store::{OpenMode, StoreError};
 
 /// The version of the tables that this program makes and knows.
-pub const SCHEMA_VERSION: i64 = 3;
+pub const SCHEMA_VERSION: i64 = 4;
 
 /// Marks a file as fencepost's (`pragma application_id`): "fpst" in ASCII.
 pub const APPLICATION_ID: i64 = 0x6670_7374;
@@ -27,6 +27,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_base.sql"),
     include_str!("migrations/0002_looked_at.sql"),
     include_str!("migrations/0003_appends.sql"),
+    include_str!("migrations/0004_calls.sql"),
 ];
 
 /// Why a file cannot be opened as a store.

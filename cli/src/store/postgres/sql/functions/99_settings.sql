@@ -17,7 +17,8 @@ begin
                             'begin_append', 'advance_append', 'finish_append', 'remove_append_slice',
                             'batch_views', 'batches_with_prefix', 'batch_status', 'worker_views', 'row_page', 'result_page',
                             'input_page', 'row_story',
-                            'hold_batch', 'abort_batch', 'retry_rows')
+                            'hold_batch', 'abort_batch', 'retry_rows',
+                            'claim_call', 'record_call')
     loop
         execute format('alter function %s set search_path from current', v_function);
         execute format('alter function %s set jit = off', v_function);
