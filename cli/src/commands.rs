@@ -9,6 +9,7 @@ use self::failure::{Exit, Failure};
 use crate::say::say;
 
 mod args;
+mod calling;
 mod completions;
 mod config;
 mod demo;

@@ -23,7 +23,7 @@ use fencepost_core::store::{Operated, Retried, RetryRows, StoreFailure, StoreRep
 use fencepost_core::{AppendId, BatchId, StoreTime};
 
 use self::loading::{BatchSpec, LoadEnd, Loaded};
-use self::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, WorkersView};
+use self::view::{BatchCounts, BatchView, CallsView, Resolved, RowPage, RowStatus, RowStory, WorkersView};
 
 pub mod any;
 mod called;
@@ -65,6 +65,9 @@ pub trait Reads: Send + Sync {
 
     /// Workers: the live ones, and those whose leases ended at this time or later.
     fn workers(&self, ended_since: StoreTime) -> impl Future<Output = Result<WorkersView, StoreError>> + Send;
+
+    /// A batch's completion calls; nothing for one that is not there.
+    fn calls(&self, batch: BatchId) -> impl Future<Output = Result<CallsView, StoreError>> + Send;
 
     /// Everything known of one row.
     fn row_story(&self, batch: BatchId, line: u64)

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fencepost::liveness::redis::scripts::Evidence;
@@ -49,6 +50,7 @@ fn after_the_kill() -> StatusReport {
         batches: vec![batch("open", Counts { queued: 15, inprog: 1, success: 4, ..Counts::default() })],
         workers: vec![worker(1, Alive::Silent, LineSet::single(5))],
         redis: None,
+        calls: BTreeMap::new(),
     }
 }
 
@@ -65,6 +67,7 @@ fn busy() -> StatusReport {
             worker(4, Alive::Yes, LineSet::new()),
         ],
         redis: None,
+        calls: BTreeMap::new(),
     }
 }
 
@@ -73,6 +76,7 @@ fn done() -> StatusReport {
         batches: vec![batch("success", Counts { success: 20, ..Counts::default() })],
         workers: Vec::new(),
         redis: None,
+        calls: BTreeMap::new(),
     }
 }
 
@@ -94,7 +98,7 @@ fn status_when_all_is_done() {
 #[test]
 fn status_without_an_open_batch() {
     insta::assert_snapshot!(text(
-        &StatusReport { batches: Vec::new(), workers: Vec::new(), redis: None },
+        &StatusReport { batches: Vec::new(), workers: Vec::new(), redis: None, calls: BTreeMap::new() },
         " --store rows.db"
     ));
 }

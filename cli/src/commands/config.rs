@@ -48,7 +48,8 @@ pub const ONLY_FLAGS: &str = "--only-flags";
 /// What a file must not set: what one command line is about (its rows, its name, what it runs, where results go), not how
 /// fencepost works here. A file that replaced the command, or gave two workers one name, would be a trap.
 const OF_ONE_COMMAND_LINE: &[&str] = &[
-    "config", "sleep", "stream", "key", "again", "output", "name", "rows", "line", "status", "after", "failed", "watch",
+    "config", "sleep", "stream", "key", "again", "output", "name", "rows", "line", "status", "after", "failed",
+    "watch", "on-done",
 ];
 
 /// Puts what the configuration file and the environment say into `command` and its subcommands. The file's keys are the

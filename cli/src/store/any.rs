@@ -11,7 +11,7 @@ use fencepost_core::{AppendId, BatchId, StoreTime};
 use super::loading::{BatchSpec, LoadEnd, Loaded};
 use super::postgres::{self, PostgresStore};
 use super::sqlite::{self, SqliteStore};
-use super::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, WorkersView};
+use super::view::{BatchCounts, BatchView, CallsView, Resolved, RowPage, RowStatus, RowStory, WorkersView};
 use super::{Appends, Change, Changes, Loads, Operates, Reads, Store, StoreError, WorkerStore};
 
 /// A handle to a store of any kind. Clones share its connections.
@@ -109,6 +109,10 @@ impl Reads for AnyStore {
 
     async fn workers(&self, ended_since: StoreTime) -> Result<WorkersView, StoreError> {
         with_store!(self, store => store.workers(ended_since).await)
+    }
+
+    async fn calls(&self, batch: BatchId) -> Result<CallsView, StoreError> {
+        with_store!(self, store => store.calls(batch).await)
     }
 
     async fn row_story(&self, batch: BatchId, line: u64) -> Result<Option<RowStory>, StoreError> {

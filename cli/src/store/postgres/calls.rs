@@ -12,10 +12,11 @@ use sqlx::postgres::PgRow;
 
 use super::PostgresStore;
 use super::call::Call;
-use super::codec::{batch_id, batch_status, int, natural, small};
+use super::codec::{batch_id, batch_status, int, lease_id, natural, small};
 use super::record::spread;
 use super::trouble::Trouble;
-use crate::store::StoreError;
+use crate::store::view::{CallView, CallsView};
+use crate::store::{StoreError, called};
 
 impl PostgresStore {
     /// S7: takes a call under a fresh token.
@@ -89,4 +90,38 @@ fn grant(row: &PgRow) -> Result<Option<CallGrant>, Trouble> {
         ended_at: StoreTime(row.try_get("ended_at")?),
     };
     Ok(Some(CallGrant { key, attempt: small(row.try_get::<i32, _>("attempts")?.into())?, end }))
+}
+
+/// A batch's calls, as arrays with one place per call; then those who make calls.
+pub(super) fn calls(row: &PgRow) -> Result<CallsView, Trouble> {
+    let generations: Vec<i32> = row.try_get("generations")?;
+    let statuses: Vec<String> = row.try_get("statuses")?;
+    let urls: Vec<Option<String>> = row.try_get("urls")?;
+    let attempts: Vec<i32> = row.try_get("attempts")?;
+    let errors: Vec<Option<String>> = row.try_get("errors")?;
+    let not_before: Vec<Option<i64>> = row.try_get("not_before")?;
+    let workers: Vec<Option<String>> = row.try_get("workers")?;
+    let delivered_at: Vec<Option<i64>> = row.try_get("delivered_at")?;
+    let damaged = || Trouble::damaged("the calls of a batch are not all there");
+    let mut calls = Vec::with_capacity(generations.len());
+    for (at, generation) in generations.into_iter().enumerate() {
+        calls.push(CallView {
+            generation: small(generation.into())?,
+            status: batch_status(statuses.get(at).ok_or_else(damaged)?)?,
+            url: urls.get(at).cloned().flatten(),
+            attempts: small(attempts.get(at).copied().ok_or_else(damaged)?.into())?,
+            error: errors.get(at).cloned().flatten(),
+            not_before: not_before.get(at).copied().flatten().map(StoreTime),
+            worker: workers.get(at).cloned().flatten(),
+            delivered_at: delivered_at.get(at).copied().flatten().map(StoreTime),
+        });
+    }
+    let (makers, makes): (Vec<i64>, Vec<String>) = (row.try_get("makers")?, row.try_get("makes")?);
+    let maker = |(lease, calls): (i64, String)| Ok((lease_id(lease)?, called::from_json(Some(&calls))));
+    Ok(CallsView {
+        now: StoreTime(row.try_get("now_us")?),
+        url: row.try_get("url")?,
+        calls,
+        makers: makers.into_iter().zip(makes).map(maker).collect::<Result<_, Trouble>>()?,
+    })
 }

@@ -102,9 +102,9 @@ impl Run {
         if self.one_in(30) {
             key.generation += 7;
         }
-        let outcome = match self.below(4) {
-            0 | 1 => CallOutcome::Delivered,
-            2 => CallOutcome::Retry { error: "not \"now\"\n".into(), jitter: self.random.next_u64() },
+        let outcome = match self.below(8) {
+            0..6 => CallOutcome::Delivered,
+            6 => CallOutcome::Retry { error: "not \"now\"\n".into(), jitter: self.random.next_u64() },
             _ => CallOutcome::GivenBack,
         };
         let kind = match &outcome {

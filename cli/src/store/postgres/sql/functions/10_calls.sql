@@ -193,3 +193,29 @@ begin
         perform tell('ended');
     end if;
 end $$;
+
+-- What people are shown: a batch's calls, as arrays with one place per generation; the live leases whose workers make calls.
+create or replace function batch_calls(
+    p_batch bigint, p_at bigint,
+    out now_us bigint, out url text, out generations integer[], out statuses text[], out urls text[], out attempts integer[],
+    out errors text[], out not_before bigint[], out workers text[], out delivered_at bigint[], out makers bigint[], out makes text[]
+)
+language plpgsql stable as $$
+#variable_conflict use_column
+begin
+    now_us := store_time(p_at);
+    url := (select b.on_done_url from batches b where b.batch = p_batch);
+    select coalesce(array_agg(c.generation order by c.generation), '{}'),
+           coalesce(array_agg(c.status order by c.generation), '{}'),
+           coalesce(array_agg(c.url order by c.generation), '{}'),
+           coalesce(array_agg(c.attempts order by c.generation), '{}'),
+           coalesce(array_agg(c.error order by c.generation), '{}'),
+           coalesce(array_agg(c.not_before order by c.generation), '{}'),
+           coalesce(array_agg((select l.worker from leases l where l.lease = c.lease) order by c.generation), '{}'),
+           coalesce(array_agg(c.delivered_at order by c.generation), '{}')
+    into generations, statuses, urls, attempts, errors, not_before, workers, delivered_at
+    from completions c where c.batch = p_batch;
+    select coalesce(array_agg(l.lease order by l.lease), '{}'), coalesce(array_agg(l.calls order by l.lease), '{}')
+    into makers, makes
+    from leases l where l.state = 'live' and l.calls is not null;
+end $$;
