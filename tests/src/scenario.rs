@@ -12,6 +12,7 @@ use crate::place::{Looker, Place};
 use crate::process::run_fencepost;
 
 pub mod command;
+pub mod completions;
 pub mod cuts;
 pub mod effects;
 pub mod kills;

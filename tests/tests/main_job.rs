@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use fencepost_tests::place::StoreKind;
-use fencepost_tests::scenario::{command, kills, known_death, last_spans, million, poison, sigterm, status, stopped};
+use fencepost_tests::scenario::{
+    command, completions, kills, known_death, last_spans, million, poison, sigterm, status, stopped,
+};
 
 const ON: StoreKind = StoreKind::Sqlite;
 
@@ -77,4 +79,11 @@ fn a_large_submit_takes_constant_memory_and_delays_no_renewal() {
 fn counts_add_up_while_workers_write() {
     let outcome = status::run(ON, status::Looks { rows: 20_000, workers: 2, looks: 10 });
     assert!(outcome.looks_beside_writers > 0, "{outcome:?}");
+}
+
+#[test]
+fn completion_calls_are_delivered_once_though_their_callers_are_killed() {
+    let call = Duration::from_millis(50);
+    let outcome = completions::run(ON, completions::Completions { batches: 30, workers: 2, kills: 4, call, seed: 3 });
+    assert!(outcome.calls >= 30, "{outcome:?}");
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use fencepost_tests::place::{Place, StoreKind};
 use fencepost_tests::process::{Process, fencepost, run_fencepost, until};
 use fencepost_tests::scenario::{
-    STUCK, command, cuts, effects, kills, known_death, last_spans, poison, restart, sigterm, stopped, stream,
+    STUCK, command, completions, cuts, effects, kills, known_death, last_spans, poison, restart, sigterm, stopped,
+    stream,
 };
 
 const ON: StoreKind = StoreKind::Postgres;
@@ -175,4 +176,11 @@ fn what_submit_says_next_can_be_pasted_into_a_shell() {
     let status = String::from_utf8(status.stdout).expect("UTF-8");
     assert!(status.contains("\"queued\": 1"), "{said}{status}");
     assert!(said.contains("--op 'my op'"), "{said}");
+}
+
+#[test]
+fn completion_calls_are_delivered_once_though_their_callers_are_killed() {
+    let call = Duration::from_millis(50);
+    let outcome = completions::run(ON, completions::Completions { batches: 30, workers: 2, kills: 4, call, seed: 3 });
+    assert!(outcome.calls >= 30, "{outcome:?}");
 }

@@ -280,6 +280,8 @@ impl World<'_> {
                     | history::Event::BatchAppended { .. }
                     | history::Event::BatchHeld { .. }
                     | history::Event::Freed { .. }
+                    | history::Event::BatchEnded { .. }
+                    | history::Event::BatchAborted { .. }
             );
             if self.trace {
                 println!("{:>12}     {event:?}", self.now);

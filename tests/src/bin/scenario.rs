@@ -9,8 +9,8 @@ use fencepost_tests::place::StoreKind;
 use fencepost_tests::postgres::{self, Schema};
 use fencepost_tests::redis::{Keeps, Server};
 use fencepost_tests::scenario::{
-    command, cuts, effects, kills, last_spans, million, pg_idle, pg_load, pg_store, poison, redis_cost, redis_kinds,
-    redis_moods, restart, sigterm, status, stopped, stream, stream_speed, walk_through,
+    command, completions, cuts, effects, kills, last_spans, million, pg_idle, pg_load, pg_store, poison, redis_cost,
+    redis_kinds, redis_moods, restart, sigterm, status, stopped, stream, stream_speed, walk_through,
 };
 
 #[derive(Debug, Parser)]
@@ -75,6 +75,19 @@ enum Scenario {
         pauses: usize,
         #[arg(long, default_value_t = 20_000)]
         row_us: u64,
+    },
+    /// Completion calls of many batches, by workers that are killed in the midst of them
+    Completions {
+        #[arg(long, default_value_t = 1_000)]
+        batches: usize,
+        #[arg(long, default_value_t = 3)]
+        workers: usize,
+        #[arg(long, default_value_t = 100)]
+        kills: usize,
+        #[arg(long, default_value_t = 50)]
+        call_ms: u64,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
     },
     /// SIGTERM in the middle of slow rows
     Sigterm,
@@ -257,6 +270,11 @@ fn main() {
         Scenario::Effects { rows, kills, pauses, row_us } => {
             let sizes = effects::Effects { rows, kills, pauses, ttl: Duration::from_secs(1), row_us, seed: 1 };
             println!("{sizes:#?}\n{:#?}", effects::run(on, sizes));
+        }
+        Scenario::Completions { batches, workers, kills, call_ms, seed } => {
+            let call = Duration::from_millis(call_ms);
+            let sizes = completions::Completions { batches, workers, kills, call, seed };
+            println!("{sizes:#?}\n{:#?}", completions::run(on, sizes));
         }
         Scenario::Sigterm => {
             sigterm::run(on);

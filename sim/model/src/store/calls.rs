@@ -152,6 +152,11 @@ impl ModelStore {
         }
     }
 
+    /// Whether an end is yet to be told.
+    pub fn has_undelivered_call(&self) -> bool {
+        self.completions.iter().any(|completion| completion.call.delivered_at.is_none())
+    }
+
     pub(super) fn calls_wait_until(&self) -> Option<StoreTime> {
         self.completions.iter().filter_map(Completion::waits_until).max()
     }
