@@ -13,6 +13,8 @@ use fencepost::store::{OpenMode, Operates};
 use fencepost_core::BatchId;
 use fencepost_core::store::{Operated, Retried, RetryRows};
 use serde_json::{Value, json};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
 
 use self::support::place::{Place, code, stderr};
 use self::support::until::until;
@@ -198,6 +200,32 @@ fn who_runs_rows_waits_for_no_calls_and_status_is_silent_about_calls_that_nobody
     let batch = submit(&place, &[]);
     run_rows(&place);
     assert!(!place.ok(&["status", &batch]).contains("call"));
+}
+
+/// A store made before calls were built has ends that nobody was told of.
+#[tokio::test]
+async fn a_store_of_version_3_is_brought_up_to_date_and_its_ends_are_told() {
+    let place = Place::new();
+    let batch = submit(&place, &[]);
+    run_rows(&place);
+    let options = SqliteConnectOptions::new().filename(place.file("state/fencepost/fencepost.db"));
+    let mut raw = options.connect().await.unwrap();
+    sqlx::raw_sql(
+        "drop index completions_by_command;
+         drop index completions_by_url;
+         drop index completions_held;
+         drop index completions_waiting;
+         alter table completions drop column operation;
+         alter table leases drop column calls;
+         alter table batches drop column on_done_url;
+         update store set schema_version = 3, worker_version_min = 1",
+    )
+    .execute(&mut raw)
+    .await
+    .unwrap();
+    raw.close().await.unwrap();
+    assert_eq!(code(&caller(&place, &["--on-done"], &KEEPS)), 0);
+    assert_eq!(lines(&place, "env"), [format!("{batch} 1 success {batch}:1")]);
 }
 
 // --- by URL

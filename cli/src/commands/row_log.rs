@@ -238,6 +238,8 @@ fn json(report: &Report<'_>, untold: u64, worker: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use fencepost_core::calls::{BatchEnd, CallGrant};
+    use fencepost_core::rules::claim::BatchStatus;
     use fencepost_core::store::ProcessIdentity;
     use fencepost_core::{BatchId, LeaseId, StoreTime, Token};
 
@@ -285,6 +287,29 @@ mod tests {
             process,
         };
         let (here, unknown) = (holder(Some(process)), holder(None));
+        let call = CallKey { batch: key.batch, generation: 2, token: Token(32) };
+        let grant = |attempt, url: Option<&str>| CallGrant {
+            key: call,
+            attempt,
+            end: BatchEnd {
+                key: None,
+                operation: "default".into(),
+                url: url.map(str::to_owned),
+                status: BatchStatus::Failed,
+                success: 2,
+                failed: 1,
+                aborted: 0,
+                ended_at: StoreTime(0),
+            },
+        };
+        let (first, third) = (grant(1, None), grant(3, Some("https://host/hook")));
+        reports.extend([Report::Calling(&first), Report::Calling(&third)]);
+        let of_calls = [
+            WorkerEvent::CallDelivered(call),
+            WorkerEvent::CallFailed { key: call, error: "exit code 3\nno answer".into() },
+            WorkerEvent::CallFenced(call),
+        ];
+        reports.extend(of_calls.iter().map(Report::Worker));
         reports.push(Report::NameHeld { holder: &here, process: ProcessState::Running });
         reports.push(Report::NameHeld { holder: &here, process: ProcessState::Unknown });
         reports.push(Report::NameHeld { holder: &unknown, process: ProcessState::Unknown });

@@ -147,7 +147,7 @@ fn from_env(name: &str, default: u64) -> u64 {
 
 #[tokio::test]
 async fn the_model_sqlite_and_postgres_answer_alike() {
-    let (runs, steps) = (from_env("FENCEPOST_DIFFERENTIAL_RUNS", 6), from_env("FENCEPOST_DIFFERENTIAL_STEPS", 600));
+    let (runs, steps) = (from_env("FENCEPOST_DIFFERENTIAL_RUNS", 6), from_env("FENCEPOST_DIFFERENTIAL_STEPS", 700));
     let first = from_env("FENCEPOST_DIFFERENTIAL_SEED", 1);
     let directory = tempfile::tempdir().unwrap();
     let mut missing: BTreeSet<&str> = KINDS.iter().copied().collect();

@@ -111,7 +111,7 @@ impl Run {
     }
 
     pub async fn step(&mut self) {
-        match self.below(150) {
+        match self.below(128) {
             0..5 => self.submit().await,
             5..12 => self.take().await,
             12..16 => self.renew().await,
@@ -127,7 +127,7 @@ impl Run {
             90..92 => self.withdraw().await,
             92..95 => self.operate().await,
             100..112 => self.append().await,
-            112..150 => self.call().await,
+            112..128 => self.call().await,
             _ => self.tick(),
         }
     }
