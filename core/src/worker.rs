@@ -389,9 +389,10 @@ impl Worker {
         self.licence.as_ref().filter(|licence| !licence.lapsed).map(|licence| licence.lease)
     }
 
-    /// P2: holds, runs and owes nothing. What was given up counts as running until it has ended.
+    /// P2: holds, runs and owes nothing. What was given up counts as running until it has ended, and a call that was asked for
+    /// as if it were granted.
     fn is_idle(&self) -> bool {
-        self.abandoned.is_empty() && !self.calling.has_abandoned() && self.owes_nothing()
+        self.abandoned.is_empty() && self.calling.is_idle() && self.owes_nothing()
     }
 
     fn owes_nothing(&self) -> bool {

@@ -70,8 +70,9 @@ impl Calling {
         self.running.is_empty() && self.owed.is_empty()
     }
 
-    pub(super) fn has_abandoned(&self) -> bool {
-        !self.abandoned.is_empty()
+    /// P2: nothing of it may kill the process: neither now nor before the next claim of lines is answered.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_empty() && self.abandoned.is_empty() && self.asked.is_none()
     }
 
     pub(super) fn wake(&mut self, now: Instant) {
