@@ -87,6 +87,7 @@ async fn loop_of_the_store(store: &SqliteStore) {
         renew: Duration::from_secs(30),
         process: None,
         operations: Vec::new(),
+        calls: Default::default(),
     };
     store.call(StoreRequest::TakeLease(take)).await.unwrap();
     for number in 1.. {

@@ -107,6 +107,7 @@ async fn work(store: AnyStore, number: u64, lines_max: u64, done: Arc<AtomicBool
         renew: Duration::from_secs(300),
         process: None,
         operations: vec!["op".to_owned()],
+        calls: Default::default(),
     };
     store.call(StoreRequest::TakeLease(take)).await.unwrap();
     for number in 1.. {

@@ -155,6 +155,7 @@ async fn take_lease(store: &PostgresStore, number: u64) -> LeaseId {
         renew: Duration::from_secs(30),
         process: None,
         operations: vec!["op".to_owned()],
+        calls: Default::default(),
     };
     store.call(StoreRequest::TakeLease(take)).await.unwrap();
     lease

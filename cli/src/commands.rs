@@ -12,6 +12,7 @@ use crate::say::say;
 mod abort;
 mod append;
 mod args;
+mod calling;
 mod completions;
 mod config;
 mod confirm;

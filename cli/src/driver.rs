@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fencepost_core::Instant;
+use fencepost_core::calls::CallGrant;
 use fencepost_core::judge::JudgeEvent;
 use fencepost_core::liveness::{LivenessReply, LivenessRequest};
 use fencepost_core::rules::recovery::ProcessState;
@@ -111,6 +112,8 @@ pub enum Report<'a> {
         /// The worker that died or was taken over while it held the line.
         recovered_from: Option<&'a str>,
     },
+    /// S7: a completion call is made.
+    Calling(&'a CallGrant),
     /// Of the worker.
     Worker(&'a WorkerEvent),
     /// Of its judge.

@@ -8,6 +8,7 @@ use std::future::Future;
 use fencepost_core::{BatchId, Token};
 use tokio::sync::watch;
 
+pub mod call;
 pub mod command;
 pub mod guard;
 pub mod sleep;

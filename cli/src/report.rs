@@ -7,6 +7,7 @@ use std::fmt::Write;
 
 use fencepost_core::{BatchId, LineSet};
 
+pub mod calls;
 pub mod doctor;
 pub mod errors;
 pub mod redis;

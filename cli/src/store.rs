@@ -27,9 +27,12 @@ use fencepost_core::store::{Operated, Retried, RetryRows, StoreFailure, StoreRep
 use fencepost_core::{AppendId, BatchId, LeaseId, StoreTime};
 
 use self::loading::{BatchSpec, LoadEnd, Loaded};
-use self::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, StoppingView, WorkersView};
+use self::view::{
+    BatchCounts, BatchView, CallsView, Resolved, RowPage, RowStatus, RowStory, StoppingView, WorkersView,
+};
 
 pub mod any;
+mod called;
 mod effects;
 pub mod examine;
 pub mod loading;
@@ -70,6 +73,9 @@ pub trait Reads: Send + Sync {
 
     /// Workers: the live ones, and those whose leases ended at this time or later.
     fn workers(&self, ended_since: StoreTime) -> impl Future<Output = Result<WorkersView, StoreError>> + Send;
+
+    /// A batch's completion calls; nothing for one that is not there.
+    fn calls(&self, batch: BatchId) -> impl Future<Output = Result<CallsView, StoreError>> + Send;
 
     /// Everything known of one row.
     fn row_story(&self, batch: BatchId, line: u64)
@@ -257,6 +263,8 @@ pub struct Change {
     pub batches: bool,
     /// Leases may have been taken.
     pub leases: bool,
+    /// S7: a completion call may be due.
+    pub ended: bool,
     /// These batches were aborted (S2).
     pub aborted: Vec<BatchId>,
 }
@@ -264,7 +272,7 @@ pub struct Change {
 impl Change {
     /// Something; the store cannot tell what.
     pub const fn anything() -> Self {
-        Self { free_lines: true, batches: true, leases: true, aborted: Vec::new() }
+        Self { free_lines: true, batches: true, leases: true, ended: true, aborted: Vec::new() }
     }
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use fencepost_core::WorkerOptions;
+use fencepost_core::calls::Calls;
 use fencepost_core::judge::{JudgeInput, JudgeOptions};
 use fencepost_core::keeper::{KeeperCommand, KeeperInput, KeeperOptions, LeaseEvent};
 use fencepost_core::rules::transactions::t2_limit;
@@ -15,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::driver::{self, Liveness, NoLiveness, Observer, Ports};
 use crate::handler::Handler;
+use crate::handler::call::Caller;
 use crate::runtime::{LocalProcesses, TokioClock, TokioSpawn};
 use crate::store::{Changes, Store, StoreError, WorkerStore};
 
@@ -28,6 +30,8 @@ pub struct WorkerConfig {
     pub options: WorkerOptions,
     /// Takes reports.
     pub observer: Observer,
+    /// S7: makes the completion calls that the options name. Without one, none is made.
+    pub caller: Option<Arc<dyn Caller>>,
 }
 
 impl WorkerConfig {
@@ -38,6 +42,7 @@ impl WorkerConfig {
             name: None,
             options: WorkerOptions { operations, ..WorkerOptions::default() },
             observer: Arc::new(|_| {}),
+            caller: None,
         }
     }
 }
@@ -58,7 +63,7 @@ impl RunningWorker {
         store: S,
         liveness: L,
         handler: H,
-        config: WorkerConfig,
+        mut config: WorkerConfig,
         renewal_store: impl FnOnce() -> F + Send + 'static,
     ) -> io::Result<Self>
     where
@@ -70,6 +75,9 @@ impl RunningWorker {
         let processes = LocalProcesses::new();
         let process = processes.identity(std::process::id());
         let seed = rand::random();
+        if config.caller.is_none() {
+            config.options.calls = Calls::default();
+        }
         let stable_name = config.name.is_some();
         let name = config.name.unwrap_or_else(own_name);
         let liveness = liveness.for_worker(config.options.timing.ttl, config.observer.clone());
@@ -78,7 +86,9 @@ impl RunningWorker {
             stable_name,
             timing: config.options.timing,
             process,
-            operations: config.options.operations.clone(),
+            // A worker that runs no rows has no handler for any.
+            operations: if config.options.rows { config.options.operations.clone() } else { Vec::new() },
+            calls: config.options.calls.clone(),
             liveness: liveness.is_present(),
             seed,
         };
@@ -117,7 +127,7 @@ impl RunningWorker {
             config.options,
             seed.rotate_left(32),
             ports,
-            handler,
+            driver::worker::Handlers { rows: handler, calls: config.caller },
             inputs.clone(),
             input_queue,
             command,
@@ -217,6 +227,9 @@ async fn tell_changes(
                 }
                 if !change.aborted.is_empty() {
                     let _ = worker.send(WorkerInput::BatchesClosed(change.aborted));
+                }
+                if change.ended {
+                    let _ = worker.send(WorkerInput::CallsDue);
                 }
                 if change.batches {
                     let _ = worker.send(WorkerInput::BatchOpened);

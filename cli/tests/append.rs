@@ -172,7 +172,14 @@ async fn a_store_of_version_2_is_brought_up_to_date() {
              first_line integer, line_count integer not null default 0,
              status text not null check (status in ('loading', 'done', 'refused')), created_at integer not null,
              unique (batch, key)) strict;
-         update store set schema_version = 2",
+         drop index completions_by_command;
+         drop index completions_by_url;
+         drop index completions_held;
+         drop index completions_waiting;
+         alter table completions drop column operation;
+         alter table leases drop column calls;
+         alter table batches drop column on_done_url;
+         update store set schema_version = 2, worker_version_min = 1",
     )
     .execute(&mut raw)
     .await

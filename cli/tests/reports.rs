@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fencepost::liveness::redis::scripts::Evidence;
@@ -50,6 +51,7 @@ fn after_the_kill() -> StatusReport {
         batches: vec![batch("open", Counts { queued: 15, inprog: 1, success: 4, ..Counts::default() })],
         workers: vec![worker(1, Alive::Silent, LineSet::single(5))],
         redis: None,
+        calls: BTreeMap::new(),
     }
 }
 
@@ -66,6 +68,7 @@ fn busy() -> StatusReport {
             worker(4, Alive::Yes, LineSet::new()),
         ],
         redis: None,
+        calls: BTreeMap::new(),
     }
 }
 
@@ -74,6 +77,7 @@ fn done() -> StatusReport {
         batches: vec![batch("success", Counts { success: 20, ..Counts::default() })],
         workers: Vec::new(),
         redis: None,
+        calls: BTreeMap::new(),
     }
 }
 
@@ -95,7 +99,7 @@ fn status_when_all_is_done() {
 #[test]
 fn status_without_an_open_batch() {
     insta::assert_snapshot!(text(
-        &StatusReport { batches: Vec::new(), workers: Vec::new(), redis: None },
+        &StatusReport { batches: Vec::new(), workers: Vec::new(), redis: None, calls: BTreeMap::new() },
         " --store rows.db"
     ));
 }

@@ -33,6 +33,7 @@ impl Place {
             renew: Duration::from_secs(300),
             process: None,
             operations: vec!["op".to_owned()],
+            calls: Default::default(),
         };
         store.call(StoreRequest::TakeLease(take)).await.unwrap();
         Self { _directory: directory, store }

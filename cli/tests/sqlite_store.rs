@@ -63,6 +63,7 @@ fn spec() -> BatchSpec {
         priority: 0,
         header: Some(vec!["name".to_owned()]),
         source: Some("names.csv".to_owned()),
+        on_done_url: None,
     }
 }
 
@@ -92,6 +93,7 @@ async fn take_lease(store: &SqliteStore, number: u64) -> LeaseId {
         renew: Duration::from_secs(30),
         process: None,
         operations: vec!["op".to_owned()],
+        calls: Default::default(),
     };
     let reply = store.call(StoreRequest::TakeLease(take)).await.unwrap();
     assert_eq!(reply, StoreReply::TakeLease(TakeLeaseReply::Taken));
@@ -203,6 +205,7 @@ async fn take_lease_is_repeated_as_it_is_and_a_stable_name_is_held_once() {
         renew: Duration::from_secs(30),
         process: Some(ProcessIdentity { machine: "m".to_owned(), pid: 7, start_ticks: 9 }),
         operations: vec!["op".to_owned()],
+        calls: Default::default(),
     };
     for _ in 0..2 {
         let taken = reply(&store, StoreRequest::TakeLease(take.clone())).await;

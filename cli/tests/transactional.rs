@@ -116,6 +116,7 @@ impl<H: Handler> Stage<H> {
             renew: Duration::from_secs(30),
             process: None,
             operations: vec!["op".to_owned()],
+            calls: Default::default(),
         };
         self.store.call(StoreRequest::TakeLease(take)).await.unwrap();
         let operations = vec!["op".to_owned()];

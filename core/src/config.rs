@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::calls::Calls;
+
 /// The timings of a lease and its watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
@@ -141,6 +143,14 @@ pub struct WorkerOptions {
     pub cancel_grace: Duration,
     /// Leave as soon as no batch of these operations has open lines.
     pub until_done: bool,
+    /// Whether it runs rows at all, or only makes completion calls.
+    pub rows: bool,
+    /// S7: the completion calls that it makes.
+    pub calls: Calls,
+    /// S7: how many of them at once.
+    pub calls_at_once: u32,
+    /// S7: a call that takes longer is cancelled, and made again later.
+    pub call_timeout: Duration,
 }
 
 impl Default for WorkerOptions {
@@ -159,6 +169,10 @@ impl Default for WorkerOptions {
             grace: Duration::from_secs(30),
             cancel_grace: Duration::from_secs(5),
             until_done: false,
+            rows: true,
+            calls: Calls::default(),
+            calls_at_once: 4,
+            call_timeout: Duration::from_secs(300),
         }
     }
 }

@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::calls::Calls;
 use crate::config::Timing;
 use crate::ids::{BatchId, LeaseId, RequestId};
 use crate::lines::LineSet;
@@ -39,6 +40,8 @@ pub struct KeeperOptions {
     pub process: Option<ProcessIdentity>,
     /// The operations that the worker has a handler for.
     pub operations: Vec<String>,
+    /// S7: the completion calls that it makes.
+    pub calls: Calls,
     /// Whether there is a second witness.
     pub liveness: bool,
     /// Makes lease ids: must differ between processes.

@@ -11,6 +11,7 @@
 //! | a rule of `docs/protocol.md` by its number (T1 ... S7) | [`rules`]: one function per rule, its name starts with the number |
 //! | what a store is asked, and what it answers | [`store`] |
 //! | what appending asks of a store, and what it is answered | [`append`] |
+//! | what completion calls ask of a store, and what they are answered | [`calls`] |
 //! | what purging asks of a store, and what it is answered | [`purge`] |
 //! | what Redis is asked, and what it answers | [`liveness`] |
 //! | a worker's claims, runs and outcomes | [`worker::Worker`] |
@@ -24,6 +25,7 @@
 //! the same instant does nothing, and the next wake-up is never in the past.
 
 pub mod append;
+pub mod calls;
 pub mod config;
 pub mod ids;
 pub mod judge;

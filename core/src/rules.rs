@@ -13,7 +13,9 @@
 //! | R1 to R5 | [`recovery`] |
 //! | P1, P2 | [`poison`] |
 //! | S1 to S6 | [`leaving`] |
+//! | S7 | [`calls`] |
 
+pub mod calls;
 pub mod claim;
 pub mod lease;
 pub mod leaving;

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::calls::{CallVerdict, Calls, ClaimCall, ClaimCallReply, RecordCall};
 use crate::ids::{BatchId, LeaseId, Token};
 use crate::lines::LineSet;
 use crate::rules::claim::BatchStatus;
@@ -59,6 +60,10 @@ pub enum StoreRequest {
         /// The lease that was declared dead.
         lease: LeaseId,
     },
+    /// S7: take a completion call.
+    ClaimCall(ClaimCall),
+    /// S7: record what came of one.
+    RecordCall(RecordCall),
 }
 
 /// A reply of the row store; its variants pair with [`StoreRequest`]'s.
@@ -87,6 +92,10 @@ pub enum StoreReply {
     CutBack,
     /// To [`StoreRequest::WithdrawCrashes`].
     WithdrawCrashes,
+    /// To [`StoreRequest::ClaimCall`].
+    ClaimCall(ClaimCallReply),
+    /// To [`StoreRequest::RecordCall`].
+    RecordCall(CallVerdict),
 }
 
 /// Why a request has no reply.
@@ -126,6 +135,8 @@ pub struct TakeLease {
     pub process: Option<ProcessIdentity>,
     /// The operations that the worker has a handler for.
     pub operations: Vec<String>,
+    /// S7: the completion calls that it makes.
+    pub calls: Calls,
 }
 
 /// The answer to a take.

@@ -5,12 +5,14 @@
 //! | lines are claimed, a lost claim is settled (C1 to C3) | `claiming` |
 //! | rows are started, timed out, cancelled (L4, L6, O6) | `running` |
 //! | answers are recorded until their end is known (O1 to O5) | `recording` |
+//! | completion calls are made and recorded (S7) | `calling` |
 //! | lines are given back, the worker leaves (S1) | `leaving` |
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::calls::{CallGrant, CallKey};
 use crate::config::WorkerOptions;
 use crate::ids::{BatchId, LeaseId, RequestId, Token};
 use crate::keeper::{KeeperCommand, LeaseEvent};
@@ -19,12 +21,15 @@ use crate::random::Stream;
 use crate::store::{RecordItem, Recorded, StoreFailure, StoreReply, StoreRequest};
 use crate::time::Instant;
 
+mod calling;
 mod claiming;
 mod leaving;
 mod queue;
 mod recording;
 mod running;
 
+pub use calling::CallAnswer;
+use calling::{Calling, CancelCallReason};
 use claiming::ClaimState;
 use leaving::{Leaving, WaitingGiveBack};
 use queue::Queue;
@@ -59,6 +64,10 @@ pub enum WorkerInput {
     BatchOpened,
     /// S2: these batches were heard to be no longer open.
     BatchesClosed(Vec<BatchId>),
+    /// S7: a completion call may be due.
+    CallsDue,
+    /// S7: a completion call ended.
+    CallEnded(CallKey, CallAnswer),
 }
 
 /// What came of a run.
@@ -88,6 +97,12 @@ pub enum WorkerEffect {
     Cancel(RunKey),
     /// A cancelled run did not end in time: whatever it still does, its slot is given up.
     Abandon(RunKey),
+    /// S7: make a completion call.
+    Call(CallGrant),
+    /// Cancel a call; its end is still to be reported.
+    CancelCall(CallKey),
+    /// A cancelled call did not end in time.
+    AbandonCall(CallKey),
     /// Tell the keeper.
     Keeper(KeeperCommand),
     /// Something to tell people.
@@ -133,6 +148,17 @@ pub enum WorkerEvent {
     },
     /// O1: a row's answer was dropped, because the line had changed hands or its batch is over.
     Fenced(RunKey),
+    /// S7: a completion call is recorded as delivered.
+    CallDelivered(CallKey),
+    /// S7: a completion call failed, and is made again later.
+    CallFailed {
+        /// Which.
+        key: CallKey,
+        /// What went wrong.
+        error: Box<str>,
+    },
+    /// S7: what came of a completion call was dropped: another makes it.
+    CallFenced(CallKey),
 }
 
 /// Why a worker left.
@@ -185,6 +211,7 @@ pub struct Worker {
     refused_while_busy: bool,
     recording: Recording,
     give_back: WaitingGiveBack,
+    calling: Calling,
     leaving: Leaving,
     /// When the keeper is to be told what runs, where that has changed.
     mirror_due_at: Option<Instant>,
@@ -219,6 +246,7 @@ impl Worker {
             refused_while_busy: false,
             recording: Recording::default(),
             give_back: WaitingGiveBack::default(),
+            calling: Calling::new(now),
             leaving: Leaving::No,
             mirror_due_at: None,
             effects: VecDeque::new(),
@@ -238,7 +266,7 @@ impl Worker {
         }
         let licence = self.licence.as_ref().filter(|licence| !licence.lapsed).map(|licence| licence.ends);
         let deadline = self.deadlines.first().map(|(at, _)| *at);
-        let requests = [self.claim_timeout(), self.recording_timeout(), self.leaving_timeout()];
+        let requests = [self.claim_timeout(), self.recording_timeout(), self.leaving_timeout(), self.calling_timeout()];
         [licence, deadline, self.mirror_due_at].into_iter().chain(requests).flatten().min()
     }
 
@@ -254,6 +282,8 @@ impl Worker {
         self.record_what_is_due(now);
         self.give_back_what_waits(now);
         self.start_rows(now);
+        self.record_calls(now);
+        self.claim_calls(now);
         self.claim_lines(now);
         self.mirror(now);
         self.s1_leave();
@@ -272,6 +302,8 @@ impl Worker {
             WorkerInput::RunEnded(key, answer) => self.run_ended(now, key, answer),
             WorkerInput::Stop => self.s1_stop(now, ExitReason::Stopped),
             WorkerInput::BatchesClosed(batches) => self.s2_let_go(now, &batches),
+            WorkerInput::CallsDue => self.calling.wake(now),
+            WorkerInput::CallEnded(key, answer) => self.call_ended(now, key, answer),
             WorkerInput::Wake => self.next_claim_at = self.next_claim_at.min(now),
             WorkerInput::BatchOpened => {
                 self.newcomer_waits = true;
@@ -334,6 +366,7 @@ impl Worker {
                 self.licence = Some(Licence { lease, ends, lapsed: ends <= now });
                 self.last_claim_number = 0;
                 self.next_claim_at = now;
+                self.calling.wake(now);
                 self.tell(WorkerEvent::LeaseTaken(lease));
             }
         }
@@ -343,7 +376,7 @@ impl Worker {
         if self.claim_answered(now, id, &reply) {
             return;
         }
-        if self.record_answered(now, id, &reply) {
+        if self.record_answered(now, id, &reply) || self.call_answered(now, id, &reply) {
             return;
         }
         // A reply that nobody waits for any more is an old try's: the repeat's reply tells the same.
@@ -355,9 +388,10 @@ impl Worker {
         self.licence.as_ref().filter(|licence| !licence.lapsed).map(|licence| licence.lease)
     }
 
-    /// P2: holds, runs and owes nothing. What was given up counts as running until it has ended.
+    /// P2: holds, runs and owes nothing. What was given up counts as running until it has ended, and a call that was asked for
+    /// as if it were granted.
     fn is_idle(&self) -> bool {
-        self.abandoned.is_empty() && self.owes_nothing()
+        self.abandoned.is_empty() && self.calling.is_idle() && self.owes_nothing()
     }
 
     fn owes_nothing(&self) -> bool {
@@ -365,6 +399,7 @@ impl Worker {
             && self.runs.is_empty()
             && self.recording.is_empty()
             && self.give_back.is_empty()
+            && self.calling.is_empty()
             && matches!(self.claim, ClaimState::Idle)
     }
 
@@ -372,6 +407,7 @@ impl Worker {
         self.time_out_claim(now);
         self.time_out_record(now);
         self.time_out_give_back(now);
+        self.time_out_calls(now);
     }
 
     /// How long after a failed request it is tried again.

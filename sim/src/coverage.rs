@@ -26,6 +26,16 @@ marks! {
     Rows,
     /// Handlers started.
     RunsStarted,
+    /// S7: completion calls made.
+    CallsMade,
+    /// S7: made again, after a failure or a death.
+    CallsMadeAgain,
+    /// S7: recorded as delivered, as their worker learned.
+    CallDelivered,
+    /// S7: what came of a call was dropped.
+    CallFenced,
+    /// S7: a crash in the midst of a call.
+    CrashWithCall,
     /// Rows of which more than one run was started.
     RowsRunAgain,
     /// Faults that did something while a batch was open.

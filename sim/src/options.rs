@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use fencepost_core::BatchId;
+use fencepost_core::calls::Calls;
 use fencepost_core::config::{Timing, WorkerOptions};
 
 use crate::draw::{Draw, mix};
@@ -43,6 +44,8 @@ pub struct Options {
     pub notify: bool,
     /// Workers leave when nothing is open.
     pub until_done: bool,
+    /// S7: whether workers make completion calls.
+    pub calls: bool,
     /// The batches.
     pub batches: Vec<BatchPlan>,
 
@@ -164,6 +167,8 @@ impl Options {
             restart_us: d.pick(&[ttl_us / 20, ttl_us / 20, ttl_us, ttl_us * 3]),
             core: d.below(256) as u8,
             linger_us: if d.chance(250) { ttl_us * 2 } else { 0 },
+            // Last: what is drawn before stays what it was.
+            calls: d.chance(300),
         }
     }
 
@@ -193,6 +198,7 @@ impl Options {
             liveness: true,
             notify: false,
             until_done: false,
+            calls: false,
             batches: vec![batch],
             run_us_min: 60_000,
             run_us_max: 120_000,
@@ -253,7 +259,16 @@ impl Options {
             grace: Duration::from_micros(self.grace_us),
             cancel_grace: Duration::from_micros(self.cancel_grace_us),
             until_done: self.until_done,
+            calls: self.calls(),
+            call_timeout: Duration::from_micros(self.ttl_us * 3),
+            ..WorkerOptions::default()
         }
+    }
+
+    /// S7: the completion calls that workers make.
+    pub fn calls(&self) -> Calls {
+        let operations = vec![OPERATION.to_owned()];
+        if self.calls { Calls { operations, command: true, urls: Vec::new() } } else { Calls::default() }
     }
 
     /// A worker's clock rate in millionths.

@@ -97,7 +97,7 @@ impl<F: Fn(&Schedule) -> bool> Shrinker<F> {
 }
 
 /// Ways to make options simpler, the largest first.
-const SIMPLER: [fn(&mut Options); 27] = [
+const SIMPLER: [fn(&mut Options); 28] = [
     |o| o.batches.truncate(1),
     |o| o.workers = 1,
     |o| o.workers = o.workers.saturating_sub(1).max(1),
@@ -109,6 +109,7 @@ const SIMPLER: [fn(&mut Options); 27] = [
     |o| o.stable_names = false,
     |o| o.notify = false,
     |o| o.until_done = false,
+    |o| o.calls = false,
     |o| o.slow_per_mille = 0,
     |o| o.failing_per_mille = 0,
     |o| o.retrying_per_mille = 0,

@@ -11,6 +11,7 @@
 //! | faults stop, everything must end | `ending` |
 
 mod appends;
+mod calls;
 mod ending;
 mod faults;
 mod handlers;
@@ -21,9 +22,10 @@ mod process;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
+use fencepost_core::calls::CallKey;
 use fencepost_core::liveness::{LivenessReply, LivenessRequest};
 use fencepost_core::store::{ProcessIdentity, StoreFailure, StoreReply, StoreRequest};
-use fencepost_core::worker::{RunAnswer, RunKey};
+use fencepost_core::worker::{CallAnswer, RunAnswer, RunKey};
 use fencepost_core::{BatchId, Instant, RequestId, StoreTime};
 use fencepost_model::clock::{MonotonicClock, Rate, WallClock};
 use fencepost_model::history;
@@ -125,6 +127,11 @@ enum Event {
     DeathReported {
         process: ProcessAt,
         identity: ProcessIdentity,
+    },
+    CallEnds {
+        process: ProcessAt,
+        key: CallKey,
+        answer: CallAnswer,
     },
     Notified {
         process: ProcessAt,
@@ -330,6 +337,7 @@ impl<'a> World<'a> {
             Event::RunEnds { process, key, answer } => self.run_ends(process, key, answer),
             Event::RowKills { process, key } => self.row_kills(process, key),
             Event::DeathReported { process, identity } => self.death_reported(process, identity),
+            Event::CallEnds { process, key, answer } => self.call_ends(process, key, answer),
             Event::Notified { process, opened } => self.notified(process, opened),
             Event::Stop { process } => self.stop(process),
         }
@@ -343,6 +351,7 @@ impl<'a> World<'a> {
         }
         let plan = &self.schedule.options.batches[at];
         let spec = BatchSpec {
+            on_done_url: None,
             priority: plan.priority,
             attempts_max: plan.attempts_max,
             crashes_max: plan.crashes_max,
@@ -446,5 +455,6 @@ fn fingerprint(event: &Event) -> (u64, u64, u64) {
         Event::DeathReported { process, identity } => (22, *process as u64, identity.start_ticks),
         Event::Notified { process, opened } => (23, *process as u64, u64::from(*opened)),
         Event::Stop { process } => (24, *process as u64, 0),
+        Event::CallEnds { process, key, .. } => (25, *process as u64, key.token.0),
     }
 }

@@ -29,6 +29,7 @@ fn a_claim_that_arrives_twice_is_settled() {
             liveness: false,
             notify: true,
             until_done: false,
+            calls: false,
             batches: vec![
                 BatchPlan {
                     rows: 1,
@@ -102,6 +103,7 @@ fn a_row_that_was_given_up_kills_its_worker_and_not_a_suspect() {
             liveness: false,
             notify: true,
             until_done: false,
+            calls: false,
             batches: vec![BatchPlan {
                 rows: 16,
                 submit_at_us: 0,
@@ -162,6 +164,7 @@ fn an_act_that_stalled_with_the_store_judges_nobody() {
             liveness: true,
             notify: false,
             until_done: false,
+            calls: false,
             batches: vec![BatchPlan {
                 rows: 3,
                 submit_at_us: 0,
@@ -226,6 +229,7 @@ fn a_silent_witness_does_not_put_recovery_off_for_ever() {
             liveness: true,
             notify: false,
             until_done: false,
+            calls: false,
             batches: vec![BatchPlan {
                 rows: 3,
                 submit_at_us: 0,
@@ -289,6 +293,7 @@ fn a_worker_that_slept_starts_no_row_of_an_aborted_batch() {
             liveness: false,
             notify: true,
             until_done: false,
+            calls: false,
             batches: vec![
                 BatchPlan {
                     rows: 7,

@@ -31,6 +31,7 @@ fn quiet_schedules_are_quiet() {
             poison_rows: 0,
             core: u8::MAX,
             until_done: false,
+            calls: false,
             ..Options::from_seed(seed)
         };
         let run = run(&Schedule { seed, options, faults: Vec::new() });

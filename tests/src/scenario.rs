@@ -13,6 +13,7 @@ use crate::process::run_fencepost;
 
 pub mod abort;
 pub mod command;
+pub mod completions;
 pub mod cuts;
 pub mod effects;
 pub mod fairness;

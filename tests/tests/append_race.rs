@@ -71,6 +71,7 @@ async fn race<S: Store + Loads + Appends + Reads>(worker: S, appender: S, rounds
         renew: Duration::from_secs(1800),
         process: None,
         operations: vec!["op".to_owned()],
+        calls: Default::default(),
     };
     worker.call(StoreRequest::TakeLease(take)).await.unwrap();
     let (mut random, mut done, mut refused) = (Stream::new(1), 0, 0);

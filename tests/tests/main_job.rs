@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fencepost_tests::place::StoreKind;
 use fencepost_tests::scenario::{
-    command, fairness, kills, known_death, last_spans, million, poison, sigterm, status, stopped,
+    command, completions, fairness, kills, known_death, last_spans, million, poison, sigterm, status, stopped,
 };
 
 const ON: StoreKind = StoreKind::Sqlite;
@@ -81,8 +81,15 @@ fn counts_add_up_while_workers_write() {
     assert!(outcome.looks_beside_writers > 0, "{outcome:?}");
 }
 
-/// C3: what is held of a large batch is not worked off first: a worker's rows of either start by turns. Without turns, or without a claim at
-/// once, some hundreds of rows of the large batch come before those of the small one.
+#[test]
+fn completion_calls_are_delivered_once_though_their_callers_are_killed() {
+    let call = Duration::from_millis(50);
+    let outcome = completions::run(ON, completions::Completions { batches: 30, workers: 2, kills: 4, call, seed: 3 });
+    assert!(outcome.calls >= 30, "{outcome:?}");
+}
+
+/// C3: what is held of a large batch is not worked off first: of four rows that a worker starts three are of the small one. Without turns, or without a
+/// claim at once, some hundreds of rows of the large batch come before those of the small one.
 #[test]
 fn a_small_batch_does_not_wait_for_a_large_one() {
     let row = Duration::from_millis(20);

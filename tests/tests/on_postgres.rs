@@ -8,8 +8,8 @@ use std::time::Duration;
 use fencepost_tests::place::{Place, StoreKind};
 use fencepost_tests::process::{Process, fencepost, fencepost_json, run_fencepost, submit, until};
 use fencepost_tests::scenario::{
-    STUCK, abort, command, cuts, effects, fairness, kills, known_death, last_spans, poison, restart, sigterm, stopped,
-    stream,
+    STUCK, abort, command, completions, cuts, effects, fairness, kills, known_death, last_spans, poison, restart,
+    sigterm, stopped, stream,
 };
 
 const ON: StoreKind = StoreKind::Postgres;
@@ -226,8 +226,15 @@ fn what_submit_says_next_can_be_pasted_into_a_shell() {
     assert!(said.contains("--op 'my op'"), "{said}");
 }
 
-/// C3: what is held of a large batch is not worked off first: a worker's rows of either start by turns. Without turns, or without a claim at
-/// once, some hundreds of rows of the large batch come before those of the small one.
+#[test]
+fn completion_calls_are_delivered_once_though_their_callers_are_killed() {
+    let call = Duration::from_millis(50);
+    let outcome = completions::run(ON, completions::Completions { batches: 30, workers: 2, kills: 4, call, seed: 3 });
+    assert!(outcome.calls >= 30, "{outcome:?}");
+}
+
+/// C3: what is held of a large batch is not worked off first: of four rows that a worker starts three are of the small one. Without turns, or without a
+/// claim at once, some hundreds of rows of the large batch come before those of the small one.
 #[test]
 fn a_small_batch_does_not_wait_for_a_large_one() {
     let row = Duration::from_millis(20);

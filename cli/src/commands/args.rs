@@ -7,7 +7,7 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fencepost_core::Timing;
 
-use super::values::{age, duration, duration_from_1ms, name, submitted_name};
+use super::values::{age, allowed_url, duration, duration_from_1ms, name, on_done_url, submitted_name};
 
 /// Process a batch of rows with any number of workers: every row gets exactly one recorded outcome.
 #[derive(Debug, Parser)]
@@ -197,6 +197,23 @@ impl WorkArgs {
     }
 }
 
+/// S7: the completion calls that a worker makes.
+#[derive(Debug, Clone, Args)]
+pub struct CallArgs {
+    /// When a batch of these operations has ended (success, failed or aborted), run this command, at least once: one JSON
+    /// object on stdin, exit code 0 is delivered, any other is tried again later, without end. Without a value the command
+    /// after -- is meant, and the worker runs no rows: --on-done -- CMD; with one (--on-done='CMD ARG') it does both
+    #[arg(long, value_name = "CMD", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub on_done: Option<String>,
+    /// Make the calls of batches whose --on-done-url lies under this one: same scheme, host and port, path below this one.
+    /// May be given several times. Without a command after -- the worker runs no rows
+    #[arg(long, env = "FENCEPOST_ALLOW_URL", value_name = "PREFIX", value_parser = allowed_url)]
+    pub allow_url: Vec<String>,
+    /// How long a completion call may take before it is cancelled, to be made again later
+    #[arg(long, env = "FENCEPOST_ON_DONE_TIMEOUT", default_value = "5m", value_parser = duration_from_1ms, value_name = "DURATION")]
+    pub on_done_timeout: Duration,
+}
+
 /// What runs a row.
 #[derive(Debug, Clone, Args)]
 #[group(skip)]
@@ -272,6 +289,10 @@ pub struct SubmitArgs {
     /// The operation: which workers take the rows
     #[arg(long, env = "FENCEPOST_OP", default_value = "default", value_name = "NAME", value_parser = submitted_name)]
     pub op: String,
+    /// When the batch has ended, POST its counts as JSON there: by a worker of this operation that has this URL under its
+    /// --allow-url, at least once. A repeat under the same --key changes nothing
+    #[arg(long, env = "FENCEPOST_ON_DONE_URL", value_name = "URL", value_parser = on_done_url)]
+    pub on_done_url: Option<String>,
     #[command(flatten)]
     pub input: InputArgs,
     #[command(flatten)]
@@ -301,6 +322,8 @@ pub struct WorkerArgs {
     pub timing: TimingArgs,
     #[command(flatten)]
     pub redis: RedisArgs,
+    #[command(flatten)]
+    pub calls: CallArgs,
     #[command(flatten)]
     pub handler: HandlerArgs,
     /// A worker of a run: is told its store and Redis through stdin, makes no store, leaves when stdin ends, since the run is gone then

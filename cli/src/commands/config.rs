@@ -66,6 +66,7 @@ const OF_ONE_COMMAND_LINE: &[&str] = &[
     "yes",
     "error-like",
     "dry-run",
+    "on-done",
 ];
 
 /// Puts what the configuration file and the environment say into `command` and its subcommands. The file's keys are the

@@ -53,7 +53,8 @@ pub async fn demo(global: &Global, args: DemoArgs) -> Result<Exit, Failure> {
         .await
         .map_err(|error| Failure::from_error(Exit::Store, error))?;
     let args = BatchArgs { max_attempts: 3, max_crashes: 3, timeout: Duration::from_secs(3600), priority: 0 };
-    let batch = load::numbered(global, &store, ROWS, "demo", &args, None, |_| {}).await?.batch;
+    let terms = load::Terms { operation: "demo", batch: &args, key: None, on_done_url: None };
+    let batch = load::numbered(global, &store, ROWS, &terms, |_| {}).await?.batch;
     let names = handover(&StoreUrl::Sqlite(place.path("store.db")), redis.as_ref());
     let mut stage = Stage::new(&place, store, &names, batch).await?;
     stage.say(&format!("{ROWS} rows submitted as batch {batch}. Three workers, ttl {TTL}, half a second per row."));

@@ -36,16 +36,30 @@ pub fn input_options(args: &InputArgs) -> Result<InputOptions, Failure> {
     Ok(InputOptions { format, row_bytes_max })
 }
 
+/// What is said of a batch besides its rows.
+pub struct Terms<'a> {
+    /// Names the handler.
+    pub operation: &'a str,
+    /// How rows are tried.
+    pub batch: &'a BatchArgs,
+    /// What makes a repeat the same.
+    pub key: Option<&'a str>,
+    /// S7: where its ends are told.
+    pub on_done_url: Option<&'a str>,
+}
+
 /// What a batch is made with.
-pub fn spec(operation: &str, args: &BatchArgs, header: Option<&[String]>, source: Option<String>) -> BatchSpec {
+fn spec(terms: &Terms<'_>, header: Option<&[String]>, source: Option<String>) -> BatchSpec {
+    let args = terms.batch;
     BatchSpec {
-        operation: operation.to_owned(),
+        operation: terms.operation.to_owned(),
         attempts_max: args.max_attempts,
         crashes_max: args.max_crashes,
         timeout: args.timeout,
         priority: args.priority,
         header: header.map(<[String]>::to_vec),
         source,
+        on_done_url: terms.on_done_url.map(str::to_owned),
     }
 }
 
@@ -54,14 +68,12 @@ pub async fn file(
     global: &Global,
     store: &impl Loads,
     mut input: Input,
-    operation: &str,
-    args: &BatchArgs,
-    key: Option<&str>,
+    terms: &Terms<'_>,
     progress: impl Fn(u64),
 ) -> Result<Load, Failure> {
-    let spec = spec(operation, args, input.columns(), Some(input.name().to_owned()));
+    let spec = spec(terms, input.columns(), Some(input.name().to_owned()));
     let mut next = move || input.read_row().map(|row| row.map(Box::from));
-    load::rows(store, spec, key, &mut next, progress).await.map_err(|error| failure(global, error))
+    load::rows(store, spec, terms.key, &mut next, progress).await.map_err(|error| failure(global, error))
 }
 
 /// Loads numbered rows as a batch.
@@ -69,15 +81,13 @@ pub async fn numbered(
     global: &Global,
     store: &impl Loads,
     count: u64,
-    operation: &str,
-    args: &BatchArgs,
-    key: Option<&str>,
+    terms: &Terms<'_>,
     progress: impl Fn(u64),
 ) -> Result<Load, Failure> {
-    let spec = spec(operation, args, None, Some(format!("{count} numbered rows")));
+    let spec = spec(terms, None, Some(format!("{count} numbered rows")));
     let mut numbers = 1..=count;
     let mut next = move || Ok::<_, InputError>(numbers.next().map(|n| format!("{{\"n\":{n}}}").into_boxed_str()));
-    load::rows(store, spec, key, &mut next, progress).await.map_err(|error| failure(global, error))
+    load::rows(store, spec, terms.key, &mut next, progress).await.map_err(|error| failure(global, error))
 }
 
 fn failure(global: &Global, error: LoadError) -> Failure {

@@ -6,16 +6,17 @@ use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::rules::lease::LeaseState;
 use fencepost_core::rules::recovery::ProcessState;
 use fencepost_core::store::ProcessIdentity;
-use fencepost_core::{BatchId, StoreTime};
+use fencepost_core::{BatchId, LeaseId, StoreTime};
 
 use super::failure::Failure;
 use crate::driver::Processes;
+use crate::report::calls::{CallSummary, CallsReport};
 use crate::report::status::{Alive, WorkerSummary};
 use crate::report::{BatchSummary, Counts};
 use crate::results::ResultRow;
 use crate::runtime::LocalProcesses;
 use crate::store::Reads;
-use crate::store::view::{BatchCounts, RowView, WorkerView, WorkersView};
+use crate::store::view::{BatchCounts, CallView, RowView, WorkerView, WorkersView};
 
 /// How long an ended worker is still shown.
 const ENDED_SHOWN: Duration = Duration::from_secs(60);
@@ -106,6 +107,27 @@ fn worker_summary(worker: WorkerView, now: StoreTime, processes: &LocalProcesses
         ttl: worker.ttl,
         seen_s_ago: (worker.ttl.saturating_sub(left) + past).as_secs(),
     }
+}
+
+/// A batch's completion calls. `workers`: those of [`workers`].
+pub async fn calls(store: &impl Reads, batch: BatchId, workers: &[WorkerSummary]) -> Result<CallsReport, Failure> {
+    let view = store.calls(batch).await?;
+    let lives = |lease: &LeaseId| workers.iter().any(|worker| worker.id == *lease && worker.alive == Alive::Yes);
+    let call = |call: CallView| CallSummary {
+        generation: call.generation,
+        status: call.status.name(),
+        url: call.url,
+        attempts: call.attempts,
+        error: call.error,
+        due_in: call.not_before.map(|at| at.since(view.now)).filter(|wait| !wait.is_zero()),
+        worker: call.worker,
+        delivered_at_us: call.delivered_at.map(|at| at.0),
+    };
+    Ok(CallsReport {
+        url: view.url,
+        calls: view.calls.into_iter().map(call).collect(),
+        makers: view.makers.into_iter().filter(|(lease, _)| lives(lease)).map(|(_, calls)| calls).collect(),
+    })
 }
 
 /// A row as reports and results show it.

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use fencepost_core::calls::CallKey;
 use fencepost_core::judge::JudgeEvent;
 use fencepost_core::rules::recovery::ProcessState;
 use fencepost_core::store::{EndCause, LeaseView, Recorded};
@@ -90,6 +91,18 @@ fn text(report: &Report<'_>, untold: u64, worker: &str) -> String {
         Report::Worker(WorkerEvent::Fenced(RunKey { line, token, .. })) => {
             format!("Row {line}: FENCED, its late answer was dropped (token {token}): another worker has it")
         }
+        Report::Calling(grant) => {
+            let again = if grant.attempt > 1 { format!(" attempt {}", grant.attempt) } else { String::new() };
+            let whom = grant.end.url.as_ref().map_or(String::new(), |url| format!(" {url}"));
+            format!("Batch {}: ended as {}, CALLING{whom}{again}", grant.key.batch, grant.end.status.name())
+        }
+        Report::Worker(WorkerEvent::CallDelivered(key)) => format!("Batch {}: call DELIVERED", key.batch),
+        Report::Worker(WorkerEvent::CallFailed { key, error }) => {
+            format!("Batch {}: call to be tried again: {}", key.batch, first_line(error))
+        }
+        Report::Worker(WorkerEvent::CallFenced(key)) => {
+            format!("Batch {}: call FENCED (token {}): another worker makes it", key.batch, key.token)
+        }
         Report::Worker(WorkerEvent::LeaseTaken(lease)) => format!("Lease {lease} taken"),
         Report::Worker(WorkerEvent::LeaseEnded(lease)) => {
             format!("Lease {lease} was declared dead while this worker lived: its rows were given to others")
@@ -157,6 +170,11 @@ fn cause_text(cause: EndCause) -> &'static str {
 
 fn json(report: &Report<'_>, untold: u64, worker: &str) -> String {
     let run = |key: &RunKey| json!({"batch": key.batch.to_string(), "line": key.line, "token": key.token.0});
+    let call = |event: &str, key: &CallKey| {
+        json!({
+            "event": event, "batch": key.batch.to_string(), "generation": key.generation, "token": key.token.0,
+        })
+    };
     let mut event = match report {
         Report::Started { key, attempt, recovered_from } => {
             let mut event = run(key);
@@ -181,6 +199,20 @@ fn json(report: &Report<'_>, untold: u64, worker: &str) -> String {
             event["event"] = "fenced".into();
             event
         }
+        Report::Calling(grant) => {
+            let mut event = call("call_started", &grant.key);
+            event["attempt"] = grant.attempt.into();
+            event["status"] = grant.end.status.name().into();
+            event["url"] = grant.end.url.as_deref().into();
+            event
+        }
+        Report::Worker(WorkerEvent::CallDelivered(key)) => call("call_delivered", key),
+        Report::Worker(WorkerEvent::CallFailed { key, error }) => {
+            let mut event = call("call_failed", key);
+            event["error"] = (**error).into();
+            event
+        }
+        Report::Worker(WorkerEvent::CallFenced(key)) => call("call_fenced", key),
         Report::Worker(WorkerEvent::LeaseTaken(lease)) => json!({"event": "lease_taken", "lease": lease.to_string()}),
         Report::Worker(WorkerEvent::LeaseEnded(lease)) => json!({"event": "lease_ended", "lease": lease.to_string()}),
         Report::Worker(WorkerEvent::Lapsed(lease)) => json!({"event": "lapsed", "lease": lease.to_string()}),
@@ -206,6 +238,8 @@ fn json(report: &Report<'_>, untold: u64, worker: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use fencepost_core::calls::{BatchEnd, CallGrant};
+    use fencepost_core::rules::claim::BatchStatus;
     use fencepost_core::store::ProcessIdentity;
     use fencepost_core::{BatchId, LeaseId, StoreTime, Token};
 
@@ -254,6 +288,29 @@ mod tests {
             process,
         };
         let (here, unknown) = (holder(Some(process)), holder(None));
+        let call = CallKey { batch: key.batch, generation: 2, token: Token(32) };
+        let grant = |attempt, url: Option<&str>| CallGrant {
+            key: call,
+            attempt,
+            end: BatchEnd {
+                key: None,
+                operation: "default".into(),
+                url: url.map(str::to_owned),
+                status: BatchStatus::Failed,
+                success: 2,
+                failed: 1,
+                aborted: 0,
+                ended_at: StoreTime(0),
+            },
+        };
+        let (first, third) = (grant(1, None), grant(3, Some("https://host/hook")));
+        reports.extend([Report::Calling(&first), Report::Calling(&third)]);
+        let of_calls = [
+            WorkerEvent::CallDelivered(call),
+            WorkerEvent::CallFailed { key: call, error: "exit code 3\nno answer".into() },
+            WorkerEvent::CallFenced(call),
+        ];
+        reports.extend(of_calls.iter().map(Report::Worker));
         reports.push(Report::NameHeld { holder: &here, process: ProcessState::Running });
         reports.push(Report::NameHeld { holder: &here, process: ProcessState::Unknown });
         reports.push(Report::NameHeld { holder: &unknown, process: ProcessState::Unknown });

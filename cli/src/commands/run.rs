@@ -117,7 +117,8 @@ async fn find_or_submit(
     }
     let input = Input::open(&args.file, &checked.input_options)?;
     let operation = identity::operation(&bound);
-    let loaded = load::file(global, store, input, &operation, &args.batch, Some(&bound), |_| {}).await?;
+    let terms = load::Terms { operation: &operation, batch: &args.batch, key: Some(&bound), on_done_url: None };
+    let loaded = load::file(global, store, input, &terms, |_| {}).await?;
     if !global.quiet {
         say!("Batch {}: {} rows from {}", loaded.batch, loaded.rows, args.file.display());
     }

@@ -1,5 +1,6 @@
 //! `fencepost status`
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fencepost_core::LeaseId;
@@ -30,7 +31,9 @@ pub async fn status(global: &Global, args: StatusArgs) -> Result<Exit, Failure> 
         }
         let text = match (args.json, report.batches.as_slice()) {
             (true, [batch]) if args.batch.is_some() => {
-                json(&with_redis(status::batch_status_json(batch, &report.workers), &report), args.watch)
+                let mut value = status::batch_status_json(batch, &report.workers);
+                value["calls"] = report.calls.get(&batch.id).map_or(serde_json::Value::Null, report::calls::json);
+                json(&with_redis(value, &report), args.watch)
             }
             (true, batches) => json(&with_redis(status::list_json(batches), &report), args.watch),
             (false, _) => status::text(&report, &store_option(global)),
@@ -103,5 +106,9 @@ async fn read(global: &Global, store: &impl Reads, name: Option<&str>) -> Result
             if batches.is_empty() { newest.into_iter().collect() } else { batches }
         }
     };
-    Ok(StatusReport { batches, workers, redis: None })
+    let mut calls = BTreeMap::new();
+    for batch in &batches {
+        calls.insert(batch.id, overview::calls(store, batch.id, &workers).await?);
+    }
+    Ok(StatusReport { batches, workers, calls, redis: None })
 }

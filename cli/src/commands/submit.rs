@@ -18,10 +18,15 @@ pub async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, Failure> 
         None => None,
     };
     let store = store::open_or_create(global).await?;
-    let key = args.key.as_deref();
+    let terms = load::Terms {
+        operation: &args.op,
+        batch: &args.batch,
+        key: args.key.as_deref(),
+        on_done_url: args.on_done_url.as_deref(),
+    };
     let loaded = match input {
-        Some(input) => load::file(global, &store, input, &args.op, &args.batch, key, |_| {}).await?,
-        None => load::numbered(global, &store, args.rows.unwrap_or(0), &args.op, &args.batch, key, |_| {}).await?,
+        Some(input) => load::file(global, &store, input, &terms, |_| {}).await?,
+        None => load::numbered(global, &store, args.rows.unwrap_or(0), &terms, |_| {}).await?,
     };
     let crate::load::Load { batch, rows, new } = loaded;
     // The rows are in, whoever was told: without the id they would be lost to whoever submitted them.

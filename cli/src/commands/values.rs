@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::handler::call::url::{call_url, url_prefix};
+
 /// Keys and operations that begin so are those of `run`.
 pub const RUN_PREFIX: &str = "run:";
 
@@ -53,4 +55,14 @@ pub fn submitted_name(text: &str) -> Result<String, String> {
         return Err(format!("names that begin with {RUN_PREFIX} are those of `fencepost run`; choose another"));
     }
     name(text)
+}
+
+/// A URL that is told when a batch has ended.
+pub fn on_done_url(text: &str) -> Result<String, String> {
+    call_url(text).map_err(|error| error.to_string())
+}
+
+/// What such a URL may begin with.
+pub fn allowed_url(text: &str) -> Result<String, String> {
+    url_prefix(text).map_err(|error| error.to_string())
 }

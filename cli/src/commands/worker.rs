@@ -10,6 +10,7 @@ use fencepost_core::worker::ExitReason;
 use tokio::io::AsyncReadExt;
 
 use super::args::{Global, HandlerArgs, LogForm, TimingArgs, WorkArgs, WorkerArgs};
+use super::calling::{self, NoRows};
 use super::failure::{Exit, Failure};
 use super::handover::read_names;
 use super::hint::store_option;
@@ -17,6 +18,7 @@ use super::row_log;
 use super::signals::Signals;
 use super::{redis, store};
 use crate::handler::Handler;
+use crate::handler::call::Caller;
 use crate::handler::command::{CommandHandler, CommandOptions};
 use crate::handler::guard;
 use crate::handler::sleep::SleepHandler;
@@ -28,9 +30,11 @@ use crate::store::{Reads, StoreError, WorkerStore};
 use crate::worker::{RunningWorker, WorkerConfig};
 
 pub async fn worker(global: &Global, args: WorkerArgs) -> Result<Exit, Failure> {
-    let options =
+    let mut options =
         options(args.op.clone(), args.work.concurrency(&args.handler), &args.work, &args.timing, args.until_done)?;
-    let handler = prepare(&args.handler, &args.work).await?;
+    let calls = calling::prepare(&args).await?;
+    let caller = calls.apply(&mut options);
+    let handler = if options.rows { prepare(&args.handler, &args.work).await? } else { Prepared::None(NoRows) };
     let (store, redis) = if args.supervised {
         // A run's store is there; where it is not any more, an empty one in its place would have nothing to do.
         let names = read_names(&mut tokio::io::stdin()).await?;
@@ -42,14 +46,15 @@ pub async fn worker(global: &Global, args: WorkerArgs) -> Result<Exit, Failure> 
     };
     let liveness = redis::liveness(redis, store.store_id())?;
     match handler {
-        Prepared::Command(handler) => work(global, &args, store, liveness, *handler, options).await,
+        Prepared::Command(handler) => work(global, &args, store, liveness, *handler, options, caller).await,
         Prepared::Stream(mut handler) => {
             let closer = handler.closer();
-            let exit = work(global, &args, store, liveness, handler, options).await;
+            let exit = work(global, &args, store, liveness, handler, options, caller).await;
             closer.close().await;
             exit
         }
-        Prepared::Sleep(handler) => work(global, &args, store, liveness, handler, options).await,
+        Prepared::None(handler) => work(global, &args, store, liveness, handler, options, caller).await,
+        Prepared::Sleep(handler) => work(global, &args, store, liveness, handler, options, caller).await,
     }
 }
 
@@ -58,6 +63,8 @@ pub enum Prepared {
     Command(Box<CommandHandler>),
     Stream(StreamHandler),
     Sleep(SleepHandler),
+    /// The worker only makes completion calls.
+    None(NoRows),
 }
 
 /// Finds the handler that the options name.
@@ -125,6 +132,7 @@ async fn work(
     liveness: Option<RedisLiveness>,
     handler: impl Handler,
     options: WorkerOptions,
+    caller: Option<Arc<dyn Caller>>,
 ) -> Result<Exit, Failure> {
     let mut signals = Signals::listen()?;
     let name = Arc::new(OnceLock::new());
@@ -134,15 +142,18 @@ async fn work(
     config.name.clone_from(&args.name);
     config.options = options;
     config.observer = observer;
+    config.caller = caller;
+    let only_calls = !config.options.rows;
     // A store or an operation with a slip in its name has nothing to do: said, since that is no error. A store in trouble
     // is told by whoever asks it something.
-    let nothing_open = form == LogForm::Text && has_open_batch(&store, &args.op).await.is_ok_and(|open| !open);
+    let nothing_open =
+        form == LogForm::Text && !only_calls && has_open_batch(&store, &args.op).await.is_ok_and(|open| !open);
     let running = RunningWorker::on_store_with(store, liveness, handler, config)
         .map_err(|error| Failure::new(Exit::Unexpected, "cannot start the worker").because(error))?;
     // Set once: nothing reads it before the first row.
     let _ = name.set(running.name().to_owned());
     if form == LogForm::Text {
-        announce(running.name());
+        announce(running.name(), only_calls);
         if nothing_open {
             say!("{}", nothing_to_do(global, args));
         }
@@ -157,10 +168,11 @@ async fn work(
     }
 }
 
-fn announce(name: &str) {
+fn announce(name: &str, only_calls: bool) {
     let pid = std::process::id();
+    let what = if only_calls { "Waiting for batches to end" } else { "Processing rows" };
     say!("{}Instance ID: {name}\nPID:         {pid}\n", headline("Worker started"));
-    say!("To simulate a crash, kill this process:\n  kill -9 {pid}\n\nProcessing rows...");
+    say!("To simulate a crash, kill this process:\n  kill -9 {pid}\n\n{what}...");
     say!("-------------------------------------------------");
 }
 

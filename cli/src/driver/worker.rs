@@ -5,27 +5,38 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use fencepost_core::WorkerOptions;
+use fencepost_core::calls::{CallGrant, CallKey};
 use fencepost_core::keeper::KeeperCommand;
-use fencepost_core::worker::{ExitReason, RunAnswer, RunKey, StartRun, Worker, WorkerEffect, WorkerInput};
+use fencepost_core::worker::{CallAnswer, ExitReason, RunAnswer, RunKey, StartRun, Worker, WorkerEffect, WorkerInput};
 use futures_util::FutureExt;
 use tokio::sync::mpsc;
 
 use super::{Clock, Liveness, Ports, Processes, Report, Spawn, ask, sleep};
+use crate::handler::call::Caller;
 use crate::handler::{Canceller, Handler, HandlerAnswer, Row};
 use crate::store::Store;
+
+/// What runs rows, and what makes completion calls.
+pub struct Handlers<H> {
+    /// Runs rows.
+    pub rows: Arc<H>,
+    /// Makes the calls that the worker's options name.
+    pub calls: Option<Arc<dyn Caller>>,
+}
 
 /// Works until it has left, and says why. `keeper` hears what the worker wants of it.
 pub async fn drive<S: Store, L: Liveness, C: Clock, T: Spawn, P: Processes, H: Handler>(
     options: WorkerOptions,
     seed: u64,
     ports: Ports<S, L, C, T, P>,
-    handler: Arc<H>,
+    handlers: Handlers<H>,
     inbox: mpsc::UnboundedSender<WorkerInput>,
     mut inputs: mpsc::UnboundedReceiver<WorkerInput>,
     keeper: impl Fn(KeeperCommand),
 ) -> ExitReason {
     let mut worker = Worker::new(options, seed, ports.clock.now());
     let mut cancellers: HashMap<RunKey, Canceller> = HashMap::new();
+    let mut calls: HashMap<CallKey, Canceller> = HashMap::new();
     let mut batch = Vec::new();
     loop {
         worker.handle_timeout(ports.clock.now());
@@ -41,7 +52,7 @@ pub async fn drive<S: Store, L: Liveness, C: Clock, T: Spawn, P: Processes, H: H
                 WorkerEffect::Start(start) => {
                     let recovered_from = start.recovered_from.as_deref();
                     (ports.observer)(Report::Started { key: start.key, attempt: start.attempt, recovered_from });
-                    let canceller = run(&ports.spawn, handler.clone(), start, inbox.clone());
+                    let canceller = run(&ports.spawn, handlers.rows.clone(), start, inbox.clone());
                     cancellers.insert(canceller.0, canceller.1);
                 }
                 WorkerEffect::Cancel(key) => {
@@ -51,6 +62,19 @@ pub async fn drive<S: Store, L: Liveness, C: Clock, T: Spawn, P: Processes, H: H
                 }
                 WorkerEffect::Abandon(key) => {
                     cancellers.remove(&key);
+                }
+                WorkerEffect::Call(grant) => {
+                    (ports.observer)(Report::Calling(&grant));
+                    let canceller = call(&ports.spawn, handlers.calls.clone(), grant, inbox.clone());
+                    calls.insert(canceller.0, canceller.1);
+                }
+                WorkerEffect::CancelCall(key) => {
+                    if let Some(canceller) = calls.get(&key) {
+                        canceller.cancel();
+                    }
+                }
+                WorkerEffect::AbandonCall(key) => {
+                    calls.remove(&key);
                 }
                 WorkerEffect::Keeper(command) => keeper(command),
                 WorkerEffect::Tell(event) => (ports.observer)(Report::Worker(&event)),
@@ -62,8 +86,10 @@ pub async fn drive<S: Store, L: Liveness, C: Clock, T: Spawn, P: Processes, H: H
             taken = inputs.recv_many(&mut batch, INPUTS_MAX) => {
                 debug_assert!(taken > 0, "this loop holds a sender itself");
                 for input in batch.drain(..) {
-                    if let WorkerInput::RunEnded(key, _) = &input {
-                        cancellers.remove(key);
+                    match &input {
+                        WorkerInput::RunEnded(key, _) => drop(cancellers.remove(key)),
+                        WorkerInput::CallEnded(key, _) => drop(calls.remove(key)),
+                        _ => {}
                     }
                     worker.handle_input(ports.clock.now(), input);
                 }
@@ -99,6 +125,29 @@ fn run<T: Spawn, H: Handler>(
         };
         // The worker may have left; then the line is in other hands.
         let _ = inbox.send(WorkerInput::RunEnded(key, answer));
+    });
+    (key, canceller)
+}
+
+/// Makes a completion call.
+fn call<T: Spawn>(
+    spawn: &T,
+    caller: Option<Arc<dyn Caller>>,
+    grant: CallGrant,
+    inbox: mpsc::UnboundedSender<WorkerInput>,
+) -> (CallKey, Canceller) {
+    let key = grant.key;
+    let (canceller, cancel) = Canceller::new();
+    spawn.spawn(async move {
+        let answer = match &caller {
+            Some(caller) => match AssertUnwindSafe(caller.call(grant, cancel)).catch_unwind().await {
+                Ok(answer) => answer,
+                Err(panic) => CallAnswer::Failed(format!("the call {}", panic_message(panic.as_ref())).into()),
+            },
+            None => CallAnswer::Failed("this worker makes no completion calls".into()),
+        };
+        // The worker may have left; then the call is in other hands.
+        let _ = inbox.send(WorkerInput::CallEnded(key, answer));
     });
     (key, canceller)
 }

@@ -36,6 +36,7 @@
 //! * a command that itself leaves the group at once, if the worker is killed before the guard has heard of its pid:
 //!   some microseconds after its start.
 
+mod calling;
 pub(super) mod groups;
 pub(super) mod output;
 pub(crate) mod processes;
@@ -267,21 +268,17 @@ impl CommandHandler {
         self.groups.guard_pid()
     }
 
-    /// Starts the command for a row.
-    async fn start(&self, row: &Row) -> Result<Started, HandlerAnswer> {
+    /// Starts the command for a task.
+    async fn start(&self, task: &Task) -> Result<Started, HandlerAnswer> {
         let retry = |error: String| HandlerAnswer::Retry(error.into());
         let arguments =
-            template::fill(&self.arguments, &row.input).map_err(|error| HandlerAnswer::Failed(error.into()))?;
+            template::fill(&self.arguments, &task.input).map_err(|error| HandlerAnswer::Failed(error.into()))?;
         let mut command = Command::new(&self.program);
         command
             .arg0(&self.name)
             .args(arguments)
-            .env("FENCEPOST_BATCH", row.batch.to_string())
-            .env("FENCEPOST_LINE", row.line.to_string())
-            .env("FENCEPOST_ATTEMPT", row.attempt.to_string())
-            .env("FENCEPOST_TOKEN", row.token.to_string())
-            .env("IDEMPOTENCY_KEY", row.idempotency_key())
-            .stdout(Stdio::piped())
+            .envs(task.variables.iter().map(|(name, value)| (name, value)))
+            .stdout(if task.wants_output { Stdio::piped() } else { Stdio::null() })
             .stderr(Stdio::piped());
 
         keep_secrets(&mut command);
@@ -289,11 +286,12 @@ impl CommandHandler {
         for attempt in 1..=STARTS {
             let mut lease =
                 self.groups.lease().await.map_err(|error| retry(format!("the command was not run: {error}")))?;
-            let input = stdin(&row.input).map_err(|error| retry(format!("cannot make a pipe for the row: {error}")))?;
+            let input =
+                stdin(&task.input).map_err(|error| retry(format!("cannot make a pipe for the row: {error}")))?;
             command.stdin(input).process_group(lease.group().as_raw());
             match command.spawn() {
                 Ok(mut child) => {
-                    let feed = Feed::new(child.stdin.take(), &row.input);
+                    let feed = Feed::new(child.stdin.take(), &task.input);
                     let pipes = Pipes::new(&mut child);
                     let leader = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
                     if let Some(leader) = leader {
@@ -334,20 +332,49 @@ pub(super) fn keep_secrets(command: &mut Command) {
     }
 }
 
-impl Handler for CommandHandler {
-    async fn run(&self, row: Row, mut cancel: CancelToken) -> HandlerAnswer {
+/// What one process of the command is for.
+struct Task {
+    /// Its stdin, as JSON text; the arguments' placeholders are filled from it.
+    input: Box<str>,
+    /// What its environment has besides the worker's own.
+    variables: Vec<(&'static str, String)>,
+    /// Whether its stdout is of interest.
+    wants_output: bool,
+}
+
+impl Task {
+    fn of_row(row: Row) -> Self {
+        let variables = vec![
+            ("FENCEPOST_BATCH", row.batch.to_string()),
+            ("FENCEPOST_LINE", row.line.to_string()),
+            ("FENCEPOST_ATTEMPT", row.attempt.to_string()),
+            ("FENCEPOST_TOKEN", row.token.to_string()),
+            ("IDEMPOTENCY_KEY", row.idempotency_key()),
+        ];
+        Self { input: row.input, variables, wants_output: true }
+    }
+}
+
+impl CommandHandler {
+    async fn perform(&self, task: Task, mut cancel: CancelToken) -> HandlerAnswer {
         if cancel.is_cancelled() {
             return HandlerAnswer::Cancelled;
         }
         let started = tokio::select! {
             biased;
-            started = self.start(&row) => started,
+            started = self.start(&task) => started,
             () = cancel.cancelled() => return HandlerAnswer::Cancelled,
         };
         match started {
             Ok(started) => attend(started, cancel, &self.options).await,
             Err(answer) => answer,
         }
+    }
+}
+
+impl Handler for CommandHandler {
+    async fn run(&self, row: Row, cancel: CancelToken) -> HandlerAnswer {
+        self.perform(Task::of_row(row), cancel).await
     }
 }
 

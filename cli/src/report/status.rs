@@ -1,11 +1,13 @@
 //! The status report, after the original's: counts, live workers, dead workers and the rows they hold.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
 use fencepost_core::{BatchId, LeaseId, LineSet};
 use serde_json::{Value, json};
 
+use super::calls::{self, CallsReport};
 use super::redis::{self, RedisReport};
 use super::{BatchSummary, RULE, SCHEMA_VERSION, headline, ranges_text, shown};
 
@@ -62,6 +64,8 @@ pub struct StatusReport {
     pub batches: Vec<BatchSummary>,
     /// The workers that matter: live ones, and dead ones that are not recovered yet.
     pub workers: Vec<WorkerSummary>,
+    /// Completion calls, by batch.
+    pub calls: BTreeMap<BatchId, CallsReport>,
     /// What Redis says, if there is to be one.
     pub redis: Option<RedisReport>,
 }
@@ -78,6 +82,10 @@ pub fn text(report: &StatusReport, store_option: &str) -> String {
     };
     for batch in &report.batches {
         batch_text(&mut out, batch, &report.workers);
+        let calls = report.calls.get(&batch.id).map(|calls| calls::text(calls, &batch.operation, batch.has_ended()));
+        if let Some(calls) = calls.filter(|calls| !calls.is_empty()) {
+            let _ = write!(out, "\n{calls}");
+        }
     }
     workers_text(&mut out, &report.workers, only);
     if let Some(redis) = &report.redis {

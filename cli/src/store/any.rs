@@ -12,7 +12,9 @@ use fencepost_core::{AppendId, BatchId, LeaseId, StoreTime};
 use super::loading::{BatchSpec, LoadEnd, Loaded};
 use super::postgres::{self, PostgresStore};
 use super::sqlite::{self, SqliteStore};
-use super::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, StoppingView, WorkersView};
+use super::view::{
+    BatchCounts, BatchView, CallsView, Resolved, RowPage, RowStatus, RowStory, StoppingView, WorkersView,
+};
 use super::{Appends, Change, Changes, Loads, Operates, Purges, Reads, Store, StoreError, WorkerStore};
 
 /// A handle to a store of any kind. Clones share its connections.
@@ -110,6 +112,10 @@ impl Reads for AnyStore {
 
     async fn workers(&self, ended_since: StoreTime) -> Result<WorkersView, StoreError> {
         with_store!(self, store => store.workers(ended_since).await)
+    }
+
+    async fn calls(&self, batch: BatchId) -> Result<CallsView, StoreError> {
+        with_store!(self, store => store.calls(batch).await)
     }
 
     async fn row_story(&self, batch: BatchId, line: u64) -> Result<Option<RowStory>, StoreError> {

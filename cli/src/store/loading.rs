@@ -31,6 +31,8 @@ pub struct BatchSpec {
     pub header: Option<Vec<String>>,
     /// The input's name, for people.
     pub source: Option<String>,
+    /// S7: where its ends are told, in the form that parsing gives a URL.
+    pub on_done_url: Option<String>,
 }
 
 impl BatchSpec {
@@ -44,6 +46,7 @@ impl BatchSpec {
             priority: 0,
             header: None,
             source: None,
+            on_done_url: None,
         }
     }
 }

@@ -13,6 +13,7 @@
 //! | hold, resume, abort, retry | `operate.rs` |
 //! | appending rows to a batch | `appending.rs` |
 //! | removing what has ended | `purge.rs` |
+//! | completion calls | `calls.rs` |
 //! | what status, rows and results show | `read.rs` |
 //! | waking of idle workers | [`changes`] |
 //! | what `doctor` looks at | [`examine`] |
@@ -48,6 +49,7 @@ use super::{Store, StoreError, WorkerStore};
 
 mod appending;
 mod call;
+mod calls;
 pub mod changes;
 mod claim;
 mod codec;
@@ -124,6 +126,8 @@ impl Store for PostgresStore {
             StoreRequest::WithdrawCrashes { lease } => {
                 self.withdraw_crashes(lease).await.map(|()| StoreReply::WithdrawCrashes)
             }
+            StoreRequest::ClaimCall(claim) => self.claim_call(&claim).await.map(StoreReply::ClaimCall),
+            StoreRequest::RecordCall(record) => self.record_call(&record).await.map(StoreReply::RecordCall),
         }
     }
 }

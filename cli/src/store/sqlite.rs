@@ -11,6 +11,7 @@
 //! | hold, resume, abort, retry | `operate.rs` |
 //! | removing what has ended | `purge.rs` |
 //! | appending rows to a batch | `appending.rs` |
+//! | completion calls | `calls.rs` |
 //! | what status, rows and results show | `read.rs` |
 //! | waking of idle workers | [`changes`] |
 //! | renewals before row work | `turn.rs` |
@@ -43,6 +44,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fencepost_core::StoreTime;
+use fencepost_core::calls::{ClaimCall, ClaimCallReply};
 use fencepost_core::rules::recovery::r2_late_in;
 use fencepost_core::store::{Claim, ClaimReply, LookReply, StoreReply, StoreRequest, TakeLease, TakeLeaseReply};
 use futures_util::FutureExt;
@@ -59,6 +61,7 @@ use crate::driver::worker::panic_message;
 mod append;
 mod appending;
 mod batch;
+mod calls;
 pub mod changes;
 mod claim;
 mod codec;
@@ -214,6 +217,7 @@ impl SqliteStore {
     async fn perform(&self, request: StoreRequest) -> Result<StoreReply, StoreError> {
         match request {
             StoreRequest::Claim(claim) => self.claim(&claim).await.map(StoreReply::Claim),
+            StoreRequest::ClaimCall(claim) => self.claim_call(&claim).await.map(StoreReply::ClaimCall),
             request => {
                 let mut write = self.begin().await?;
                 let now = write.now;
@@ -241,6 +245,20 @@ impl SqliteStore {
         let nothing = matches!(&reply, ClaimReply::Granted { grants, .. } if grants.is_empty());
         self.inner.idle.store(nothing, Ordering::Relaxed);
         Ok(reply)
+    }
+
+    /// Looks before it locks: mostly nobody is to be called.
+    async fn claim_call(&self, claim: &ClaimCall) -> Result<ClaimCallReply, StoreError> {
+        let mut read = self.begin_read().await?;
+        let now = self.inner.clock.now();
+        let plan = calls::plan(&mut read, now, claim).await;
+        if let calls::Plan::Nothing(reply) = self.end_read(read, plan).await? {
+            return Ok(reply);
+        }
+        let mut write = self.begin().await?;
+        let now = write.now;
+        let reply = calls::claim(write.conn(), now, claim).await;
+        write.end(reply).await
     }
 
     /// A snapshot to read from.
@@ -447,6 +465,8 @@ async fn dispatch(conn: &mut SqliteConnection, now: StoreTime, request: &StoreRe
             recover::withdraw_crashes(conn, now, *lease).await?;
             StoreReply::WithdrawCrashes
         }
+        StoreRequest::ClaimCall(claim) => StoreReply::ClaimCall(calls::claim(conn, now, claim).await?),
+        StoreRequest::RecordCall(record) => StoreReply::RecordCall(calls::record(conn, now, record).await?),
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fencepost_core::calls::Calls;
 use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::rules::lease::LeaseState;
 use fencepost_core::store::ProcessIdentity;
@@ -146,6 +147,40 @@ pub struct WorkersView {
     pub now: StoreTime,
     /// Live ones first, then those that ended lately, the latest first.
     pub workers: Vec<WorkerView>,
+}
+
+/// A batch's completion calls at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CallsView {
+    /// The store's clock.
+    pub now: StoreTime,
+    /// Where its ends are told, if it says so.
+    pub url: Option<String>,
+    /// One per generation that has ended, the first one first.
+    pub calls: Vec<CallView>,
+    /// The live leases whose workers make completion calls, and which.
+    pub makers: Vec<(LeaseId, Calls)>,
+}
+
+/// The completion call of one generation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CallView {
+    /// Which.
+    pub generation: u32,
+    /// How it ended.
+    pub status: BatchStatus,
+    /// Where the call goes; none: the operation's command.
+    pub url: Option<String>,
+    /// How many tries count.
+    pub attempts: u32,
+    /// What the last try that failed came to.
+    pub error: Option<String>,
+    /// When it is tried again, where it waits.
+    pub not_before: Option<StoreTime>,
+    /// The worker that makes it now.
+    pub worker: Option<String>,
+    /// When it was recorded as delivered.
+    pub delivered_at: Option<StoreTime>,
 }
 
 /// A row's status, derived.

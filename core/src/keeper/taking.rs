@@ -42,6 +42,7 @@ impl Keeper {
             renew: self.options.timing.renew,
             process: self.options.process.clone(),
             operations: self.options.operations.clone(),
+            calls: self.options.calls.clone(),
         });
         let id = self.ask_store(request);
         if let State::Taking { asked, .. } = &mut self.state {

@@ -46,7 +46,7 @@ impl Worker {
     /// C3: how many lines to claim now, if any. While it drains for a suspect (P2) a worker asks for none, only whether the
     /// suspect still waits.
     fn wants_lines(&self) -> Option<u64> {
-        let lease = self.licensed()?;
+        let lease = self.licensed().filter(|_| self.options.rows)?;
         let runs_of_old_leases = self.runs.values().any(|run| run.lease != lease);
         if self.leaving.is_leaving() || self.alone.is_some() || runs_of_old_leases || self.recording.is_full() {
             return None;
@@ -183,7 +183,12 @@ impl Worker {
                     self.next_claim_at = now + wait;
                     // Runs that were given up and do not end are decided: they keep nobody here.
                     if self.options.until_done && !open_lines && self.owes_nothing() {
-                        self.s1_stop(now, super::ExitReason::Done);
+                        if self.makes_calls() {
+                            // S7: not before they are made, which the store tells together with whether lines are open.
+                            self.calling.wake(now);
+                        } else {
+                            self.s1_stop(now, super::ExitReason::Done);
+                        }
                     }
                 } else {
                     self.next_claim_at = now;
@@ -242,4 +247,4 @@ impl Worker {
 }
 
 /// Claims that found nothing are not asked again sooner.
-const CLAIM_AGAIN_MIN: std::time::Duration = std::time::Duration::from_millis(10);
+pub(super) const CLAIM_AGAIN_MIN: std::time::Duration = std::time::Duration::from_millis(10);

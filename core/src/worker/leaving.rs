@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::running::CancelReason;
-use super::{ExitReason, RunKey, Worker, WorkerEffect};
+use super::{CancelCallReason, ExitReason, RunKey, Worker, WorkerEffect};
 use crate::ids::{BatchId, LeaseId, RequestId, Token};
 use crate::keeper::KeeperCommand;
 use crate::lines::LineSet;
@@ -162,6 +162,7 @@ impl Worker {
         if now >= *grace_ends && !*cancelled {
             *cancelled = true;
             self.cancel_runs(now, CancelReason::Stop, |_, _| true);
+            self.cancel_calls(now, None, CancelCallReason::LeaseEnds);
         }
     }
 
@@ -170,7 +171,8 @@ impl Worker {
         if !matches!(self.leaving, Leaving::Finishing { .. }) {
             return;
         }
-        if !self.runs.is_empty() || !self.recording.is_empty() || !self.give_back.is_empty() {
+        let calls = !self.calling.is_empty();
+        if calls || !self.runs.is_empty() || !self.recording.is_empty() || !self.give_back.is_empty() {
             return;
         }
         match std::mem::replace(&mut self.leaving, Leaving::Left) {
@@ -208,6 +210,9 @@ impl Worker {
     pub(super) fn leave_now(&mut self, reason: ExitReason) {
         for key in std::mem::take(&mut self.runs).into_keys() {
             self.effects.push_back(WorkerEffect::Cancel(key));
+        }
+        for key in self.calling.forget_all() {
+            self.effects.push_back(WorkerEffect::CancelCall(key));
         }
         self.deadlines.clear();
         self.leaving = Leaving::Left;

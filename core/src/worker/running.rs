@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Licence, RunAnswer, RunKey, Worker, WorkerEffect, WorkerEvent};
+use super::{CancelCallReason, Licence, RunAnswer, RunKey, Worker, WorkerEffect, WorkerEvent};
 use crate::ids::{BatchId, LeaseId};
 use crate::rules::outcome::o6_deadline;
 use crate::store::Answer;
@@ -78,6 +78,7 @@ impl Worker {
         // aborted meanwhile, and the renewal that extends the licence need not tell.
         self.give_queued_back(lease, |_| true);
         self.doubt_claim(now);
+        self.cancel_calls(now, Some(lease), CancelCallReason::Lapse);
     }
 
     /// L6: the lease is dead: cancel handlers, forget its spans; results in hand are still offered, and fenced.
@@ -93,6 +94,8 @@ impl Worker {
         self.give_back.forget(lease);
         self.tell(WorkerEvent::LeaseEnded(lease));
         self.cancel_runs(now, CancelReason::LeaseEnded, |_, run| run.lease == lease);
+        self.calling.forget_claim();
+        self.cancel_calls(now, Some(lease), CancelCallReason::LeaseEnds);
     }
 
     /// S2: batches that are over: nothing of them is started any more, and running rows are cancelled. The news may be

@@ -271,6 +271,7 @@ proptest! {
             timing,
             process: Some(process()),
             operations: Vec::new(),
+            calls: Default::default(),
             liveness,
             seed,
         };

@@ -1,7 +1,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use fencepost_core::calls::*;
 use fencepost_core::keeper::{KeeperCommand, LeaseEvent};
+use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::store::*;
 use fencepost_core::worker::*;
 use fencepost_core::*;
@@ -17,6 +19,7 @@ enum Happening {
     /// The worker hears of a failure; the request may be done all the same, later.
     Fail(usize, StoreFailure),
     End(usize, u8),
+    EndCall(usize, u8),
     Wakeups(u16),
     Sleep(u16),
     Renewed {
@@ -27,6 +30,7 @@ enum Happening {
     NewLease,
     Wake,
     BatchOpened,
+    CallsDue,
     Stop,
 }
 
@@ -38,6 +42,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         12 => any::<usize>().prop_map(Deliver),
         3 => (any::<usize>(), failure).prop_map(|(n, failure)| Fail(n, failure)),
         12 => (any::<usize>(), any::<u8>()).prop_map(|(n, how)| End(n, how)),
+        4 => (any::<usize>(), any::<u8>()).prop_map(|(n, how)| EndCall(n, how)),
+        1 => Just(CallsDue),
         8 => (0..3_000u16).prop_map(Wakeups),
         2 => (0..20_000u16).prop_map(Sleep),
         4 => prop::option::weighted(0.2, 0..3u64).prop_map(|closed| Renewed { closed }),
@@ -52,8 +58,11 @@ fn happening() -> impl Strategy<Value = Happening> {
 
 fn options() -> impl Strategy<Value = WorkerOptions> {
     let grace = prop_oneof![Just(0), 1..5_000u64];
-    (1..4u32, 1..4usize, 0..5u64, grace.clone(), grace, 1..40u64).prop_map(
-        |(concurrency, group_lines_max, flush, grace, cancel_grace, claim_lines_max)| WorkerOptions {
+    (1..4u32, 1..4usize, 0..5u64, grace.clone(), grace, 1..40u64, any::<bool>()).prop_map(
+        |(concurrency, group_lines_max, flush, grace, cancel_grace, claim_lines_max, command)| WorkerOptions {
+            calls: Calls { operations: vec!["op".into()], command, urls: Vec::new() },
+            calls_at_once: 2,
+            call_timeout: Duration::from_secs(3),
             timing: Timing::from_ttl(TTL),
             operations: vec!["op".into()],
             concurrency,
@@ -84,6 +93,17 @@ struct Store {
     draws: u64,
     /// Nothing is left to grant.
     empty: bool,
+    /// Tokens of rows granted alone.
+    alone: BTreeSet<Token>,
+    /// The ends of some generations; a call that is asked for again is due at once here.
+    ends: [End; 3],
+}
+
+#[derive(Default)]
+struct End {
+    token: Option<Token>,
+    lease: Option<LeaseId>,
+    delivered: bool,
 }
 
 impl Store {
@@ -132,6 +152,19 @@ impl Store {
                 }
                 StoreReply::GiveBack
             }
+            StoreRequest::ClaimCall(claim) => StoreReply::ClaimCall(self.claim_call(claim)),
+            StoreRequest::RecordCall(record) => {
+                let end = &mut self.ends[record.key.generation as usize];
+                if end.token != Some(record.key.token) {
+                    return StoreReply::RecordCall(CallVerdict::Fenced);
+                }
+                if end.lease != Some(record.lease) {
+                    return StoreReply::RecordCall(CallVerdict::RecordedBefore);
+                }
+                end.lease = None;
+                end.delivered = record.outcome == CallOutcome::Delivered;
+                StoreReply::RecordCall(CallVerdict::Recorded)
+            }
             other => panic!("not a worker's request: {other:?}"),
         }
     }
@@ -177,12 +210,39 @@ impl Store {
             let (operation, recovered_from) = ("op".into(), None);
             grants.push(Grant { batch, operation, token, rows, suspicion: 0, alone, recovered_from, timeout });
         }
+        self.alone.extend(grants.iter().filter(|grant| grant.alone).map(|grant| grant.token));
         self.taken.insert((claim.lease, claim.number), grants.clone());
         let suspect_waits = !self.empty && draw.is_multiple_of(7) && !alone;
         ClaimReply::Granted { grants, suspect_waits, next_after: None, open_lines: true }
     }
 
+    fn claim_call(&mut self, claim: &ClaimCall) -> ClaimCallReply {
+        if !self.live.contains(&claim.lease) {
+            return ClaimCallReply::LeaseEnded;
+        }
+        let unknown =
+            |end: &End| end.lease == Some(claim.lease) && !end.token.is_some_and(|t| claim.known.contains(&t));
+        let at = self.ends.iter().position(unknown).or_else(|| {
+            let at = self.ends.iter().position(|end| end.lease.is_none() && !end.delivered)?;
+            self.token += 1;
+            (self.ends[at].token, self.ends[at].lease) = (Some(Token(self.token)), Some(claim.lease));
+            Some(at)
+        });
+        let call = at.and_then(|at| {
+            let key = CallKey { batch: BatchId::from_random(0), generation: at as u32, token: self.ends[at].token? };
+            let (key_name, operation, url, status) = (None, "op".into(), None, BatchStatus::Success);
+            let (success, failed, aborted, ended_at) = (1, 0, 0, StoreTime(0));
+            let end = BatchEnd { key: key_name, operation, url, status, success, failed, aborted, ended_at };
+            Some(CallGrant { key, attempt: 1, end })
+        });
+        let undelivered = self.ends.iter().any(|end| !end.delivered);
+        ClaimCallReply::Granted { call, next_after: None, open_lines: true, undelivered }
+    }
+
     fn end(&mut self, lease: LeaseId) {
+        for end in self.ends.iter_mut().filter(|end| end.lease == Some(lease)) {
+            (end.token, end.lease) = (None, None);
+        }
         self.live.remove(&lease);
         self.held.retain(|_, holder| *holder != lease);
     }
@@ -199,6 +259,10 @@ struct World {
     licence: Option<(LeaseId, Instant)>,
     leases: u64,
     running: BTreeMap<RunKey, LeaseId>,
+    calling: BTreeSet<CallKey>,
+    called: BTreeSet<CallKey>,
+    calls_cancelled: BTreeSet<CallKey>,
+    makes_calls: bool,
     cancelled: BTreeSet<RunKey>,
     started: BTreeSet<RunKey>,
     /// Answers that the worker took and that no verdict has arrived for.
@@ -213,6 +277,7 @@ impl World {
         let now = Instant::from_micros(1_000_000_000);
         Self {
             concurrency: options.concurrency as usize,
+            makes_calls: options.calls.command,
             worker: Worker::new(options, seed, now),
             now,
             store: Store { draws: seed, ..Store::default() },
@@ -221,6 +286,9 @@ impl World {
             licence: None,
             leases: 0,
             running: BTreeMap::new(),
+            calling: BTreeSet::new(),
+            called: BTreeSet::new(),
+            calls_cancelled: BTreeSet::new(),
             cancelled: BTreeSet::new(),
             started: BTreeSet::new(),
             owed: BTreeMap::new(),
@@ -272,6 +340,11 @@ impl World {
                     StoreRequest::Claim(claim) => {
                         prop_assert_eq!(self.licensed(), Some(claim.lease), "a claim without a licence");
                         prop_assert!(claim.lines_max > 0 || !claim.idle, "an idle worker drains for nobody");
+                        prop_assert!(!claim.idle || self.calling.is_empty(), "idle, with a call under way");
+                    }
+                    StoreRequest::ClaimCall(claim) => {
+                        prop_assert!(self.makes_calls);
+                        prop_assert_eq!(self.licensed(), Some(claim.lease), "a call is claimed without a licence");
                     }
                     StoreRequest::Record(record) => {
                         prop_assert!(!record.items.is_empty());
@@ -301,6 +374,8 @@ impl World {
                 let lease = self.licensed();
                 prop_assert!(lease.is_some(), "a start without a licence");
                 prop_assert!(self.started.insert(start.key), "{:?} is run twice", start.key);
+                let alone = self.store.alone.contains(&start.key.token);
+                prop_assert!(!alone || self.calling.is_empty(), "a row runs alone beside a call");
                 self.running.insert(start.key, lease.unwrap());
                 prop_assert!(self.running.len() <= self.concurrency, "more runs than slots");
             }
@@ -315,9 +390,26 @@ impl World {
             }
             WorkerEffect::Keeper(KeeperCommand::Drop) => {
                 prop_assert!(self.running.is_empty() && self.owed.is_empty(), "it leaves owing something");
+                prop_assert!(self.calling.is_empty(), "it leaves in the midst of a call");
                 self.dropped = true;
             }
             WorkerEffect::Keeper(KeeperCommand::Running(_) | KeeperCommand::RenewNow) | WorkerEffect::Tell(_) => {}
+            WorkerEffect::Call(grant) => {
+                prop_assert!(self.licensed().is_some(), "a call without a licence");
+                let alone = self.running.keys().any(|key| self.store.alone.contains(&key.token));
+                prop_assert!(!alone, "a call beside a row that runs alone");
+                prop_assert!(self.called.insert(grant.key), "{:?} is made twice", grant.key);
+                self.calling.insert(grant.key);
+                prop_assert!(self.calling.len() <= 2, "more calls than it may make at once");
+            }
+            WorkerEffect::CancelCall(key) => {
+                prop_assert!(self.called.contains(&key), "cancelled, and never made");
+                prop_assert!(self.calls_cancelled.insert(key), "cancelled twice");
+            }
+            WorkerEffect::AbandonCall(key) => {
+                prop_assert!(self.calls_cancelled.contains(&key), "abandoned, and not cancelled");
+                prop_assert!(self.calling.remove(&key));
+            }
             WorkerEffect::Exit(_) => self.exited = true,
         }
         Ok(())
@@ -373,6 +465,17 @@ impl World {
         self.tell(WorkerInput::RunEnded(key, answer))
     }
 
+    fn end_call(&mut self, n: usize, how: u8) -> Result<(), TestCaseError> {
+        let Some(key) = self.calling.iter().nth(n % self.calling.len().max(1)).copied() else { return Ok(()) };
+        self.calling.remove(&key);
+        let answer = match how % 4 {
+            0 | 1 => CallAnswer::Delivered,
+            2 => CallAnswer::Failed("no".into()),
+            _ => CallAnswer::Cancelled,
+        };
+        self.tell(WorkerInput::CallEnded(key, answer))
+    }
+
     fn held(&mut self, closed: Vec<BatchId>) -> Result<(), TestCaseError> {
         let Some((lease, _)) = self.licence else { return Ok(()) };
         if !self.store.live.contains(&lease) || self.dropped {
@@ -412,6 +515,8 @@ impl World {
                 }
             }
             Happening::End(n, how) => self.end_run(n, how)?,
+            Happening::EndCall(n, how) => self.end_call(n, how)?,
+            Happening::CallsDue => self.tell(WorkerInput::CallsDue)?,
             Happening::Wakeups(millis) => self.wakeups(Duration::from_millis(millis.into()))?,
             Happening::Sleep(millis) => self.now = self.now + Duration::from_millis(millis.into()),
             Happening::Renewed { closed } => self.held(closed.map(BatchId::from_random).into_iter().collect())?,
@@ -469,6 +574,9 @@ impl World {
             while !self.running.is_empty() {
                 self.end_run(0, 0)?;
             }
+            while !self.calling.is_empty() {
+                self.end_call(0, 0)?;
+            }
             self.wakeups(Duration::from_millis(300))?;
             self.happens(Happening::Wake)?;
         }
@@ -497,6 +605,8 @@ proptest! {
         world.come_to_rest()?;
         prop_assert!(world.store.held.is_empty(), "held, and nobody is at work on it: {:?}", world.store.held);
         prop_assert!(world.exited || world.running.is_empty());
+        let delivered = world.store.ends.iter().all(|end| end.delivered);
+        prop_assert!(world.exited || !world.makes_calls || delivered, "an end was never told");
         prop_assert!(world.exited || world.owed.is_empty(), "never recorded: {:?}", world.owed);
     }
 }

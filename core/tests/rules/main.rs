@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod append;
+mod calls;
 mod claim;
 mod judging;
 mod lease;

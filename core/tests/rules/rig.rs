@@ -272,6 +272,7 @@ pub fn keeper(stable_name: bool, liveness: bool) -> (Rig<Keeper>, Vec<KeeperEffe
         timing: TIMING,
         process: Some(identity(1)),
         operations: vec!["op".into()],
+        calls: Default::default(),
         liveness,
         seed: 1,
     };

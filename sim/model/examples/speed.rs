@@ -41,7 +41,16 @@ impl Speed {
             let ttl = Duration::from_secs(60);
             let operations = vec!["op".to_owned()];
             let worker = "w".to_owned();
-            let take = TakeLease { lease, worker, stable_name: false, ttl, renew: ttl / 2, process: None, operations };
+            let take = TakeLease {
+                lease,
+                worker,
+                stable_name: false,
+                ttl,
+                renew: ttl / 2,
+                process: None,
+                operations,
+                calls: Default::default(),
+            };
             self.ask(&StoreRequest::TakeLease(take));
         }
         let mut number = 0;

@@ -7,6 +7,7 @@ mod append;
 #[cfg(test)]
 mod append_tests;
 mod batch;
+mod calls;
 mod claim;
 mod load;
 mod log;
@@ -35,12 +36,12 @@ use fencepost_core::{AppendId, BatchId, LeaseId, LineRange, LineSet, StoreTime, 
 use self::append::Append;
 use self::batch::{Batch, Span};
 pub use self::batch::{BatchSpec, Outcome, Rows};
+use self::calls::Completion;
 pub use self::load::Loaded;
 pub use self::log::{LogEntry, LogKind};
 use self::purge::Purge;
 use self::stopping::Stopping;
 use crate::history::{Event, FreedWhy, LeaseEnd};
-use crate::view::CompletionView;
 
 /// The store's state.
 #[derive(Debug, Clone, Default)]
@@ -55,7 +56,7 @@ pub struct ModelStore {
     appends: BTreeMap<AppendId, Append>,
     purges: BTreeMap<BatchId, Purge>,
     stopping: Stopping,
-    completions: Vec<CompletionView>,
+    completions: Vec<Completion>,
     events: Vec<Event>,
     touched: BTreeSet<BatchId>,
 }
@@ -151,6 +152,8 @@ impl ModelStore {
                 self.withdraw_crashes(now, *lease);
                 StoreReply::WithdrawCrashes
             }
+            StoreRequest::ClaimCall(claim) => StoreReply::ClaimCall(self.claim_call(now, claim)),
+            StoreRequest::RecordCall(record) => StoreReply::RecordCall(self.record_call(now, record)),
         }
     }
 
@@ -249,6 +252,7 @@ impl ModelStore {
         let held = std::mem::take(&mut found.held);
         self.live.remove(&lease);
         self.stopping.end_lease(lease);
+        self.free_calls(now, lease, how != LeaseEnd::Dropped);
         self.events.push(Event::LeaseEnded { lease, how, by });
         Some(held)
     }

@@ -188,4 +188,23 @@ pub struct CompletionView {
     pub status: BatchStatus,
     /// Rows by status at that moment.
     pub counts: RowCounts,
+    /// S7: what has become of its call.
+    pub call: CallView,
+}
+
+/// A completion call.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CallView {
+    /// Under which it was claimed last; none where the lease's end took it.
+    pub token: Option<Token>,
+    /// Who holds it.
+    pub lease: Option<LeaseId>,
+    /// Of one that waits: its backoff.
+    pub not_before: Option<StoreTime>,
+    /// How many tries count.
+    pub attempts: u32,
+    /// What the last try that failed came to.
+    pub error: Option<Box<str>>,
+    /// Whether it is recorded as delivered.
+    pub delivered: bool,
 }

@@ -47,7 +47,7 @@ impl World<'_> {
 
     /// Notes when the last batch ended.
     pub(super) fn look_for_end(&mut self) {
-        if self.submitted == self.rows.len() && !self.store.has_open_batch() {
+        if self.submitted == self.rows.len() && !self.store.has_open_batch() && !self.owes_calls() {
             self.ended_at.get_or_insert(self.now);
         }
     }
@@ -105,5 +105,7 @@ fn progress_bound_us(schedule: &Schedule, rows: impl Iterator<Item = RowPlan>) -
     let recovery = 4 * options.ttl_us + 2 * options.scan_us + options.restart_us + options.poll_us;
     let jumped = schedule.faults.iter().any(|(_, fault)| matches!(fault, Fault::StoreClockJump { .. }));
     let backoff = if jumped { BACKOFF_MAX.as_micros() as u64 } else { 0 };
-    2 * (work + deaths * recovery) + backoff + 60_000_000
+    // A call that was in many deaths waits long.
+    let calls = if options.calls { 2 * BACKOFF_MAX.as_micros() as u64 } else { 0 };
+    2 * (work + deaths * recovery) + backoff + calls + 60_000_000
 }

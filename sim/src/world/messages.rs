@@ -274,7 +274,10 @@ impl World<'_> {
         let (mut freed, mut opened) = (false, false);
         for event in &events {
             self.cover_event(event);
-            freed |= matches!(event, history::Event::Freed { .. });
+            freed |= matches!(
+                event,
+                history::Event::Freed { .. } | history::Event::BatchEnded { .. } | history::Event::BatchAborted { .. }
+            );
             opened |= matches!(
                 event,
                 history::Event::BatchLoaded { .. }

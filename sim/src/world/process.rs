@@ -1,8 +1,9 @@
 //! A simulated process: the three machines with their clock, driven as the real driver drives them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use fencepost_core::calls::CallKey;
 use fencepost_core::judge::{Judge, JudgeEffect, JudgeInput, JudgeOptions};
 use fencepost_core::keeper::{Keeper, KeeperCommand, KeeperEffect, KeeperInput, KeeperOptions, LeaseEvent};
 use fencepost_core::rules::recovery::ProcessState;
@@ -35,6 +36,7 @@ pub(super) struct Process {
     /// What reached it while it stood still.
     pub(super) inbox: Vec<Event>,
     pub(super) handlers: BTreeMap<RunKey, Handler>,
+    pub(super) calls: BTreeSet<CallKey>,
     /// The lease whose choice was told to the checkers.
     chosen: Option<LeaseId>,
     lapsed: bool,
@@ -110,6 +112,7 @@ impl World<'_> {
             timing: options.timing(),
             process: identity.clone(),
             operations: vec![OPERATION.to_owned()],
+            calls: options.calls(),
             liveness: options.liveness,
             seed,
         };
@@ -132,6 +135,7 @@ impl World<'_> {
             paused: None,
             inbox: Vec::new(),
             handlers: BTreeMap::new(),
+            calls: BTreeSet::new(),
             chosen: None,
             lapsed: false,
             wake_at: u64::MAX,
@@ -330,6 +334,9 @@ impl World<'_> {
             WorkerEffect::Start(start) => self.start_handler(at, &start),
             WorkerEffect::Cancel(key) => self.cancel_handler(at, key),
             WorkerEffect::Abandon(key) => self.abandon_handler(at, key),
+            WorkerEffect::Call(grant) => self.start_call(at, &grant),
+            WorkerEffect::CancelCall(key) => self.cancel_call(at, key),
+            WorkerEffect::AbandonCall(_) => {}
             WorkerEffect::Keeper(command) => self.tell_inner(at, Inner::Command(command)),
             WorkerEffect::Tell(event) => self.worker_tells(at, &event),
             WorkerEffect::Exit(reason) => self.exited(at, &reason),
@@ -344,7 +351,9 @@ impl World<'_> {
                 self.processes[at].lapsed = true;
                 self.coverage.mark(Mark::Lapse);
             }
-            WorkerEvent::Recorded { .. } | WorkerEvent::Fenced(_) => {}
+            WorkerEvent::CallFenced(_) => self.coverage.mark(Mark::CallFenced),
+            WorkerEvent::CallDelivered(_) => self.coverage.mark(Mark::CallDelivered),
+            WorkerEvent::Recorded { .. } | WorkerEvent::Fenced(_) | WorkerEvent::CallFailed { .. } => {}
         }
     }
 
@@ -355,7 +364,7 @@ impl World<'_> {
         match reason {
             ExitReason::Stopped => self.coverage.mark(Mark::LeftStopped),
             // A batch was submitted while it was on its way out.
-            ExitReason::Done if self.healed && self.store.has_open_batch() => {
+            ExitReason::Done if self.healed && (self.store.has_open_batch() || self.owes_calls()) => {
                 self.push(self.now + self.schedule.options.restart_us, Event::Start { slot });
             }
             ExitReason::Done => {}
@@ -415,6 +424,7 @@ impl World<'_> {
         }
         let process = &mut self.processes[at];
         let now = process.clock.now(self.now);
+        process.worker.handle_input(now, WorkerInput::CallsDue);
         process.worker.handle_input(now, if opened { WorkerInput::BatchOpened } else { WorkerInput::Wake });
         self.settle(at);
     }
@@ -426,6 +436,9 @@ impl World<'_> {
         process.alive = false;
         process.inbox.clear();
         process.handlers.clear();
+        if !std::mem::take(&mut process.calls).is_empty() {
+            self.coverage.mark(Mark::CrashWithCall);
+        }
         let (number, identity) = (process.number, process.identity.clone());
         let (claims, records) = (process.claims_under_way, process.records_under_way);
         if claims > 0 {

@@ -9,8 +9,9 @@ use fencepost_tests::place::StoreKind;
 use fencepost_tests::postgres::{self, Schema};
 use fencepost_tests::redis::{Keeps, Server};
 use fencepost_tests::scenario::{
-    abort, command, cuts, effects, fairness, kills, last_spans, million, pg_idle, pg_load, pg_store, poison,
-    redis_cost, redis_kinds, redis_moods, restart, sigterm, status, stopped, stream, stream_speed, walk_through,
+    abort, command, completions, cuts, effects, fairness, kills, last_spans, million, pg_idle, pg_load, pg_store,
+    poison, redis_cost, redis_kinds, redis_moods, restart, sigterm, status, stopped, stream, stream_speed,
+    walk_through,
 };
 
 #[derive(Debug, Parser)]
@@ -90,6 +91,19 @@ enum Scenario {
         row_ms: u64,
         #[arg(long, default_value_t = 11)]
         times: usize,
+    },
+    /// Completion calls of many batches, by workers that are killed in the midst of them
+    Completions {
+        #[arg(long, default_value_t = 1_000)]
+        batches: usize,
+        #[arg(long, default_value_t = 3)]
+        workers: usize,
+        #[arg(long, default_value_t = 100)]
+        kills: usize,
+        #[arg(long, default_value_t = 50)]
+        call_ms: u64,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
     },
     /// SIGTERM in the middle of slow rows
     Sigterm,
@@ -279,6 +293,11 @@ fn main() {
         Scenario::Effects { rows, kills, pauses, row_us } => {
             let sizes = effects::Effects { rows, kills, pauses, ttl: Duration::from_secs(1), row_us, seed: 1 };
             println!("{sizes:#?}\n{:#?}", effects::run(on, sizes));
+        }
+        Scenario::Completions { batches, workers, kills, call_ms, seed } => {
+            let call = Duration::from_millis(call_ms);
+            let sizes = completions::Completions { batches, workers, kills, call, seed };
+            println!("{sizes:#?}\n{:#?}", completions::run(on, sizes));
         }
         Scenario::Sigterm => {
             sigterm::run(on);

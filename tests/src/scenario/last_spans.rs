@@ -96,6 +96,7 @@ pub async fn duel(store: &str, rounds: u64, who: u64) {
         renew: minute,
         process: None,
         operations: Vec::new(),
+        calls: Default::default(),
     };
     store.call(StoreRequest::TakeLease(take)).await.expect("a lease");
     let mut said = std::io::stdin().lines();

@@ -139,6 +139,7 @@ async fn work(store: PostgresStore, lease: LeaseId, lines_max: u64, claims: u64)
         renew: Duration::from_secs(1800),
         process: None,
         operations: vec!["op".to_owned()],
+        calls: Default::default(),
     };
     store.call(StoreRequest::TakeLease(take)).await.expect("a lease");
     for number in 1..=claims {

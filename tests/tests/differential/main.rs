@@ -134,6 +134,22 @@ const KINDS: &[&str] = &[
     "retry of a batch that is being purged",
     "append to a batch that is being purged",
     "record of a batch that is being purged",
+    "call granted",
+    "call granted that was held",
+    "call granted by URL",
+    "call granted by command",
+    "call granted again",
+    "call granted of a later generation",
+    "call granted of an abort",
+    "call refused, lease ended",
+    "no call, but one waits",
+    "no call and none undelivered",
+    "no call, some held",
+    "call delivered",
+    "call to be tried again",
+    "call given back",
+    "call recorded before",
+    "call fenced",
     "take again",
     "take again, ended",
     "renew again",
@@ -155,7 +171,7 @@ fn from_env(name: &str, default: u64) -> u64 {
 
 #[tokio::test]
 async fn the_model_sqlite_and_postgres_answer_alike() {
-    let (runs, steps) = (from_env("FENCEPOST_DIFFERENTIAL_RUNS", 6), from_env("FENCEPOST_DIFFERENTIAL_STEPS", 600));
+    let (runs, steps) = (from_env("FENCEPOST_DIFFERENTIAL_RUNS", 6), from_env("FENCEPOST_DIFFERENTIAL_STEPS", 700));
     let first = from_env("FENCEPOST_DIFFERENTIAL_SEED", 1);
     let directory = tempfile::tempdir().unwrap();
     let mut missing: BTreeSet<&str> = KINDS.iter().copied().collect();

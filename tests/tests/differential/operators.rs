@@ -152,6 +152,7 @@ impl Run {
             renew: Duration::from_secs(30),
             process: None,
             operations: operations.clone(),
+            calls: Default::default(),
         };
         self.ask(StoreRequest::TakeLease(take)).await;
         for number in 1..=12 {

@@ -19,9 +19,11 @@ use fencepost_model::store::{ModelStore, Rows};
 use fencepost_model::view::StoppingView;
 
 use self::append::Appending;
+use self::calls::Calling;
 use super::subjects::Subjects;
 
 mod append;
+mod calls;
 mod unknown;
 
 #[derive(Clone, Default)]
@@ -55,6 +57,7 @@ pub struct Run {
     appends: Vec<Appending>,
     pub(super) purging: Vec<BatchId>,
     pub(super) stopping: Vec<StoppingView>,
+    calls: Vec<Calling>,
     pub seen: BTreeSet<&'static str>,
     pub(super) story: Vec<String>,
 }
@@ -76,6 +79,7 @@ impl Run {
             appends: Vec::new(),
             purging: Vec::new(),
             stopping: Vec::new(),
+            calls: Vec::new(),
             seen: BTreeSet::new(),
             story: Vec::new(),
         }
@@ -112,7 +116,7 @@ impl Run {
     }
 
     pub async fn step(&mut self) {
-        match self.below(116) {
+        match self.below(132) {
             0..5 => self.submit().await,
             5..12 => self.take().await,
             12..16 => self.renew().await,
@@ -129,6 +133,7 @@ impl Run {
             92..95 => self.operate().await,
             100..112 => self.append().await,
             112..116 => self.purge().await,
+            116..132 => self.call().await,
             _ => self.tick(),
         }
     }
@@ -159,6 +164,7 @@ impl Run {
             priority: i32::try_from(self.below(2)).unwrap(),
             header: None,
             source: None,
+            on_done_url: if self.one_in(3) { self.pick(&calls::URLS).map(str::to_owned) } else { None },
         };
         // Small ones end, and open again, more often.
         let bound = if self.one_in(3) { 5 } else { 25 };
@@ -172,6 +178,7 @@ impl Run {
             attempts_max: spec.attempts_max,
             crashes_max: spec.crashes_max,
             timeout: spec.timeout,
+            on_done_url: spec.on_done_url,
         };
         self.story.push(format!("submit {of_model:?} {}", rows.len()));
         self.model.submit(self.clock.now(), of_model, Rows::Inputs(rows));
@@ -195,6 +202,7 @@ impl Run {
             renew: ttl / 2,
             process: stable_name.then(|| ProcessIdentity { machine: "m".to_owned(), pid: 3, start_ticks: 4 }),
             operations: vec!["op".to_owned()],
+            calls: Default::default(),
         };
         match self.ask(StoreRequest::TakeLease(take)).await {
             StoreReply::TakeLease(TakeLeaseReply::Taken) => {

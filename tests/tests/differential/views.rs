@@ -10,12 +10,13 @@ use fencepost_core::rules::lease::LeaseState;
 use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, Token};
 use fencepost_model::history::OutcomeStatus;
 use fencepost_model::view::{
-    BatchView, CompletionView, LogCounts, OutcomeView, RowCounts, SpanView, StoppingView, StoreView, Tally,
+    BatchView, CallView, CompletionView, LogCounts, OutcomeView, RowCounts, SpanView, StoppingView, StoreView, Tally,
 };
 use sqlx::{PgConnection, SqliteConnection};
 
 type StoppingRecord = (i64, i64, i64, i64, String);
 type Record = (i64, i64, String, i64, i64, i64);
+type CallRecord = (Option<i64>, Option<i64>, Option<i64>, i64, Option<String>, bool);
 type SpanRecord = (i64, String, Option<i64>, Option<i64>, Option<i64>, i64, bool, bool, Option<i64>);
 type OutcomeRecord = (i64, String, i64, i64, i64, i64, i64);
 
@@ -23,6 +24,10 @@ const LEASES: &str = "select lease, state from leases order by lease";
 
 const COMPLETIONS: &str = "\
 select batch, cast(generation as bigint), status, success, failed, aborted from completions
+order by batch, generation";
+
+const CALLS: &str = "\
+select token, lease, not_before, cast(attempts as bigint), error, delivered_at is not null from completions
 order by batch, generation";
 
 const TALLIES: &str = "\
@@ -88,11 +93,12 @@ macro_rules! reading {
             }
             batches.sort_by_key(|batch| batch.batch);
             let leases: Vec<(i64, String)> = sqlx::query_as(LEASES).fetch_all(&mut *raw).await.unwrap();
-            let completions: Vec<Record> = sqlx::query_as(COMPLETIONS).fetch_all(raw).await.unwrap();
+            let completions: Vec<Record> = sqlx::query_as(COMPLETIONS).fetch_all(&mut *raw).await.unwrap();
+            let calls: Vec<CallRecord> = sqlx::query_as(CALLS).fetch_all(raw).await.unwrap();
             StoreView {
                 batches,
                 leases: leases.into_iter().map(|(lease, state)| (lease_id(lease), lease_state(&state))).collect(),
-                completions: completions.into_iter().map(completion).collect(),
+                completions: completions.into_iter().zip(calls).map(completion).collect(),
                 whole: true,
             }
         }
@@ -181,7 +187,9 @@ fn log_counts(kinds: Vec<(String, i64)>) -> LogCounts {
     }
 }
 
-fn completion((batch, generation, status, success, failed, aborted): Record) -> CompletionView {
+fn completion((record, call): (Record, CallRecord)) -> CompletionView {
+    let (batch, generation, status, success, failed, aborted) = record;
+    let (token, lease, not_before, attempts, error, delivered) = call;
     CompletionView {
         batch: BatchId::from_random(natural(batch)),
         generation: u32::try_from(generation).unwrap(),
@@ -192,6 +200,14 @@ fn completion((batch, generation, status, success, failed, aborted): Record) -> 
             success: natural(success),
             failed: natural(failed),
             aborted: natural(aborted),
+        },
+        call: CallView {
+            token: token.map(|token| Token(natural(token))),
+            lease: lease.map(lease_id),
+            not_before: not_before.map(StoreTime),
+            attempts: u32::try_from(attempts).unwrap(),
+            error: error.map(Into::into),
+            delivered,
         },
     }
 }

@@ -317,6 +317,9 @@ async fn free_lines_are_told_of() {
     rig.grants(other, 1, 4).await;
     rig.store.call(StoreRequest::DropLease { lease: other }).await.unwrap();
     heard(&mut changes, "a dropped lease").await;
+    // S7: an empty batch ends at once.
+    rig.batch(0).await;
+    assert!(heard(&mut changes, "an end").await.ended);
     // Claims and successes tell nobody.
     let third = rig.lease(3).await;
     heard(&mut changes, "a lease").await;

@@ -6,7 +6,9 @@ use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::rules::lease::LeaseState;
 use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, Token};
 use fencepost_model::history::OutcomeStatus;
-use fencepost_model::view::{BatchView, CompletionView, LogCounts, OutcomeView, RowCounts, SpanView, StoreView, Tally};
+use fencepost_model::view::{
+    BatchView, CallView, CompletionView, LogCounts, OutcomeView, RowCounts, SpanView, StoreView, Tally,
+};
 
 use super::journal::{Change, Columns};
 
@@ -175,6 +177,14 @@ fn completion(record: &Columns) -> CompletionView {
             // Below zero where a broken store has more outcomes than rows, which other checkers name.
             aborted: record.int("aborted").max(0).cast_unsigned(),
             ..RowCounts::default()
+        },
+        call: CallView {
+            token: record.int_or_null("token").map(|token| Token(token.try_into().unwrap())),
+            lease: record.int_or_null("lease").map(lease_id),
+            not_before: record.int_or_null("not_before").map(StoreTime),
+            attempts: record.int("attempts").try_into().unwrap(),
+            error: record.text_or_null("error").map(Into::into),
+            delivered: record.int_or_null("delivered_at").is_some(),
         },
     }
 }

@@ -173,6 +173,7 @@ pub fn take(lease: LeaseId) -> TakeLease {
         renew: Duration::from_secs(30),
         process: None,
         operations: vec!["op".to_owned()],
+        calls: Default::default(),
     }
 }
 

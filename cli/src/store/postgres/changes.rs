@@ -1,7 +1,7 @@
 //! Waking by NOTIFY: an idle worker learns that lines are free (a submit, a recovery, a give-back, a retry), a judge that a
-//! lease was taken, all that a batch was aborted.
+//! lease was taken, whoever makes completion calls that one is due, all that a batch was aborted.
 //!
-//! The channel is `fencepost_` and the schema's name; the payload is empty (lines are free), `batch` (one is open for claims), `lease`, or the
+//! The channel is `fencepost_` and the schema's name; the payload is empty (lines are free), `batch` (one is open for claims), `lease`, `ended`, or the
 //! aborted batch's id. Where it cannot be listened to (behind a transaction pooler, while the server is away), nobody is woken, and workers find out
 //! by asking now and then; of aborts every half second.
 
@@ -113,6 +113,7 @@ impl store::Changes for Changes {
                         change.free_lines |= more.free_lines;
                         change.batches |= more.batches;
                         change.leases |= more.leases;
+                        change.ended |= more.ended;
                         change.aborted.extend(more.aborted);
                     }
                     if unheard {
@@ -138,6 +139,7 @@ fn told_by(payload: &str) -> Change {
         "" => Change { free_lines: true, ..Change::default() },
         "batch" => Change { free_lines: true, batches: true, ..Change::default() },
         "lease" => Change { leases: true, ..Change::default() },
+        "ended" => Change { ended: true, ..Change::default() },
         id => match id.parse() {
             Ok(batch) => Change { aborted: vec![batch], ..Change::default() },
             // Of a later version.

@@ -11,7 +11,7 @@ use super::PostgresStore;
 use super::call::Call;
 use super::codec::{batch_id, from_millis, int, lease_id, micros_of, millis_of, names_to_json, natural, process};
 use super::trouble::Trouble;
-use crate::store::StoreError;
+use crate::store::{StoreError, called};
 
 impl PostgresStore {
     /// Reads a reply: what it says has been done.
@@ -22,6 +22,7 @@ impl PostgresStore {
     /// L1: takes a lease, once per id.
     pub(super) async fn take_lease(&self, take: &TakeLease) -> Result<TakeLeaseReply, StoreError> {
         let process = take.process.as_ref();
+        let calls = called::to_json(&take.calls);
         let call = Call::new("take_lease")
             .arg(int(take.lease.number()))
             .arg(take.lease.to_string())
@@ -33,7 +34,8 @@ impl PostgresStore {
             .arg(process.map(|process| i64::from(process.pid)))
             .arg(process.map(|process| int(process.start_ticks)))
             .arg(names_to_json(&take.operations))
-            .arg(self.at());
+            .arg(self.at())
+            .arg(calls.as_deref());
         let row = self.connections.call_one(call).await?;
         self.read(|| match row.try_get("outcome")? {
             "taken" => Ok(TakeLeaseReply::Taken),

@@ -27,7 +27,8 @@ impl Loads for PostgresStore {
             .arg(header.as_deref())
             .arg(spec.source.as_deref())
             .arg(micros_of(CUT_OFF_AFTER))
-            .arg(self.at());
+            .arg(self.at())
+            .arg(spec.on_done_url.as_deref());
         let row = self.connections.call_one(call).await?;
         let cut_off: Vec<i64> = self.read(|| Ok(row.try_get("cut_off")?))?;
         for batch in cut_off {

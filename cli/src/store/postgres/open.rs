@@ -17,7 +17,7 @@ use crate::store::version::{Migration, StoreVersion};
 
 /// The version of the tables and functions that this program makes and knows. Whatever changes in `sql/` after a release
 /// is a new version: a migration for the tables if they change, and the functions as they are now.
-pub const SCHEMA_VERSION: i32 = 3;
+pub const SCHEMA_VERSION: i32 = 4;
 
 /// The oldest server that has what the tables need (multiranges).
 const SERVER_VERSION_MIN: i32 = 140_000;
@@ -27,6 +27,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "tables", sql: include_str!("sql/0001_tables.sql") },
     Migration { name: "purges", sql: include_str!("sql/0002_purges.sql") },
     Migration { name: "stopping", sql: include_str!("sql/0003_stopping.sql") },
+    Migration { name: "calls", sql: include_str!("sql/0004_calls.sql") },
 ];
 
 /// The functions, replaced at every change of version.
@@ -42,6 +43,7 @@ const FUNCTIONS: &[&str] = &[
     include_str!("sql/functions/08_operate.sql"),
     include_str!("sql/functions/09_append.sql"),
     include_str!("sql/functions/10_purge.sql"),
+    include_str!("sql/functions/11_calls.sql"),
     include_str!("sql/functions/99_settings.sql"),
 ];
 

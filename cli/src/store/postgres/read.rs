@@ -10,13 +10,14 @@ use sqlx::{FromRow, Row};
 
 use super::PostgresStore;
 use super::call::Call;
+use super::calls::calls;
 use super::codec::{
     batch_id, batch_status, from_millis, int, lease_id, lease_state, lines_of, names_from_json, natural, process, small,
 };
 use super::trouble::Trouble;
 use crate::store::view::{
-    BatchCounts, BatchView, CANDIDATES_MAX, OutcomeView, Resolved, RowPage, RowStatus, RowStory, RowView, SpanView,
-    StoppingView, StoryEntry, WorkerView, WorkersView,
+    BatchCounts, BatchView, CANDIDATES_MAX, CallsView, OutcomeView, Resolved, RowPage, RowStatus, RowStory, RowView,
+    SpanView, StoppingView, StoryEntry, WorkerView, WorkersView,
 };
 use crate::store::{Reads, StoreError};
 
@@ -76,6 +77,12 @@ impl Reads for PostgresStore {
         let workers =
             self.ask(Call::new("worker_views").arg(ended_since.0), |rows| rows.iter().map(worker).collect()).await?;
         Ok(WorkersView { now, workers })
+    }
+
+    async fn calls(&self, batch: BatchId) -> Result<CallsView, StoreError> {
+        let call = Call::new("batch_calls").arg(int(batch.number())).arg(self.at());
+        let damaged = || Trouble::damaged("the calls of a batch are not one answer");
+        self.ask(call, |rows| calls(rows.first().ok_or_else(damaged)?)).await
     }
 
     async fn row_story(&self, batch: BatchId, line: u64) -> Result<Option<RowStory>, StoreError> {

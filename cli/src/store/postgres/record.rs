@@ -63,7 +63,7 @@ pub(super) fn record_call(record: &Record, at: Option<i64>, exclusive: Option<Ve
         .arg(items.iter().map(|item| int(item.token.0)).collect::<Vec<_>>())
         .arg(items.iter().map(|item| kind(&item.answer)).collect::<Vec<i16>>())
         .arg(items.iter().map(|item| storable(text(&item.answer))).collect::<Vec<_>>())
-        .arg(items.iter().map(|item| spread(&item.answer)).collect::<Vec<i32>>())
+        .arg(items.iter().map(|item| spread_of(&item.answer)).collect::<Vec<i32>>())
         .arg(items.iter().map(|item| micros_of(item.run_time)).collect::<Vec<_>>())
         .arg(groups.iter().map(|(batch, _, _)| int(batch.number())).collect::<Vec<_>>())
         .arg(groups.iter().map(|(_, token, _)| int(token.0)).collect::<Vec<_>>())
@@ -90,9 +90,13 @@ fn text(answer: &Answer) -> &str {
 }
 
 /// `o5_backoff`: half to one and a half times the middle, in thousandths.
-fn spread(answer: &Answer) -> i32 {
+pub(super) fn spread(jitter: u64) -> i32 {
+    500 + i32::try_from(jitter % 1001).unwrap_or(0)
+}
+
+fn spread_of(answer: &Answer) -> i32 {
     match answer {
-        Answer::Retry { jitter, .. } => 500 + i32::try_from(jitter % 1001).unwrap_or(0),
+        Answer::Retry { jitter, .. } => spread(*jitter),
         Answer::Success(_) | Answer::Failed(_) => 0,
     }
 }

@@ -65,8 +65,8 @@ where batch = ?1 and status = 'open' and cursor > total
   and not exists (select 1 from spans s where s.batch = ?1)";
 
 const ADD_COMPLETION: &str = "\
-insert into completions (batch, generation, status, success, failed, aborted, ended_at)
-select b.batch, b.generation, b.status, coalesce(sum(t.success), 0), coalesce(sum(t.failed), 0),
+insert into completions (batch, generation, operation, url, status, success, failed, aborted, ended_at)
+select b.batch, b.generation, b.operation, b.on_done_url, b.status, coalesce(sum(t.success), 0), coalesce(sum(t.failed), 0),
        b.total - coalesce(sum(t.success + t.failed), 0), b.ended_at
 from batches b left join tallies t on t.batch = b.batch
 where b.batch = ?1

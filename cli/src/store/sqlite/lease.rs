@@ -8,10 +8,12 @@ use sqlx::SqliteConnection;
 
 use super::append::{self, Entry, EntryKind};
 use super::batch;
+use super::calls;
 use super::codec::{from_millis, int, json, lease_id, lease_state, millis_of, natural, small};
 use super::spans::{self, Span, SpanChanges, Tokens};
 use super::stopping;
 use super::trouble::Trouble;
+use crate::store::called;
 
 const LEASE_STATE: &str = "select state from leases where lease = ?1";
 
@@ -70,8 +72,8 @@ from leases
 where worker = ?1 and state = 'live' and stable_name = 1";
 
 const INSERT_LEASE: &str = "\
-insert into leases (lease, id, worker, stable_name, ttl_ms, renew_ms, expires_at, state, machine, pid, start_ticks, operations, taken_at)
-values (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'live', ?8, ?9, ?10, ?11, ?12)";
+insert into leases (lease, id, worker, stable_name, ttl_ms, renew_ms, expires_at, state, machine, pid, start_ticks, operations, taken_at, calls)
+values (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'live', ?8, ?9, ?10, ?11, ?12, ?13)";
 
 const INSERT_CLAIM_NUMBER: &str = "\
 insert into lease_claims (lease, number) values (?1, 0)
@@ -109,6 +111,7 @@ pub(super) async fn take(
         .bind(take.process.as_ref().map(|process| int(process.start_ticks)))
         .bind(json(&take.operations)?)
         .bind(now.0)
+        .bind(called::to_json(&take.calls))
         .execute(&mut *conn)
         .await?;
     sqlx::query(INSERT_CLAIM_NUMBER).bind(number).execute(conn).await?;
@@ -150,6 +153,7 @@ pub(super) async fn drop(conn: &mut SqliteConnection, now: StoreTime, lease: Lea
         return Ok(());
     }
     stopping::end_lease(conn, lease).await?;
+    calls::free(conn, now, lease, false).await?;
     let held = spans::held_by_lease(conn, lease).await?;
     if held.is_empty() {
         return Ok(());
@@ -204,9 +208,10 @@ where lease is null and not_before is not null";
 /// R2: all live leases as they are now.
 pub(super) async fn look(conn: &mut SqliteConnection, now: StoreTime) -> Result<LookReply, Trouble> {
     let records: Vec<LeaseRecord> = sqlx::query_as(LIVE_LEASES).fetch_all(&mut *conn).await?;
-    let furthest: Option<i64> = sqlx::query_scalar(FURTHEST_NOT_BEFORE).fetch_one(conn).await?;
+    let furthest: Option<i64> = sqlx::query_scalar(FURTHEST_NOT_BEFORE).fetch_one(&mut *conn).await?;
+    let furthest = furthest.map(StoreTime).max(calls::furthest_not_before(conn).await?);
     let leases = records.into_iter().map(LeaseView::try_from).collect::<Result<_, _>>()?;
-    Ok(LookReply { now, leases, not_before_max: furthest.map(StoreTime) })
+    Ok(LookReply { now, leases, not_before_max: furthest })
 }
 
 // Always another value: SQLite writes no page that stays as it is.
@@ -235,6 +240,6 @@ pub(super) async fn cut_back(
     backoff_max: std::time::Duration,
 ) -> Result<(), Trouble> {
     sqlx::query(CUT_BACK_LEASES).bind(now.0).execute(&mut *conn).await?;
-    sqlx::query(CUT_BACK_SPANS).bind((now + backoff_max).0).execute(conn).await?;
-    Ok(())
+    sqlx::query(CUT_BACK_SPANS).bind((now + backoff_max).0).execute(&mut *conn).await?;
+    calls::cut_back(conn, now + backoff_max).await
 }

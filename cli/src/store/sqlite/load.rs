@@ -84,8 +84,8 @@ impl Loads for SqliteStore {
 }
 
 const INSERT_BATCH: &str = "\
-insert into batches (batch, id, operation, status, priority, attempts_max, crashes_max, timeout_ms, header, source, created_at)
-select ?1, ?2, ?3, 'loading', ?4, ?5, ?6, ?7, ?8, ?9, ?10
+insert into batches (batch, id, operation, status, priority, attempts_max, crashes_max, timeout_ms, header, source, created_at, on_done_url)
+select ?1, ?2, ?3, 'loading', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11
 where not exists (select 1 from purges where batch = ?1)";
 
 // loaded_at is when the load last moved, until it ends.
@@ -110,6 +110,7 @@ async fn begin(
         .bind(spec.header.as_ref().map(json).transpose()?)
         .bind(&spec.source)
         .bind(now.0)
+        .bind(&spec.on_done_url)
         .execute(&mut *conn)
         .await?;
     if inserted.rows_affected() == 0 {

@@ -14,9 +14,12 @@ use fencepost_core::{BatchId, StoreTime};
 
 use super::{SqliteStore, StoreError};
 use crate::store::Reads;
-use crate::store::view::{BatchCounts, BatchView, Resolved, RowPage, RowStatus, RowStory, StoppingView, WorkersView};
+use crate::store::view::{
+    BatchCounts, BatchView, CallsView, Resolved, RowPage, RowStatus, RowStory, StoppingView, WorkersView,
+};
 
 pub(super) mod batches;
+mod calls;
 mod failures;
 mod paging;
 mod results;
@@ -67,6 +70,13 @@ impl Reads for SqliteStore {
         let workers = workers::workers(&mut read, ended_since).await;
         let workers = self.end_read(read, workers).await?;
         Ok(WorkersView { now, workers })
+    }
+
+    async fn calls(&self, batch: BatchId) -> Result<CallsView, StoreError> {
+        let mut read = self.begin_read().await?;
+        let now = self.inner.clock.now();
+        let view = calls::calls(&mut read, now, batch).await;
+        self.end_read(read, view).await
     }
 
     async fn row_story(&self, batch: BatchId, line: u64) -> Result<Option<RowStory>, StoreError> {

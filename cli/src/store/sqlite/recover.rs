@@ -12,6 +12,7 @@ use sqlx::SqliteConnection;
 
 use super::append::{self, Counts, Ending, Entry, EntryKind, Outcome, Used};
 use super::batch::{self, BatchFacts};
+use super::calls;
 use super::codec::{int, lease_state, natural};
 use super::lease;
 use super::spans::{self, Span, SpanChanges, Tokens};
@@ -48,6 +49,7 @@ pub(super) async fn recover(
         .execute(&mut *conn)
         .await?;
     stopping::end_lease(conn, recover.lease).await?;
+    calls::free(conn, now, recover.lease, true).await?;
     free_spans(conn, now, recover).await
 }
 

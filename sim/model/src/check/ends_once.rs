@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fencepost_core::rules::claim::BatchStatus;
+use fencepost_core::rules::lease::LeaseState;
 use fencepost_core::{BatchId, LineSet, Token};
 
 use super::{Checker, Violation, ensure};
@@ -15,8 +16,8 @@ const NAME: &str = "8 ends once";
 /// generation follows the one that ended before, opened by an operator's retry, and never an abort; that a retry of an open
 /// batch opens none; that nothing is claimed, freed, recorded or appended while a batch is not open; that snapshots have one
 /// completion for each end, and no other; that a completion call is made only
-/// for an end, and recorded as delivered once, after a call; that only an ended batch is purged, and that nothing is noted of it
-/// afterwards.
+/// for an end, and recorded as delivered once, after a call; that a call is held by live leases only, and by nobody once it is
+/// delivered, which it then stays; that only an ended batch is purged, and that nothing is noted of it afterwards.
 #[derive(Debug, Default)]
 pub struct EndsOnce {
     batches: BTreeMap<BatchId, Life>,
@@ -24,6 +25,7 @@ pub struct EndsOnce {
     called: BTreeSet<(BatchId, u32)>,
     delivered: BTreeSet<(BatchId, u32)>,
     purged: BTreeSet<BatchId>,
+    delivered_in_state: BTreeSet<(BatchId, u32)>,
 }
 
 #[derive(Debug)]
@@ -144,6 +146,17 @@ impl Checker for EndsOnce {
             let known = self.ends.get(&end);
             let fits = known == Some(&completion.status) || !self.batches.contains_key(&end.0);
             ensure(fits, NAME, at, || format!("{end:?} has a completion {completion:?}, ended as {known:?}"))?;
+            let call = &completion.call;
+            let live = |holder| state.leases.contains(&(holder, LeaseState::Live));
+            ensure(call.lease.is_none_or(|holder| live(holder) && !call.delivered), NAME, at, || {
+                format!("the call for {end:?} is in nobody's hands: {call:?}")
+            })?;
+            ensure(call.delivered || !self.delivered_in_state.contains(&end), NAME, at, || {
+                format!("the call for {end:?} was delivered and is not any more")
+            })?;
+            if call.delivered {
+                self.delivered_in_state.insert(end);
+            }
         }
         ensure(seen.len() >= self.ends.len(), NAME, at, || "an end has no completion".to_owned())
     }
@@ -155,7 +168,7 @@ mod tests {
     use super::super::testing::*;
     use super::*;
     use crate::history::RecordedWhy;
-    use crate::view::{CompletionView, RowCounts};
+    use crate::view::{CallView, CompletionView, RowCounts};
 
     #[test]
     fn a_good_history_passes() {
@@ -169,9 +182,20 @@ mod tests {
         let counts = RowCounts::default();
         let mut view = good_view();
         checker.on_state(99, &view).unwrap_err();
-        view.completions.push(CompletionView { batch, generation, status, counts });
+        view.completions.push(CompletionView { batch, generation, status, counts, call: CallView::default() });
         checker.on_state(99, &view).unwrap();
         view.completions.push(view.completions[0].clone());
+        checker.on_state(99, &view).unwrap_err();
+        view.completions.pop();
+        for (holder, right) in [(lease(1), true), (lease(2), false)] {
+            view.completions[0].call.lease = Some(holder);
+            assert_eq!(checker.on_state(99, &view).is_ok(), right);
+        }
+        view.completions[0].call = CallView { delivered: true, ..CallView::default() };
+        checker.on_state(99, &view).unwrap();
+        view.completions[0].call.lease = Some(lease(1));
+        checker.on_state(99, &view).unwrap_err();
+        view.completions[0].call = CallView::default();
         checker.on_state(99, &view).unwrap_err();
     }
 

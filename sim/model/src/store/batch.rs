@@ -27,6 +27,8 @@ pub struct BatchSpec {
     pub crashes_max: u32,
     /// O6: how long a run may take.
     pub timeout: Duration,
+    /// S7: where its ends are told.
+    pub on_done_url: Option<String>,
 }
 
 impl BatchSpec {
@@ -39,6 +41,7 @@ impl BatchSpec {
             attempts_max: 3,
             crashes_max: 3,
             timeout: Duration::from_secs(60),
+            on_done_url: None,
         }
     }
 }

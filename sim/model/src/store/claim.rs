@@ -212,7 +212,7 @@ impl ModelStore {
         later.min().map(|earliest| earliest.since(now))
     }
 
-    fn has_open_lines(&self, operations: &[String]) -> bool {
+    pub(super) fn has_open_lines(&self, operations: &[String]) -> bool {
         let mut open = self.open.iter().filter_map(|batch| self.batches.get(batch));
         open.any(|batch| batch.status == BatchStatus::Open && operations.contains(&batch.spec.operation))
     }

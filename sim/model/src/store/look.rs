@@ -7,6 +7,7 @@ use fencepost_core::store::LookReply;
 use fencepost_core::{BatchId, StoreTime, Token};
 
 use super::batch::{Batch, Outcome, Span};
+use super::calls::Completion;
 use super::log::LogEntry;
 use super::{Event, Lease, ModelStore};
 use crate::view::{BatchView, CompletionView, OutcomeView, SpanView, StoppingView, StoreView};
@@ -16,7 +17,11 @@ impl ModelStore {
         let live = self.live.iter().filter_map(|lease| self.leases.get(lease));
         let open = self.open.iter().filter_map(|batch| self.batches.get(batch));
         let not_before = open.flat_map(Batch::free_spans).filter_map(|(_, span)| span.not_before);
-        LookReply { now, leases: live.map(Lease::view).collect(), not_before_max: not_before.max() }
+        LookReply {
+            now,
+            leases: live.map(Lease::view).collect(),
+            not_before_max: not_before.max().max(self.calls_wait_until()),
+        }
     }
 
     /// What happened since the last call, in order.
@@ -41,7 +46,7 @@ impl ModelStore {
         StoreView {
             batches: found.filter(|batch| batch.status != BatchStatus::Loading).map(batch_view).collect(),
             leases: self.leases.iter().map(|(id, lease)| (*id, lease.state)).collect(),
-            completions: self.completions.clone(),
+            completions: self.completions(),
             whole: false,
         }
     }
@@ -77,8 +82,8 @@ impl ModelStore {
     }
 
     /// All completions, in order.
-    pub fn completions(&self) -> &[CompletionView] {
-        &self.completions
+    pub fn completions(&self) -> Vec<CompletionView> {
+        self.completions.iter().map(Completion::view).collect()
     }
 }
 

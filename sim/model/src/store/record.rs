@@ -8,7 +8,7 @@ use fencepost_core::{BatchId, LeaseId, LineRange, LineSet, StoreTime, Token};
 
 use super::batch::{Batch, LeftSpan, Outcome, Span};
 use super::log::{LogEntry, LogKind};
-use super::{CompletionView, Event, FreedWhy, ModelStore};
+use super::{Event, FreedWhy, ModelStore};
 use crate::history::{OutcomeStatus, RecordedWhy};
 
 impl ModelStore {
@@ -225,12 +225,7 @@ impl ModelStore {
         };
         batch.status = status;
         batch.ended_at = Some(now);
-        self.completions.push(CompletionView {
-            batch: id,
-            generation: batch.generation,
-            status,
-            counts: batch.counts(),
-        });
+        self.add_completion(now, id, status);
         self.open.remove(&id);
         self.touched.insert(id);
     }

@@ -149,6 +149,7 @@ impl ModelStore {
                 batch.cut_back(now + backoff_max);
             }
         }
+        self.cut_calls_back(now + backoff_max);
     }
 
     /// P1: a worker that was declared dead while alive takes its crashes back.

@@ -79,6 +79,7 @@ impl Rig {
             renew: TTL / 2,
             process: None,
             operations: vec!["op".to_owned()],
+            calls: Default::default(),
         };
         match self.ask(&StoreRequest::TakeLease(take)) {
             StoreReply::TakeLease(reply) => reply,

@@ -38,6 +38,7 @@ impl Run {
             renew: Duration::from_secs(10),
             process: None,
             operations: vec!["op".to_owned()],
+            calls: Default::default(),
         });
         if self.ask(take.clone()).await != StoreReply::TakeLease(TakeLeaseReply::Taken) {
             return;

@@ -51,8 +51,7 @@ begin
 end $$;
 
 -- Notifies all that listen, when this transaction commits; the same told twice in it is told once. '': lines are free. `batch`: of a
--- batch that is open for claims now.
--- `lease`: a lease was taken. A batch's id: it was aborted.
+-- batch that is open for claims now. `lease`: a lease was taken. `ended`: a completion call is due. A batch's id: it was aborted.
 create or replace function tell(p_what text) returns void
 language plpgsql volatile as $$
 begin
@@ -132,12 +131,13 @@ end $$;
 create or replace function record_completion(of_batch bigint) returns void
 language plpgsql volatile as $$
 begin
-    insert into completions (batch, generation, status, success, failed, aborted, ended_at)
-    select b.batch, b.generation, b.status, coalesce(sum(t.success), 0), coalesce(sum(t.failed), 0),
-           case b.status when 'aborted' then b.total - coalesce(sum(t.success + t.failed), 0) else 0 end, b.ended_at
+    insert into completions (batch, generation, operation, url, status, success, failed, aborted, ended_at)
+    select b.batch, b.generation, b.operation, b.on_done_url, b.status, coalesce(sum(t.success), 0), coalesce(sum(t.failed), 0),
+           b.total - coalesce(sum(t.success + t.failed), 0), b.ended_at
     from batches b left join tallies t on t.batch = b.batch
     where b.batch = of_batch
     group by b.batch;
+    perform tell('ended');
 end $$;
 
 -- O4: ends the batch where no line of it is open any more. The caller holds it exclusively from before the fence. The

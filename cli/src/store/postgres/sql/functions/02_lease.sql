@@ -4,6 +4,7 @@
 create or replace function take_lease(
     p_lease bigint, p_id text, p_worker text, p_stable_name boolean, p_ttl_ms bigint, p_renew_ms bigint,
     p_machine text, p_pid bigint, p_start_ticks bigint, p_operations text, p_at bigint,
+    p_calls text default null,
     out outcome text, out now_us bigint, out lease bigint, out worker text, out ttl_ms bigint, out renew_ms bigint,
     out expires_at bigint, out renewals bigint, out machine text, out pid bigint, out start_ticks bigint
 )
@@ -34,9 +35,9 @@ begin
             end if;
         end if;
         insert into leases (lease, id, worker, stable_name, ttl_ms, renew_ms, expires_at, state,
-                            machine, pid, start_ticks, operations, taken_at)
+                            machine, pid, start_ticks, operations, taken_at, calls)
         values (p_lease, p_id, p_worker, p_stable_name, p_ttl_ms, p_renew_ms, now_us + p_ttl_ms * 1000, 'live',
-                p_machine, p_pid, p_start_ticks, p_operations, now_us)
+                p_machine, p_pid, p_start_ticks, p_operations, now_us, p_calls)
         on conflict do nothing;
         if found then
             insert into lease_claims (lease, number) values (p_lease, 0) on conflict do nothing;
@@ -96,6 +97,7 @@ begin
     v_now := store_time(p_at);
     update leases l set state = 'dropped', ended_at = v_now where l.lease = p_lease and l.state = 'live';
     perform stopped_lease(p_lease, null);
+    perform free_calls(p_lease, false, v_now);
     with held as (
         delete from spans s where s.lease = p_lease
         returning s.token, s.batch, s.lines, s.line_count, s.suspicion, s.tried
@@ -154,8 +156,11 @@ begin
     into leases, workers, ttl_ms, renew_ms, expires_at, renewals, machines, pids, start_ticks
     from leases l
     where l.state = 'live' and (l.lease <> all (v_late) or l.lease = any (v_locked));
-    select max(s.not_before) into not_before_max
-    from spans s where s.lease is null and s.not_before is not null;
+    not_before_max := greatest(
+        (select max(s.not_before) from spans s where s.lease is null and s.not_before is not null),
+        (select max(c.not_before) from completions c
+         where c.not_before is not null and c.delivered_at is null and c.lease is null)
+    );
 end $$;
 
 -- R2: cuts back what lies further ahead than it ever may.
@@ -173,9 +178,15 @@ begin
     perform 1 from spans s
     where s.lease is null and s.not_before is not null and s.not_before > store_time(p_at) + p_backoff_max_us
     order by s.batch, s.first_line for update;
+    perform 1 from completions c
+    where c.not_before is not null and c.delivered_at is null and c.lease is null
+      and c.not_before > store_time(p_at) + p_backoff_max_us
+    order by c.batch, c.generation for update;
     v_now := store_time(p_at);
     update leases l set expires_at = v_now + l.ttl_ms * 1000
     where l.state = 'live' and l.expires_at > v_now + l.ttl_ms * 1000;
     update spans s set not_before = v_now + p_backoff_max_us
     where s.lease is null and s.not_before is not null and s.not_before > v_now + p_backoff_max_us;
+    update completions c set not_before = v_now + p_backoff_max_us
+    where c.not_before is not null and c.delivered_at is null and c.lease is null and c.not_before > v_now + p_backoff_max_us;
 end $$;

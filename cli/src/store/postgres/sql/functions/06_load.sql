@@ -4,6 +4,7 @@
 create or replace function begin_load(
     p_batch bigint, p_id text, p_operation text, p_priority integer, p_attempts_max bigint, p_crashes_max bigint,
     p_timeout_ms bigint, p_header text, p_source text, p_cut_off_after_us bigint, p_at bigint,
+    p_on_done_url text default null,
     out cut_off bigint[]
 )
 language plpgsql volatile as $$
@@ -12,8 +13,8 @@ declare
     v_now bigint := store_time(p_at);
 begin
     perform begin_request();
-    insert into batches (batch, id, operation, status, priority, attempts_max, crashes_max, timeout_ms, header, source, created_at)
-    values (p_batch, p_id, p_operation, 'loading', p_priority, p_attempts_max, p_crashes_max, p_timeout_ms, p_header, p_source, v_now);
+    insert into batches (batch, id, operation, status, priority, attempts_max, crashes_max, timeout_ms, header, source, created_at, on_done_url)
+    values (p_batch, p_id, p_operation, 'loading', p_priority, p_attempts_max, p_crashes_max, p_timeout_ms, p_header, p_source, v_now, p_on_done_url);
     if exists (select from purges p where p.batch = p_batch) then
         raise exception 'batch % is the id of one that is being purged; try again', p_id;
     end if;

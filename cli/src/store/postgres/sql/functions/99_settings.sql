@@ -18,7 +18,8 @@ begin
                             'batch_views', 'batches_with_prefix', 'batch_status', 'worker_views', 'row_page', 'result_page',
                             'input_page', 'row_story', 'failed_rows', 'error_page', 'stopping_of', 'stopping_batches',
                             'hold_batch', 'abort_batch', 'retry_rows',
-                            'purgeable', 'begin_purge', 'purge_slice', 'purge_leases')
+                            'purgeable', 'begin_purge', 'purge_slice', 'purge_leases',
+                            'claim_call', 'record_call', 'batch_calls')
     loop
         execute format('alter function %s set search_path from current', v_function);
         execute format('alter function %s set jit = off', v_function);

@@ -1,0 +1,116 @@
+//! URLs of completion calls, in the one form that the store keeps and prefixes are compared with (`s7_url_allowed`).
+
+use url::Url;
+
+/// Why a URL is none for completion calls.
+#[derive(Debug, thiserror::Error)]
+pub enum CallUrlError {
+    /// It makes no sense.
+    #[error("{0}")]
+    Parse(#[from] url::ParseError),
+    /// Neither http nor https.
+    #[error("begins with {0}:, not with http: or https:")]
+    Scheme(String),
+    /// A password would be shown to whoever asks for the batch's status.
+    #[error("has a user or password, which everybody who sees the batch would see")]
+    Secret,
+    /// Never sent.
+    #[error("has a fragment (#...), which is never sent")]
+    Fragment,
+    /// A server may read it as a `/`, and then the path is not the one that was allowed.
+    #[error("has an encoded / or \\ (%2F, %5C) in its path")]
+    EncodedSlash,
+    /// A prefix is compared with whole paths.
+    #[error("has a query (?...): a prefix ends with its path")]
+    Query,
+}
+
+/// The URL in its one form.
+///
+/// # Errors
+///
+/// Where it is none that is called.
+pub fn call_url(text: &str) -> Result<String, CallUrlError> {
+    parse(text).map(String::from)
+}
+
+/// A prefix of URLs that may be called, in the same form: scheme, host and port, and the beginning of a path.
+///
+/// # Errors
+///
+/// Where it is none.
+pub fn url_prefix(text: &str) -> Result<String, CallUrlError> {
+    let url = parse(text)?;
+    if url.query().is_some() {
+        return Err(CallUrlError::Query);
+    }
+    Ok(url.into())
+}
+
+fn parse(text: &str) -> Result<Url, CallUrlError> {
+    let url = Url::parse(text)?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(CallUrlError::Scheme(url.scheme().to_owned()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(CallUrlError::Secret);
+    }
+    if url.fragment().is_some() {
+        return Err(CallUrlError::Fragment);
+    }
+    let path = url.path().to_ascii_lowercase();
+    if path.contains("%2f") || path.contains("%5c") {
+        return Err(CallUrlError::EncodedSlash);
+    }
+    Ok(url)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use fencepost_core::rules::calls::s7_url_allowed;
+
+    use super::*;
+
+    fn allowed(prefix: &str, url: &str) -> bool {
+        s7_url_allowed(&url_prefix(prefix).unwrap(), &call_url(url).unwrap())
+    }
+
+    #[test]
+    fn a_prefix_allows_one_host_and_whole_segments() {
+        for (prefix, url) in [
+            ("https://host", "https://host"),
+            ("https://host", "https://HOST:443/any/path?q=1"),
+            ("http://host:8080/hooks", "http://host:8080/hooks"),
+            ("http://host:8080/hooks", "http://host:8080/hooks/a"),
+            ("http://host:8080/hooks", "http://host:8080/hooks?a=b"),
+            ("http://host:8080/hooks/", "http://host:8080/hooks/a"),
+            ("http://host/a b", "http://host/a%20b/c"),
+        ] {
+            assert!(allowed(prefix, url), "{prefix} {url}");
+        }
+        for (prefix, url) in [
+            ("https://host", "http://host/"),
+            ("https://host", "https://host:8443/"),
+            ("https://host", "https://host.evil/"),
+            ("https://host", "https://hostile/"),
+            ("http://host/hooks", "http://host/hooksmith"),
+            ("http://host/hooks", "http://host/hooks/../admin"),
+            ("http://host/hooks", "http://host/hooks/%2e%2e/admin"),
+            ("http://host/hooks/", "http://host/hooks"),
+        ] {
+            assert!(!allowed(prefix, url), "{prefix} {url}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_url_to_call_is_said() {
+        let said = |text| call_url(text).unwrap_err().to_string();
+        assert!(said("host/path").contains("relative URL"), "{}", said("host/path"));
+        assert!(said("file:///etc/passwd").contains("begins with file:"));
+        assert!(said("https://user:secret@host/").contains("password"));
+        assert!(said("https://host/#top").contains("fragment"));
+        assert!(said("https://host/hooks/..%2Fadmin").contains("encoded"));
+        assert!(url_prefix("https://host/?a=b").unwrap_err().to_string().contains("query"));
+    }
+}

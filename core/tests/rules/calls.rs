@@ -1,0 +1,314 @@
+//! S7: completion calls.
+
+use std::time::Duration;
+
+use fencepost_core::calls::*;
+use fencepost_core::keeper::{KeeperCommand, LeaseEvent};
+use fencepost_core::rules::calls::*;
+use fencepost_core::rules::claim::BatchStatus;
+use fencepost_core::rules::outcome::Fence;
+use fencepost_core::store::*;
+use fencepost_core::worker::*;
+use fencepost_core::*;
+
+use crate::rig::*;
+
+fn calls() -> Calls {
+    Calls { operations: vec!["op".into()], command: true, urls: vec!["http://host/hooks".into()] }
+}
+
+#[test]
+fn s7_a_url_is_called_under_its_prefix_and_all_else_by_the_command() {
+    let both = calls();
+    let url = Some("http://host/hooks/a");
+    assert!(s7_makes(&both, "op", url) && s7_makes(&both, "op", None));
+    assert!(!s7_makes(&both, "other", url) && !s7_makes(&both, "other", None));
+    assert!(!s7_makes(&both, "op", Some("http://host/hooksmith")), "and not by the command either");
+    let command = Calls { urls: Vec::new(), ..calls() };
+    assert!(!s7_makes(&command, "op", url) && s7_makes(&command, "op", None));
+    let urls = Calls { command: false, ..calls() };
+    assert!(s7_makes(&urls, "op", url) && !s7_makes(&urls, "op", None));
+    assert!(!Calls { command: false, urls: Vec::new(), ..calls() }.makes_any());
+}
+
+#[test]
+fn s7_a_call_is_claimed_once_it_is_due_and_by_one() {
+    let (past, now, ahead) = (StoreTime(1), StoreTime(2), StoreTime(3));
+    assert!(s7_may_claim(false, false, None, now) && s7_may_claim(false, false, Some(now), now));
+    assert!(!s7_may_claim(false, false, Some(ahead), now));
+    assert!(!s7_may_claim(true, false, None, now) && !s7_may_claim(false, true, None, now));
+    assert_eq!((s7_due_since(Some(ahead), past), s7_due_since(None, past)), (ahead, past));
+}
+
+#[test]
+fn s7_a_late_report_meets_the_fence() {
+    let (own, other) = (Token(5), Token(6));
+    assert_eq!(s7_fence(true, own, Some(own)), Fence::Holds);
+    assert_eq!(s7_fence(false, own, Some(own)), Fence::Before);
+    assert_eq!(s7_fence(false, own, Some(other)), Fence::Fenced);
+    assert_eq!(s7_fence(false, own, None), Fence::Fenced, "its lease has ended");
+}
+
+#[test]
+fn s7_a_death_counts_as_a_try_and_an_orderly_exit_does_not() {
+    assert_eq!(s7_after_lease_end(1, false), (0, None));
+    assert_eq!(s7_after_lease_end(1, true), (1, Some(secs(1))));
+    assert_eq!(s7_after_lease_end(3, true), (3, Some(secs(4))));
+    assert_eq!(s7_after_lease_end(99, true).1, Some(secs(400)), "it never gives up");
+    assert_eq!(s7_backoff(1, 0), ms(500));
+}
+
+// --- the machine
+
+fn caller() -> WorkerOptions {
+    WorkerOptions { rows: false, calls: calls(), ..options(1) }
+}
+
+fn grant(token: u64) -> CallGrant {
+    CallGrant {
+        key: CallKey { batch: BATCH, generation: 1, token: Token(token) },
+        attempt: 1,
+        end: BatchEnd {
+            key: None,
+            operation: "op".into(),
+            url: None,
+            status: BatchStatus::Success,
+            success: 1,
+            failed: 0,
+            aborted: 0,
+            ended_at: StoreTime(0),
+        },
+    }
+}
+
+fn reply(call: Option<CallGrant>, next_after: Option<Duration>, open_lines: bool, undelivered: bool) -> StoreReply {
+    StoreReply::ClaimCall(ClaimCallReply::Granted { call, next_after, open_lines, undelivered })
+}
+
+fn nothing() -> StoreReply {
+    reply(None, None, true, false)
+}
+
+fn asked_for(effects: &[WorkerEffect]) -> Vec<(RequestId, ClaimCall)> {
+    let pick = |(id, request)| match request {
+        StoreRequest::ClaimCall(claim) => Some((id, claim)),
+        _ => None,
+    };
+    asked(effects).into_iter().filter_map(pick).collect()
+}
+
+fn records_of_calls(effects: &[WorkerEffect]) -> Vec<(RequestId, RecordCall)> {
+    let pick = |(id, request)| match request {
+        StoreRequest::RecordCall(record) => Some((id, record)),
+        _ => None,
+    };
+    asked(effects).into_iter().filter_map(pick).collect()
+}
+
+fn made(effects: &[WorkerEffect]) -> Vec<CallKey> {
+    let pick = |effect: &WorkerEffect| match effect {
+        WorkerEffect::Call(grant) => Some(grant.key),
+        _ => None,
+    };
+    effects.iter().filter_map(pick).collect()
+}
+
+fn answer(id: RequestId, reply: StoreReply) -> WorkerInput {
+    WorkerInput::Store(id, Ok(reply))
+}
+
+/// A worker that was granted this call; its next claim is answered with nothing.
+fn calling(options: WorkerOptions, grant: CallGrant) -> (Rig<Worker>, Vec<WorkerEffect>) {
+    let (mut rig, effects) = at_work(options);
+    let (id, _) = asked_for(&effects)[0];
+    let mut effects = rig.tell(answer(id, reply(Some(grant), None, true, true)));
+    if let Some((next, _)) = asked_for(&effects).first() {
+        effects.extend(rig.tell(answer(*next, nothing())));
+    }
+    (rig, effects)
+}
+
+#[test]
+fn s7_a_call_is_claimed_made_and_recorded_until_its_end_is_known() {
+    let (mut rig, effects) = at_work(caller());
+    let [(id, claim)] = &asked_for(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!((claim.lease, &claim.calls, claim.known.len()), (LEASE, &calls(), 0));
+    assert!(claims(&effects).is_empty(), "it runs no rows");
+    let effects = rig.tell(answer(*id, reply(Some(grant(5)), None, true, true)));
+    assert_eq!(made(&effects), [grant(5).key]);
+    let [(id, claim)] = &asked_for(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(claim.known, [Token(5)], "what it knows of is not granted again");
+    rig.tell(answer(*id, nothing()));
+
+    let effects = rig.tell(WorkerInput::CallEnded(grant(5).key, CallAnswer::Delivered));
+    let [(id, record)] = &records_of_calls(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(*record, RecordCall { lease: LEASE, key: grant(5).key, outcome: CallOutcome::Delivered });
+    let effects = rig.tell(WorkerInput::Store(*id, Err(StoreFailure::Unknown)));
+    assert!(records_of_calls(&effects).is_empty(), "not at once");
+    let effects = rig.pass(secs(1));
+    let [(again, repeated)] = &records_of_calls(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(repeated, record, "O2: as it is");
+    let effects = rig.tell(answer(*again, StoreReply::RecordCall(CallVerdict::RecordedBefore)));
+    assert!(effects.contains(&WorkerEffect::Tell(WorkerEvent::CallDelivered(grant(5).key))), "{effects:?}");
+    assert!(records_of_calls(&rig.pass(secs(60))).is_empty());
+}
+
+#[test]
+fn s7_a_claim_whose_reply_is_lost_is_asked_again() {
+    let (mut rig, effects) = at_work(caller());
+    let (first, claim) = asked_for(&effects)[0].clone();
+    let effects = rig.pass(TIMING.request_timeout);
+    let [(second, again)] = &asked_for(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(*again, claim);
+    let effects = rig.tell(answer(first, reply(Some(grant(5)), None, true, true)));
+    assert!(made(&effects).is_empty(), "old news: the repeat tells the same");
+    assert_eq!(made(&rig.tell(answer(*second, reply(Some(grant(5)), None, true, true)))), [grant(5).key]);
+}
+
+#[test]
+fn s7_idle_it_asks_when_something_is_due_when_it_is_told_to_and_once_per_poll() {
+    let (mut rig, effects) = at_work(caller());
+    rig.tell(answer(asked_for(&effects)[0].0, reply(None, Some(ms(300)), true, true)));
+    assert!(asked_for(&rig.pass(ms(299))).is_empty());
+    let effects = rig.pass(ms(1));
+    rig.tell(answer(asked_for(&effects)[0].0, reply(None, Some(secs(400)), true, true)));
+    assert!(asked_for(&rig.pass(ms(999))).is_empty());
+    let effects = rig.pass(ms(1));
+    rig.tell(answer(asked_for(&effects)[0].0, nothing()));
+    assert_eq!(asked_for(&rig.tell(WorkerInput::CallsDue)).len(), 1);
+}
+
+#[test]
+fn s7_l4_no_call_is_started_without_a_licence_and_those_that_run_are_cancelled() {
+    let (mut rig, effects) = at_work(caller());
+    let (id, _) = asked_for(&effects)[0];
+    let effects = rig.tell(answer(id, reply(Some(grant(5)), None, true, true)));
+    let (under_way, _) = asked_for(&effects)[0];
+    // The licence is for ever here: another lease, whose licence ends.
+    rig.tell(WorkerInput::Lease(LeaseEvent::Ended { lease: LEASE }));
+    rig.tell(WorkerInput::CallEnded(grant(5).key, CallAnswer::Cancelled));
+    let effects = rig.tell(held(LEASE_2, rig.now + secs(1)));
+    assert!(made(&rig.tell(answer(under_way, reply(Some(grant(6)), None, true, true)))).is_empty(), "of the old lease");
+    let (id, _) = asked_for(&effects)[0];
+    let effects = rig.tell(answer(id, reply(Some(grant(7)), None, true, true)));
+    assert_eq!(made(&effects), [grant(7).key]);
+    let (under_way, _) = asked_for(&effects)[0];
+    let effects = rig.pass(secs(1));
+    assert!(effects.contains(&WorkerEffect::CancelCall(grant(7).key)), "{effects:?}");
+    let effects = rig.tell(answer(under_way, reply(Some(grant(8)), None, true, true)));
+    let [(_, back)] = &records_of_calls(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!((back.key, &back.outcome), (grant(8).key, &CallOutcome::GivenBack));
+    assert!(made(&effects).is_empty());
+    let effects = rig.tell(WorkerInput::CallEnded(grant(7).key, CallAnswer::Cancelled));
+    assert_eq!(records_of_calls(&effects)[0].1.outcome, CallOutcome::GivenBack, "no try used");
+    assert!(asked_for(&rig.pass(secs(5))).is_empty());
+    let effects = rig.tell(held(LEASE_2, rig.now + secs(100)));
+    assert_eq!(asked_for(&effects).len(), 1);
+}
+
+#[test]
+fn s7_l4_what_was_delivered_is_recorded_after_the_licence_too() {
+    let (mut rig, _) = calling(caller(), grant(5));
+    rig.tell(WorkerInput::Lease(LeaseEvent::Ended { lease: LEASE }));
+    let effects = rig.tell(WorkerInput::CallEnded(grant(5).key, CallAnswer::Delivered));
+    assert_eq!(records_of_calls(&effects)[0].1.lease, LEASE, "the fence judges it");
+}
+
+#[test]
+fn s7_o6_a_call_that_takes_too_long_is_cancelled_and_then_given_up() {
+    let options = WorkerOptions { call_timeout: secs(10), ..caller() };
+    for ends in [true, false] {
+        let (mut rig, _) = calling(options.clone(), grant(5));
+        let cancel = WorkerEffect::CancelCall(grant(5).key);
+        let cancelled: Vec<Instant> =
+            rig.pass_timed(secs(10)).into_iter().filter(|(_, effect)| *effect == cancel).map(|(at, _)| at).collect();
+        assert_eq!(cancelled, [at(secs(10))]);
+        let effects = if ends {
+            rig.tell(WorkerInput::CallEnded(grant(5).key, CallAnswer::Cancelled))
+        } else {
+            rig.pass(secs(5))
+        };
+        let [(_, record)] = &records_of_calls(&effects)[..] else { panic!("{effects:?}") };
+        let CallOutcome::Retry { error, .. } = &record.outcome else { panic!("{record:?}") };
+        assert!(error.starts_with("timed out after"), "{error}");
+        assert_eq!(effects.contains(&WorkerEffect::AbandonCall(grant(5).key)), !ends);
+    }
+}
+
+#[test]
+fn s7_s1_a_call_may_end_within_the_grace_and_the_drop_frees_one_that_does_not() {
+    let (mut rig, _) = calling(caller(), grant(5));
+    let effects = rig.tell(WorkerInput::Stop);
+    assert_eq!((drops(&effects), asked_for(&effects).len()), (0, 0));
+    let effects = rig.tell(WorkerInput::CallEnded(grant(5).key, CallAnswer::Delivered));
+    let (id, _) = records_of_calls(&effects)[0];
+    assert_eq!(drops(&effects), 0, "it owes what came of it");
+    assert_eq!(drops(&rig.tell(answer(id, StoreReply::RecordCall(CallVerdict::Recorded)))), 1);
+
+    let (mut rig, _) = calling(caller(), grant(5));
+    rig.tell(WorkerInput::Stop);
+    let effects = rig.pass(secs(30));
+    assert!(effects.contains(&WorkerEffect::CancelCall(grant(5).key)), "{effects:?}");
+    let effects = rig.tell(WorkerInput::CallEnded(grant(5).key, CallAnswer::Cancelled));
+    assert_eq!((records_of_calls(&effects).len(), drops(&effects)), (0, 1));
+}
+
+#[test]
+fn s7_it_leaves_once_all_is_done_and_delivered() {
+    let options = WorkerOptions { until_done: true, ..caller() };
+    for (open_lines, undelivered, leaves) in [(true, false, false), (false, true, false), (false, false, true)] {
+        let (mut rig, effects) = at_work(options.clone());
+        let effects = rig.tell(answer(asked_for(&effects)[0].0, reply(None, None, open_lines, undelivered)));
+        assert_eq!(drops(&effects) == 1, leaves, "{open_lines} {undelivered}");
+    }
+    // With rows as well: that no line is open is not enough.
+    let both = WorkerOptions { rows: true, ..options };
+    let (mut rig, effects) = at_work(both);
+    let (call, claim) = (asked_for(&effects)[0].0, claims(&effects)[0].0);
+    rig.tell(answer(call, nothing()));
+    let none = ClaimReply::Granted { grants: vec![], suspect_waits: false, next_after: None, open_lines: false };
+    let effects = rig.tell(answer(claim, StoreReply::Claim(none)));
+    assert_eq!(drops(&effects), 0);
+    let [(call, _)] = &asked_for(&effects)[..] else { panic!("it asks at once: {effects:?}") };
+    assert_eq!(drops(&rig.tell(answer(*call, reply(None, None, false, false)))), 1);
+}
+
+#[test]
+fn s7_p2_no_call_is_made_beside_a_row_that_runs_alone() {
+    let both = WorkerOptions { rows: true, ..caller() };
+    let (mut rig, effects) = at_work(both);
+    let (call, claim) = (asked_for(&effects)[0].0, claims(&effects)[0].clone());
+    assert!(!claim.1.idle, "a call may be granted before the claim is answered");
+    rig.tell(answer(call, nothing()));
+    let effects = rig.tell(answer(claim.0, granted(vec![])));
+    let [(claim, idle)] = &claims(&effects)[..] else { panic!("it asks once more, idle: {effects:?}") };
+    assert!(idle.idle);
+    assert!(asked_for(&rig.tell(WorkerInput::CallsDue)).is_empty(), "a row may be granted alone just now");
+    let alone = Grant { alone: true, suspicion: 3, ..crate::rig::grant(1, 1..=1) };
+    let effects = rig.tell(answer(*claim, granted(vec![alone])));
+    assert_eq!(starts(&effects), [run(1, 1)]);
+    assert!(asked_for(&rig.pass(secs(60))).is_empty());
+    let effects = rig.tell(success(run(1, 1)));
+    let record = [effects, rig.pass(secs(1))].concat();
+    let effects = recorded(&mut rig, &records(&record)[0]);
+    assert_eq!(asked_for(&effects).len(), 1, "{effects:?}");
+}
+
+#[test]
+fn s7_a_worker_with_a_call_under_way_is_not_idle() {
+    let both = WorkerOptions { rows: true, ..caller() };
+    let (mut rig, effects) = at_work(both);
+    let (call, claim) = (asked_for(&effects)[0].0, claims(&effects)[0].0);
+    rig.tell(answer(claim, granted(vec![])));
+    let effects = rig.tell(answer(call, reply(Some(self::grant(5)), None, true, true)));
+    assert_eq!(made(&effects).len(), 1);
+    let effects = rig.tell(WorkerInput::Wake);
+    assert!(claims(&effects).iter().all(|(_, claim)| !claim.idle) && claims(&effects).len() == 1, "{effects:?}");
+}
+
+#[test]
+fn s7_l6_a_claim_that_finds_the_lease_dead_tells_the_keeper() {
+    let (mut rig, effects) = at_work(caller());
+    let effects = rig.tell(answer(asked_for(&effects)[0].0, StoreReply::ClaimCall(ClaimCallReply::LeaseEnded)));
+    assert!(effects.contains(&WorkerEffect::Keeper(KeeperCommand::RenewNow)), "{effects:?}");
+}
