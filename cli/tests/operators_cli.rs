@@ -187,7 +187,10 @@ fn a_person_at_a_terminal_is_asked() {
         let folder = of_place.get_current_dir().expect("a folder of its own");
         terminal.current_dir(folder);
         for (name, value) in of_place.get_envs() {
-            value.map_or_else(|| terminal.env_remove(name), |value| terminal.env(name, value));
+            match value {
+                Some(value) => terminal.env(name, value),
+                None => terminal.env_remove(name),
+            };
         }
         terminal.args(["-qec", &command, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut asked = terminal.spawn().expect("script starts");
