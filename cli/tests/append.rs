@@ -167,7 +167,7 @@ async fn a_store_of_version_2_is_brought_up_to_date() {
     let path = place.store.path().to_owned();
     let mut raw = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
     sqlx::raw_sql(
-        "drop table appends; drop table stopping;
+        "drop table appends; drop table stopping; drop table purges;
          create table appends (append integer primary key, batch integer not null, key text not null, digest text,
              first_line integer, line_count integer not null default 0,
              status text not null check (status in ('loading', 'done', 'refused')), created_at integer not null,

@@ -49,6 +49,7 @@ impl Place {
             renew: Duration::from_secs(300),
             process: None,
             operations: vec!["op".to_owned()],
+            calls: Default::default(),
         };
         self.store.call(StoreRequest::TakeLease(take)).await.unwrap();
     }

@@ -33,6 +33,14 @@ pub(super) struct Call {
     delivered_at: Option<StoreTime>,
 }
 
+impl ModelStore {
+    /// Whether somebody makes a call of the batch.
+    pub(super) fn call_is_made(&self, batch: BatchId) -> bool {
+        let made = |call: &Call| call.lease.is_some() && call.delivered_at.is_none();
+        self.completions.iter().any(|completion| completion.batch == batch && made(&completion.call))
+    }
+}
+
 impl Completion {
     fn may_be_claimed(&self, calls: &Calls, now: StoreTime) -> bool {
         let Call { lease, not_before, delivered_at, .. } = &self.call;

@@ -58,7 +58,7 @@ impl ModelStore {
             status: batch.status,
             ended_at: batch.ended_at,
             has_spans: !batch.spans().is_empty(),
-            busy: self.stopping.is_of(id),
+            busy: self.stopping.is_of(id) || self.call_is_made(id),
         });
         let begun = s6_begin_purge(found, self.purges.contains_key(&id), ended_before);
         if begun != PurgeBegun::Now {
