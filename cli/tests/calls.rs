@@ -211,7 +211,9 @@ async fn a_store_of_version_3_is_brought_up_to_date_and_its_ends_are_told() {
     let options = SqliteConnectOptions::new().filename(place.file("state/fencepost/fencepost.db"));
     let mut raw = options.connect().await.unwrap();
     sqlx::raw_sql(
-        "drop index completions_by_command;
+        "drop table purges;
+         drop table stopping;
+         drop index completions_by_command;
          drop index completions_by_url;
          drop index completions_held;
          drop index completions_waiting;

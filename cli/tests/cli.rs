@@ -74,7 +74,9 @@ fn status_json_has_its_documented_form() {
         "batch": {"id": id, "key": "seven", "op": "default", "status": "open", "rows": 7},
         "counts": {"queued": 7, "inprog": 0, "success": 0, "failed": 0, "aborted": 0},
         "workers": [],
+        "stopping": 0,
         "fenced": 0,
+        "calls": [],
     });
     assert_eq!(status, expected);
     place.ok(&["worker", "--until-done", "--sleep", "0s", "--quiet"]);

@@ -281,8 +281,14 @@ fn a_migration_is_shown_and_done_and_a_newer_store_is_left_alone() {
     assert!(place.ok(&["migrate"]).contains("Nothing to do"));
 
     let store = place.file("state/fencepost/fencepost.db");
-    execute(&store, "drop table stopping; update store set schema_version = 3");
-    let migrations = json!([{ "version": 4, "name": "stopping" }]);
+    execute(
+        &store,
+        "drop table stopping; drop table purges; drop index completions_by_command; drop index completions_by_url;
+         drop index completions_held; drop index completions_waiting; alter table completions drop column operation;
+         alter table leases drop column calls; alter table batches drop column on_done_url;
+         update store set schema_version = 3, worker_version_min = 1",
+    );
+    let migrations = json!([{ "version": 4, "name": "purges" }]);
     for (options, applied) in [(&["--dry-run"][..], false), (&["--dry-run"], false), (&[], true)] {
         let said = place.json(&[&["migrate", "--json"], options].concat());
         let pending: Vec<Value> = said["migrations"].as_array().expect("a list").iter().take(1).cloned().collect();

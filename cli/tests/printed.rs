@@ -415,7 +415,7 @@ fn status_watched() {
         let batch = place.submit(&["--rows", "2"]);
         let json: &[&str] = if form == "json" { &["--json"] } else { &[] };
         let mut watch = place.start(&[&["status", &batch, "--watch"], json].concat());
-        let last_line = if form == "json" { "\"fenced\":0}\n" } else { "nothing to recover)\n" };
+        let last_line = if form == "json" { "\"calls\":[]}\n" } else { "nothing to recover)\n" };
         watch.until(|said| said.contains(last_line));
         check(&format!("status_watch_{form}_begin"), &watch.said);
         place.ok(&["worker", "--until-done", "--quiet", "--sleep", "0s"]);

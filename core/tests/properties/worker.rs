@@ -259,6 +259,8 @@ struct World {
     licence: Option<(LeaseId, Instant)>,
     leases: u64,
     running: BTreeMap<RunKey, LeaseId>,
+    /// Runs that were given up and have not ended.
+    abandoned: BTreeSet<RunKey>,
     calling: BTreeSet<CallKey>,
     called: BTreeSet<CallKey>,
     calls_cancelled: BTreeSet<CallKey>,
@@ -286,6 +288,7 @@ impl World {
             licence: None,
             leases: 0,
             running: BTreeMap::new(),
+            abandoned: BTreeSet::new(),
             calling: BTreeSet::new(),
             called: BTreeSet::new(),
             calls_cancelled: BTreeSet::new(),
@@ -387,6 +390,7 @@ impl World {
             WorkerEffect::Abandon(key) => {
                 prop_assert!(self.cancelled.contains(&key), "abandoned, and not cancelled");
                 prop_assert!(self.running.remove(&key).is_some());
+                self.abandoned.insert(key);
             }
             WorkerEffect::Keeper(KeeperCommand::Drop) => {
                 prop_assert!(self.running.is_empty() && self.owed.is_empty(), "it leaves owing something");
@@ -514,6 +518,14 @@ impl World {
                     self.tell(WorkerInput::Store(id, Err(failure)))?;
                 }
             }
+            // A run that was given up ends as well, some time.
+            Happening::End(n, 255) if !self.abandoned.is_empty() => {
+                let at = n % self.abandoned.len();
+                if let Some(key) = self.abandoned.iter().nth(at).copied() {
+                    self.abandoned.remove(&key);
+                    self.tell(WorkerInput::RunEnded(key, RunAnswer::Success("late".into())))?;
+                }
+            }
             Happening::End(n, how) => self.end_run(n, how)?,
             Happening::EndCall(n, how) => self.end_call(n, how)?,
             Happening::CallsDue => self.tell(WorkerInput::CallsDue)?,
@@ -576,6 +588,9 @@ impl World {
             }
             while !self.calling.is_empty() {
                 self.end_call(0, 0)?;
+            }
+            while let Some(key) = self.abandoned.pop_first() {
+                self.tell(WorkerInput::RunEnded(key, RunAnswer::Cancelled))?;
             }
             self.wakeups(Duration::from_millis(300))?;
             self.happens(Happening::Wake)?;

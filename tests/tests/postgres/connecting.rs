@@ -113,12 +113,18 @@ async fn an_older_store_is_brought_up_to_date_by_whoever_may_make_one() {
     let first = open(&schema.url(), OpenMode::Create).await.unwrap();
     let batch = load(&first, 2).await;
     let mut conn = schema.connect().await;
-    execute(&mut conn, "drop table stopping; update store set schema_version = 1").await;
+    execute(
+        &mut conn,
+        "drop table stopping; drop table purges; drop index completions_held; drop index completions_waiting; \
+         alter table completions drop column operation; alter table leases drop column calls; \
+         alter table batches drop column on_done_url; update store set schema_version = 1",
+    )
+    .await;
     let says = refused(&schema.url(), OpenMode::Existing).await;
     assert!(says.contains("is at version 1, older") && says.contains("fencepost migrate"), "{says}");
     let version = || async { PostgresStore::version(schema.url().parse().unwrap()).await.unwrap() };
     let before = version().await;
-    assert_eq!((before.store, before.pending.as_slice()), (1, &[(2, "stopping")][..]));
+    assert_eq!((before.store, before.pending.as_slice()), (1, &[(2, "purges"), (3, "stopping"), (4, "calls")][..]));
     assert_eq!(version().await, before, "asking changes nothing");
     open(&schema.url(), OpenMode::Create).await.unwrap();
     assert_eq!((version().await.store, version().await.pending), (before.program, vec![]));

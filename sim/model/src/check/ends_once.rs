@@ -240,6 +240,7 @@ mod tests {
             generation,
             status: BatchStatus::Success,
             counts: RowCounts::default(),
+            call: CallView::default(),
         });
         checker.on_state(99, &view).unwrap_err();
         fails(&mut EndsOnce::new(), &purge(&[], &[]));

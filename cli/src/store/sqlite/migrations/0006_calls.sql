@@ -14,4 +14,4 @@ create index completions_by_url on completions (operation, coalesce(not_before, 
 create index completions_held on completions (lease) where lease is not null;
 create index completions_waiting on completions (not_before) where not_before is not null and delivered_at is null and lease is null;
 
-update store set worker_version_min = 4;
+update store set worker_version_min = 6;
