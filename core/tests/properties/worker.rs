@@ -569,12 +569,16 @@ impl World {
     /// Faults stop, and there is nothing more to claim: every line that the store granted is done with.
     fn come_to_rest(&mut self) -> Result<(), TestCaseError> {
         self.store.empty = true;
+        let mut news: Vec<BatchId> = self.store.aborted.iter().copied().collect();
         for _ in 0..200 {
             if self.exited {
                 break;
             }
             self.happens(Happening::NewLease)?;
-            self.held(self.store.aborted.iter().copied().collect())?;
+            self.held(news)?;
+            // From now on as a renewal tells it: of what the worker holds.
+            let holds = self.worker.running_lines();
+            news = holds.iter().map(|(batch, _)| *batch).filter(|batch| self.store.aborted.contains(batch)).collect();
             while !self.asked.is_empty() {
                 self.process(0);
             }

@@ -48,7 +48,7 @@ pub fn schema(state: &SchemaState, known: i64) -> Finding {
         SchemaState::Older { version } => Finding::advice(
             CHECK,
             format!("version {version}, older than this program's {known}; its work is not looked at"),
-            "the next `fencepost worker` or `fencepost submit` brings it up to date",
+            "`fencepost migrate` brings it up to date, as does the next `fencepost worker` or `fencepost submit`",
         ),
         SchemaState::Newer { version, wants } => Finding::problem(
             CHECK,
