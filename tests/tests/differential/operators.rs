@@ -18,11 +18,15 @@ use super::subjects::Verb;
 
 impl Run {
     pub(super) async fn operate(&mut self) {
-        let batch = self.some_batch().await;
+        let mut batch = self.some_batch().await;
+        if self.one_in(6) {
+            let failed = self.batches_of(BatchStatus::Failed);
+            batch = self.pick(&failed).unwrap_or(batch);
+        }
         let verb = match self.below(20) {
-            0..5 => Verb::Hold,
-            5..10 => Verb::Resume,
-            10..12 => Verb::Abort,
+            0..4 => Verb::Hold,
+            4..8 => Verb::Resume,
+            8..12 => Verb::Abort,
             12..14 => return self.mend().await,
             _ => return self.retry(batch).await,
         };
@@ -49,6 +53,10 @@ impl Run {
             self.record_group(Record { lease, items }).await;
         }
         self.compare().await;
+    }
+
+    fn batches_of(&self, status: BatchStatus) -> Vec<BatchId> {
+        self.batches.iter().copied().filter(|batch| self.model.status(*batch) == Some(status)).collect()
     }
 
     /// Mostly one that was submitted, whatever became of it; now and then one that loads, or none.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use fencepost::store::sqlite::Clock;
 use fencepost_core::purge::{PurgeAges, PurgeBegun, PurgedSlice};
 use fencepost_core::rules::claim::BatchStatus;
+use fencepost_core::store::Record;
 use fencepost_core::{BatchId, StoreTime};
 
 use super::run::Run;
@@ -34,16 +35,22 @@ impl Run {
         let ended = self.batches.iter().filter(|batch| self.model.status(**batch).is_some_and(is_ended)).count();
         let purging = self.purging.clone();
         let staged_to = self.staged_to();
-        let batch = match self.below(4) {
+        let stopping: Vec<BatchId> = self.model.stopping().iter().map(|of| of.batch).collect();
+        let mut moment = self.some_moment();
+        let batch = match self.below(5) {
+            // It has ended by now, and is still at work.
+            4 if !stopping.is_empty() => {
+                moment = self.clock.now();
+                self.pick(&stopping).unwrap_or(BatchId::from_random(7))
+            }
             0 => self.pick(&purging).unwrap_or(BatchId::from_random(7)),
             1 => self.pick(&staged_to).unwrap_or(BatchId::from_random(7)),
             _ => self.some_batch().await,
         };
         let status = self.model.status(batch);
-        if status.is_some_and(is_ended) && ended < 5 {
+        if status.is_some_and(is_ended) && ended < 5 && !stopping.contains(&batch) {
             return;
         }
-        let moment = self.some_moment();
         let staged = self.model.view().batch(batch).map(|view| view.total);
         let again = self.one_in(3);
         for _ in 0..=u8::from(again) {
@@ -52,6 +59,11 @@ impl Run {
                 PurgeBegun::Now => {
                     self.see("purge begun", true);
                     self.purging.push(batch);
+                    let of_it = |group: &&Record| group.items.iter().any(|item| item.batch == batch);
+                    let zombies: Vec<Record> = self.groups.iter().rev().filter(of_it).take(20).cloned().collect();
+                    if let Some(zombie) = self.pick(&zombies) {
+                        self.record_group(zombie).await;
+                    }
                 }
                 PurgeBegun::Before => self.see("purge begun before", true),
                 PurgeBegun::NotThere => self.see("purge of nothing there", true),

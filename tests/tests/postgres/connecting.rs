@@ -298,7 +298,7 @@ async fn free_lines_are_told_of() {
         told.unwrap_or_else(|_| panic!("{what} went unheard")).unwrap()
     };
     rig.batch(4).await;
-    assert_eq!(heard(&mut changes, "a submit").await, Change { free_lines: true, ..Change::default() });
+    assert_eq!(heard(&mut changes, "a submit").await, Change { free_lines: true, batches: true, ..Change::default() });
     let lease = rig.lease(1).await;
     assert_eq!(heard(&mut changes, "a lease").await, Change { leases: true, ..Change::default() });
     let grants = rig.grants(lease, 1, 3).await;
@@ -309,7 +309,8 @@ async fn free_lines_are_told_of() {
     };
     let retry = Answer::Retry { error: "again".into(), jitter: 0, timed_out: false };
     rig.store.call(record(lease, &first(&grants), &retry)).await.unwrap();
-    heard(&mut changes, "a retry").await;
+    let told = heard(&mut changes, "a retry").await;
+    assert_eq!(told, Change { free_lines: true, ..Change::default() }, "no batch is opened");
     let lines = fencepost_core::LineSet::single(2);
     rig.store
         .call(StoreRequest::GiveBack { lease, lines: vec![(grants[0].batch, grants[0].token, lines)] })
