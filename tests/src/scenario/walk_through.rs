@@ -168,7 +168,7 @@ impl WalkThrough<'_> {
         let worker = self.servers.fencepost(&[]);
         let mut command = Command::new("unshare");
         command.args(["--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]);
-        command.arg(worker.get_program());
+        command.arg(worker.get_program()).args(worker.get_args());
         for (variable, value) in worker.get_envs() {
             match value {
                 Some(value) => command.env(variable, value),
