@@ -61,6 +61,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(mut error) => {
             config::name_variable(&mut error, &command, &args);
+            config::mask_value(&mut error);
             // Help and version go to stdout with code 0, mistakes to stderr with code 2.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8));

@@ -3,6 +3,31 @@
 /// Stands for what is not shown.
 const MASK: &str = "***";
 
+/// Options whose values are shown. Any other may be a password under a name that was mistyped.
+const SHOWN: &[&str] = &[
+    "db",
+    "user",
+    "sentinel",
+    "sentinel_user",
+    "cluster",
+    "ca",
+    "schema",
+    "pooler",
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "application_name",
+    "options",
+    "statement-cache-capacity",
+    "mode",
+    "protocol",
+];
+
 /// The URL with its passwords masked; what cannot be told apart is left out as a whole.
 pub(crate) fn masked(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
@@ -21,7 +46,7 @@ pub(crate) fn masked(url: &str) -> String {
         None => authority.to_owned(),
     };
     let hide = |option: &str| match option.split_once('=') {
-        Some((name, _)) if name.contains("pass") => format!("{name}={MASK}"),
+        Some((name, _)) if !SHOWN.contains(&name) => format!("{name}={MASK}"),
         _ => option.to_owned(),
     };
     let (path, options) = more.split_once('?').map_or((more, None), |(path, options)| (path, Some(options)));

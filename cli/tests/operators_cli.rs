@@ -134,17 +134,18 @@ fn rows_are_appended_once_under_a_key() {
     // Nothing of what was refused is in the way of the next.
     assert!(place.ok(&["append", &batch, "other.csv"]).contains("1 row appended"), "lines 6 to 6");
 
-    // From standard input; JSON lines have no columns to compare. Numbered rows.
-    let mut stdin = place.command(&["append", &batch, "-", "--json"], &[]);
+    // From standard input; numbered rows: to a batch without columns.
+    let plain = place.submit(&["--rows", "1"]);
+    let mut stdin = place.command(&["append", &plain, "-", "--json"], &[]);
     let mut stdin = stdin.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("fencepost starts");
     stdin.stdin.take().expect("a pipe").write_all(b"{\"name\":\"seven\",\"n\":\"7\"}\n").expect("it reads");
     let said: Value = serde_json::from_slice(&stdin.wait_with_output().expect("it ends").stdout).expect("JSON");
-    assert_eq!(said["lines"], json!([7, 7]));
-    assert_eq!(place.json(&["append", &batch, "--rows", "2", "--json"])["lines"], json!([8, 9]));
-    assert_eq!(place.json(&["append", &batch, "--rows", "0", "--json"])["lines"], Value::Null);
+    assert_eq!(said["lines"], json!([2, 2]));
+    assert_eq!(place.json(&["append", &plain, "--rows", "2", "--json"])["lines"], json!([3, 4]));
+    assert_eq!(place.json(&["append", &plain, "--rows", "0", "--json"])["lines"], Value::Null);
 
     place.work(&["--sleep", "0s"]);
-    assert_eq!(place.counts(&batch), row_counts(0, 9, 0, 0));
+    assert_eq!(place.counts(&batch), row_counts(0, 6, 0, 0));
     place.refuses(&batch, 2, &["append", &batch, "more.csv"], &["has ended", "a batch of their own"]);
     // What was appended under a key is known for good.
     assert_eq!(place.json(&append), again);
@@ -311,4 +312,48 @@ fn execute(store: &std::path::Path, statements: &'static str) {
         sqlx::raw_sql(statements).execute(&mut conn).await.expect("it can be done");
         conn.close().await.expect("it closes");
     });
+}
+
+/// As from a variable that was never set.
+#[test]
+fn an_empty_id_means_no_batch() {
+    let place = Place::new();
+    let batch = place.submit(&["--rows", "3"]);
+    for verb in
+        [&["abort", "", "--yes"][..], &["retry", " ", "--yes"], &["hold", ""], &["status", ""], &["results", ""]]
+    {
+        let output = place.run(verb);
+        assert_eq!(code(&output), 2, "{verb:?}");
+        assert!(stderr(&output).contains("the batch's id is empty"), "{}", stderr(&output));
+    }
+    assert_eq!(place.json(&["status", &batch, "--json"])["counts"]["queued"], 3);
+}
+
+#[test]
+fn a_refused_value_is_repeated_without_its_password() {
+    let place = Place::new();
+    for arguments in [
+        &["submit", "--rows", "1", "--on-done-url", "http://user:sesame@host/x"][..],
+        &["worker", "--allow-url", "http://user:sesame@host/x"],
+        &["list", "--store", "host=localhost password=sesame"],
+        &["list", "--store", "postgres:u:sesame@host"],
+    ] {
+        let output = place.run(arguments);
+        assert_eq!(code(&output), 2, "{arguments:?}: {}", stderr(&output));
+        assert!(!stderr(&output).contains("sesame"), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn rows_without_columns_are_not_appended_to_a_batch_that_has_them() {
+    let place = Place::new();
+    std::fs::write(place.file("rows.csv"), ROWS).expect("it is written");
+    std::fs::write(place.file("rows.jsonl"), "{\"x\":1}\n").expect("it is written");
+    let batch = place.submit(&["rows.csv"]);
+    for rows in [&["append", &batch, "rows.jsonl"][..], &["append", &batch, "--rows", "2"]] {
+        let output = place.run(rows);
+        assert_eq!(code(&output), 8);
+        assert!(stderr(&output).contains("append CSV with the header name,n"), "{}", stderr(&output));
+    }
+    assert_eq!(place.json(&["status", &batch, "--json"])["batch"]["rows"], 3);
 }

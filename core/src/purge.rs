@@ -67,7 +67,7 @@ pub enum PurgeBegun {
     NotEnded,
     /// It ended later than was said: it was open in between.
     EndedSince,
-    /// Something of it is under way: a completion call, or rows of an append on their way. To be tried again later.
+    /// Something of it is under way: a completion call, rows of an append on their way, or what ran when it was aborted. To be tried again later.
     Busy,
 }
 

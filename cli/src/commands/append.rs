@@ -22,6 +22,15 @@ pub async fn append(global: &Global, args: AppendArgs) -> Result<Exit, Failure> 
     let store = store::open(global).await?;
     let batch = store::batch(global, &store, &args.batch).await?;
     let id = batch.batch;
+    let columns = input.as_ref().and_then(|input| input.columns());
+    if let Some(header) = batch.header.as_deref().filter(|_| columns.is_none()) {
+        // Results could not be written as CSV any more.
+        return Err(Failure::new(
+            Exit::Input,
+            format!("nothing was appended: batch {id} has columns, and these rows have none"),
+        )
+        .help(format!("append CSV with the header {}", header.join(","))));
+    }
     let appended = rows(global, &store, &batch, &args, input).await.map_err(|error| failure(global, error))?;
     let Append { lines, new } = appended;
     let count = lines.map_or(0, |lines| lines.last - lines.first + 1);

@@ -9,6 +9,8 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgAction};
 use toml::{Table, Value};
 
+use crate::masked::masked;
+
 /// A configuration file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -268,6 +270,16 @@ pub fn name_variable(error: &mut clap::Error, command: &clap::Command, args: &[O
     }
     let tip = StyledStr::from(format!("the value comes from the variable {}", variable.to_string_lossy()));
     error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+}
+
+/// Hides the password of a URL that an error would repeat.
+pub fn mask_value(error: &mut clap::Error) {
+    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
+        && value.contains("://")
+    {
+        let masked = masked(value);
+        error.insert(ContextKind::InvalidValue, ContextValue::String(masked));
+    }
 }
 
 fn variable(name: &str) -> Option<PathBuf> {

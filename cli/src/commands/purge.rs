@@ -138,7 +138,9 @@ fn why_left(why: PurgeBegun) -> &'static str {
     match why {
         PurgeBegun::NotEnded => "it was opened again meanwhile",
         PurgeBegun::EndedSince => "it was opened again, and has ended, meanwhile",
-        _ => "a call or an append of it is under way; purge again later",
+        _ => {
+            "a call, an append or an aborted row of it is under way; purge again later (a live worker clears what dead ones left)"
+        }
     }
 }
 

@@ -88,7 +88,7 @@ pub fn cannot_open(exit: Exit, error: OpenError) -> Failure {
         OpenError::Sqlite(error) => file_help(error),
         OpenError::Postgres(error) => server_help(error),
         // It says it itself.
-        OpenError::Scheme { .. } => None,
+        OpenError::Scheme { .. } | OpenError::NotAUrl => None,
     };
     let failure = Failure::from_error(exit, error);
     match help {
@@ -127,6 +127,11 @@ fn file_help(error: &sqlite::OpenError) -> Option<&'static str> {
 
 /// The batch that a person named.
 pub async fn batch(global: &Global, store: &impl Reads, name: &str) -> Result<BatchView, Failure> {
+    // Else a variable that was never set would mean the only batch there is.
+    if name.trim().is_empty() {
+        return Err(Failure::new(Exit::Usage, "the batch's id is empty")
+            .help(format!("`fencepost list{}` shows all batches", store_option(global))));
+    }
     let id = match store.resolve_batch(name).await? {
         Resolved::Found(id) => id,
         Resolved::None => return Err(no_batch(global, name)),

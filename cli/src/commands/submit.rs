@@ -41,11 +41,18 @@ pub async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, Failure> 
     if !global.quiet {
         let op = if args.op == "default" { String::new() } else { format!(" --op {}", quoted(&args.op)) };
         let at = store_option(global);
+        let calls = args.on_done_url.as_deref().map(|url| format!(" --allow-url {}", quoted(prefix(url))));
+        let calls = calls.unwrap_or_default();
         say!(
-            "\nNext steps:\n  1. Start a worker: fencepost worker{op}{at} -- CMD\n  \
+            "\nNext steps:\n  1. Start a worker: fencepost worker{op}{at}{calls} -- CMD\n  \
              2. Check status:   fencepost status {batch}{at}\n  \
              3. Get results:    fencepost results {batch}{at} -o results.jsonl"
         );
     }
     Ok(Exit::Done)
+}
+
+/// What a worker must allow to make the call: a prefix has no query.
+fn prefix(url: &str) -> &str {
+    url.split_once('?').map_or(url, |(prefix, _)| prefix)
 }

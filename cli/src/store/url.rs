@@ -42,6 +42,11 @@ pub enum OpenError {
         /// What stands before `://`.
         scheme: String,
     },
+    /// The form that Postgres' own programs take. It may have a password.
+    #[error(
+        "a store on Postgres is named postgres://USER:PASSWORD@HOST:PORT/DATABASE, with two slashes and not as KEY=VALUE words"
+    )]
+    NotAUrl,
 }
 
 impl FromStr for StoreUrl {
@@ -50,6 +55,13 @@ impl FromStr for StoreUrl {
     fn from_str(name: &str) -> Result<Self, OpenError> {
         if PostgresUrl::SCHEMES.iter().any(|scheme| name.starts_with(scheme)) {
             return Ok(Self::Postgres(PostgresUrl(name.to_owned())));
+        }
+        let lower = name.to_ascii_lowercase();
+        if (lower.starts_with("postgres:") || lower.starts_with("postgresql:")) && !lower.contains("://") {
+            return Err(OpenError::NotAUrl);
+        }
+        if lower.split_whitespace().any(|word| word.starts_with("password=") || word.starts_with("host=")) {
+            return Err(OpenError::NotAUrl);
         }
         let is_scheme = |text: &str| {
             text.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -172,6 +184,10 @@ mod tests {
         for name in ["postgre://u:secret@host/d", "mysql://u:secret@host/d", "POSTGRES://u:secret@host/d"] {
             let error = name.parse::<StoreUrl>().expect_err(name).to_string();
             assert!(error.contains("postgres://USER@HOST") && !error.contains("secret"), "{error}");
+        }
+        for name in ["host=localhost password=secret", "postgres:u:secret@h", "PostgreSQL:secret"] {
+            let error = name.parse::<StoreUrl>().expect_err(name).to_string();
+            assert!(error.contains("postgres://USER") && !error.contains("secret"), "{error}");
         }
         assert!("dir://x/rows.db".parse::<StoreUrl>().is_err());
         assert!(matches!("./a://b".parse(), Ok(StoreUrl::Sqlite(_))));

@@ -75,6 +75,11 @@ impl Calling {
         self.is_empty() && self.abandoned.is_empty() && self.asked.is_none()
     }
 
+    /// A call that was given up has not ended.
+    pub(super) fn has_given_up(&self) -> bool {
+        !self.abandoned.is_empty()
+    }
+
     pub(super) fn wake(&mut self, now: Instant) {
         self.next_at = self.next_at.min(now);
     }
@@ -106,7 +111,7 @@ impl Worker {
             && !self.leaving.is_leaving()
             && self.alone.is_none()
             && !idle_claim
-            && !self.draining_for_suspect
+            && !self.is_draining()
     }
 
     fn wants_call(&self) -> bool {

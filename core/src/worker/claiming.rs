@@ -69,10 +69,11 @@ impl Worker {
         (lines > 0).then_some(lines)
     }
 
-    /// P2: waits to be idle, for a suspect that only an idle worker may take. Who would wait for an abandoned run to end
+    /// P2: waits to be idle, for a suspect that only an idle worker may take. Who would wait for an abandoned run or call to end
     /// might wait for ever: others take the suspect.
-    fn is_draining(&self) -> bool {
-        self.draining_for_suspect && self.abandoned.is_empty() && !self.is_idle()
+    pub(super) fn is_draining(&self) -> bool {
+        let given_up = !self.abandoned.is_empty() || self.calling.has_given_up();
+        self.draining_for_suspect && !given_up && !self.is_idle()
     }
 
     /// Puts off both kinds of question.

@@ -31,7 +31,10 @@ pub fn findings(facts: &RedisFacts, workers: &[LiveWorker]) -> Vec<Finding> {
     };
     let ttls = workers.iter().map(|worker| worker.ttl);
     let (ttl_min, ttl_max) = (ttls.clone().min().unwrap_or(TTL_USUAL), ttls.max().unwrap_or(TTL_USUAL));
-    let mut found = vec![reachable(said, ttl_min), clock(said.clock_ahead_us.0, said.clock_ahead_us.1)];
+    let mut found = vec![
+        reachable(said, ttl_min),
+        clock(said.clock_ahead_us.0, said.clock_ahead_us.1, "harmless: its times are compared only with its own"),
+    ];
     found.push(match said.info.major() {
         Some(major) if major < MAJOR_MIN => Finding::problem(
             "version",
@@ -176,6 +179,10 @@ fn policy(info: &Info) -> Finding {
                 "keep it so in redis.conf, too: maxmemory-policy noeviction",
             ),
         };
+    }
+    if info.bytes_max == 0 && info.evicted_keys == 0 {
+        // Without a bound nothing is thrown away.
+        return Finding::advice(CHECK, format!("{}; nothing is thrown away while maxmemory is 0", info.policy), to_do);
     }
     Finding::problem(
         CHECK,

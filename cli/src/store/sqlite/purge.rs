@@ -193,15 +193,25 @@ async fn remove_slice(conn: &mut SqliteConnection, batch: BatchId, lines_max: u6
     Ok((s6_rows_of(after, to, rows), done))
 }
 
-// s6_may_refer
+// s6_may_refer. All batches are gone through once, in the order of their beginnings, and not once per lease: of those that began
+// before a lease ended, the one that ended last decides.
 const LOOK_AT_LEASES: &str = "\
-select l.lease, not exists (
-    select 1 from batches b
-    where b.created_at <= l.ended_at and (b.ended_at is null or b.ended_at >= l.taken_at)
+with ended as (
+    select lease, taken_at, ended_at from leases
+    where state <> 'live' and ended_at <= ?1 and lease > ?2
+    order by lease limit ?3
+), moments as (
+    select created_at as moment, 0 as kind, coalesce(ended_at, 9223372036854775807) as open_until,
+           null as lease, null as taken_at
+    from batches
+    union all
+    select ended_at, 1, null, lease, taken_at from ended
+), swept as (
+    select kind, lease, taken_at,
+           max(open_until) over (order by moment, kind rows unbounded preceding) as open_until
+    from moments
 )
-from leases l
-where l.state <> 'live' and l.ended_at <= ?1 and l.lease > ?2
-order by l.lease limit ?3";
+select lease, open_until is null or open_until < taken_at from swept where kind = 1 order by lease";
 
 const DELETE_LEASES: [&str; 2] = [
     "delete from leases where lease in (select value from json_each(?1)) and state <> 'live'",

@@ -115,15 +115,27 @@ begin
     delete from stopping s where s.token = any (p_tokens) and s.lease = p_lease and s.line_count = 0;
 end $$;
 
--- S2: nothing that this lease held runs any more: all of it where it has ended, else what that claim took.
-create or replace function stopped_lease(p_lease bigint, p_number bigint) returns void
+-- S2: nothing that this lease held runs any more: it has ended.
+create or replace function stopped_lease(p_lease bigint) returns void
 language plpgsql volatile as $$
 #variable_conflict use_column
 begin
     perform 1 from stopping s
-    where s.lease = p_lease and (p_number is null or s.claim_number = p_number) order by s.token for update;
+    where s.lease = p_lease order by s.token for update;
     if found then
-        delete from stopping s where s.lease = p_lease and (p_number is null or s.claim_number = p_number);
+        delete from stopping s where s.lease = p_lease;
+    end if;
+end $$;
+
+-- S2: of what this claim took nothing runs but what was granted: under these tokens.
+create or replace function stopped_claim(p_lease bigint, p_number bigint, p_granted bigint[]) returns void
+language plpgsql volatile as $$
+#variable_conflict use_column
+begin
+    perform 1 from stopping s
+    where s.lease = p_lease and s.claim_number = p_number and s.token <> all (p_granted) order by s.token for update;
+    if found then
+        delete from stopping s where s.lease = p_lease and s.claim_number = p_number and s.token <> all (p_granted);
     end if;
 end $$;
 

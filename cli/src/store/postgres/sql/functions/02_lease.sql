@@ -96,7 +96,7 @@ begin
     perform 1 from spans s where s.lease = p_lease order by s.token for update;
     v_now := store_time(p_at);
     update leases l set state = 'dropped', ended_at = v_now where l.lease = p_lease and l.state = 'live';
-    perform stopped_lease(p_lease, null);
+    perform stopped_lease(p_lease);
     perform free_calls(p_lease, false, v_now);
     with held as (
         delete from spans s where s.lease = p_lease

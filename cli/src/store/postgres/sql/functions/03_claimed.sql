@@ -19,9 +19,8 @@ begin
     -- Waits for the claim, if it is under way.
     insert into lease_claims as c (lease, number) values (p_lease, p_number)
     on conflict (lease) do update set number = greatest(c.number, excluded.number);
-    -- S2: what it took of a batch that was aborted since is granted to nobody.
-    perform stopped_lease(p_lease, p_number);
     if v_state <> 'live' then
+        perform stopped_claim(p_lease, p_number, '{}');
         return;
     end if;
     select array_agg(s.batch order by s.token), array_agg(s.token order by s.token), array_agg(b.operation order by s.token),
@@ -32,6 +31,9 @@ begin
     from spans s
     join batches b on b.batch = s.batch
     where s.lease = p_lease and s.claim_number = p_number;
+    -- S2: what it took of a batch that was aborted since is granted to nobody. An abort that comes between these statements finds the
+    -- granted tokens among those that stay.
+    perform stopped_claim(p_lease, p_number, coalesce(tokens, '{}'));
 end $$;
 
 -- The inputs of spans that a claim took, by a request of its own that locks nothing: rows never change. Its commit waits until
@@ -69,4 +71,14 @@ begin
     cross join lateral (
         select r.line, r.input from rows r where r.batch = o.batch and r.line between o.first and o.last offset 0
     ) r;
+    -- Asked again: an abort or a recovery that came between these statements may have been followed by a purge, and not all rows be there.
+    select count(*) = cardinality(p_tokens) into held
+    from spans s
+    where s.token = any (p_tokens) and coalesce(s.lease, -1) = p_lease;
+    if not held then
+        places := null;
+        lines := null;
+        inputs := null;
+        attempts := null;
+    end if;
 end $$;

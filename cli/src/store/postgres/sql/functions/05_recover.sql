@@ -43,7 +43,7 @@ begin
     update leases l
     set state = case p_cause when 'taken_over' then 'taken_over' else 'dead' end, ended_at = v_now, ended_by = p_judge
     where l.lease = p_lease and l.state = 'live' and l.renewals = p_renewals;
-    perform stopped_lease(p_lease, null);
+    perform stopped_lease(p_lease);
     perform free_calls(p_lease, true, v_now);
     recovered := true;
     lines := 0;

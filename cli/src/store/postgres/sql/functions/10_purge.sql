@@ -139,14 +139,25 @@ declare
     v_unused bigint[];
 begin
     perform begin_request();
-    with looked_at as (
-        select l.lease, not exists (
-            select from batches b
-            where b.created_at <= l.ended_at and (b.ended_at is null or b.ended_at >= l.taken_at)
-        ) as unused
+    -- All batches are gone through once, in the order of their beginnings, and not once per lease: of those that began before a
+    -- lease ended, the one that ended last decides.
+    with ended as (
+        select l.lease, l.taken_at, l.ended_at
         from leases l
         where l.state <> 'live' and l.ended_at <= p_ended_before and l.lease > p_after
         order by l.lease limit p_look_at
+    ), moments as (
+        select b.created_at as moment, 0 as kind, coalesce(b.ended_at, 9223372036854775807) as open_until,
+               null::bigint as lease, null::bigint as taken_at
+        from batches b
+        union all
+        select e.ended_at, 1, null, e.lease, e.taken_at from ended e
+    ), swept as (
+        select m.kind, m.lease, m.taken_at,
+               max(m.open_until) over (order by m.moment, m.kind rows unbounded preceding) as open_until
+        from moments m
+    ), looked_at as (
+        select s.lease, s.open_until is null or s.open_until < s.taken_at as unused from swept s where s.kind = 1
     )
     select count(*), max(l.lease), coalesce(array_agg(l.lease) filter (where l.unused), '{}')
     into v_count, next_after, v_unused
