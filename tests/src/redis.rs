@@ -170,9 +170,14 @@ impl Server {
 
     /// A field of `INFO`.
     pub fn info(&self, field: &str) -> String {
-        let info = self.ask(&["INFO", "everything"]);
+        self.info_if_any(field).unwrap_or_else(|said| panic!("redis-cli INFO: {said}"))
+    }
+
+    /// The same of a server that may cut clients off at any time: sentinels have a new primary do so.
+    pub fn info_if_any(&self, field: &str) -> Result<String, String> {
+        let info = self.try_ask(&["INFO", "everything"])?;
         let value = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-        value.unwrap_or_else(|| panic!("INFO has no {field}")).trim().to_owned()
+        Ok(value.unwrap_or_else(|| panic!("INFO has no {field}")).trim().to_owned())
     }
 
     /// How many workers have a heartbeat in it.

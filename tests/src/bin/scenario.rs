@@ -321,7 +321,8 @@ fn main() {
         }
         Scenario::Fairness { large, small, workers, concurrency, row_ms, times } => {
             let row = Duration::from_millis(row_ms);
-            let sizes = fairness::Fairness { large, small, workers, concurrency, row, times };
+            let sizes =
+                fairness::Fairness { large, small, workers, concurrency, row, horizon: Duration::from_secs(1), times };
             println!("{sizes:#?}\n{:#?}", fairness::run(on, sizes));
         }
         Scenario::Status { rows, workers, looks } => {

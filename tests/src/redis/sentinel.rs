@@ -61,7 +61,9 @@ impl Sentinels {
     pub fn fail_over(&mut self) -> Duration {
         let began = std::time::Instant::now();
         self.first.kill();
-        until("the replica is the primary", PATIENCE, || (self.second.info("role") == "master").then_some(()));
+        until("the replica is the primary", PATIENCE, || {
+            (self.second.info_if_any("role").is_ok_and(|role| role == "master")).then_some(())
+        });
         let port = self.second.port().to_string();
         for sentinel in &self.sentinels {
             until("the sentinels say so", PATIENCE, || {

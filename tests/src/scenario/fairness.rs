@@ -20,6 +20,8 @@ pub struct Fairness {
     pub concurrency: u32,
     /// How long a row runs.
     pub row: Duration,
+    /// For how long each holds rows ahead.
+    pub horizon: Duration,
     /// How many small batches, one after the other, alone and beside the large one.
     pub times: usize,
 }
@@ -85,6 +87,7 @@ fn small(place: &Place, look: &Looker<'_>, sizes: Fairness) -> Duration {
 fn worker(place: &Place, sizes: Fairness) -> Command {
     let mut command = fencepost();
     command.args(["worker", "--quiet", "--log", "quiet", "--store", place.store()]);
+    command.args(["--horizon", &format!("{}ms", sizes.horizon.as_millis())]);
     command.args(["--sleep", &format!("{}ms", sizes.row.as_millis())]);
     command.args(["--concurrency", &sizes.concurrency.to_string()]).stdin(Stdio::null());
     command
