@@ -56,7 +56,7 @@ struct Witness {
 impl Witness {
     fn new(url: Option<RedisUrl>, store_id: &str) -> Result<Option<Self>, Failure> {
         let shown = url.as_ref().map(RedisUrl::to_string);
-        let liveness = redis::liveness(url, store_id)?;
+        let liveness = redis::liveness(url, store_id)?.map(|liveness| liveness.for_people());
         Ok(shown.zip(liveness).map(|(url, liveness)| Self { url, liveness }))
     }
 

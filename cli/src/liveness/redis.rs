@@ -38,6 +38,8 @@ pub mod url;
 
 /// No request waits longer, whatever the ttl.
 pub const LIMIT_MAX: Duration = Duration::from_secs(1);
+/// What a person asks waits so long: to them a slow one answers, though to workers it may not.
+const PEOPLE_WAIT: Duration = Duration::from_secs(3);
 /// An attempt to connect that takes longer has failed.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// The first pause between attempts to connect; it doubles up to [`PAUSE_MAX`].
@@ -105,6 +107,12 @@ impl<K: Connect, C: Clock, T: Spawn> RedisLiveness<K, C, T> {
     pub fn with(connect: K, clock: C, spawn: T, store_id: &str, seed: u64) -> Self {
         let trouble = Arc::new(Trouble::new(Arc::new(|_| {})));
         Self(Arc::new(Link::new(connect, clock, spawn, Keys::new(store_id), LIMIT_MAX, trouble, seed)))
+    }
+
+    /// The same for people, who wait longer.
+    #[must_use]
+    pub fn for_people(&self) -> Self {
+        Self(self.0.another(PEOPLE_WAIT, self.0.trouble.clone()))
     }
 
     /// Names the keys.
