@@ -44,11 +44,14 @@ impl Run {
                 self.pick(&stopping).unwrap_or(BatchId::from_random(7))
             }
             0 => self.pick(&purging).unwrap_or(BatchId::from_random(7)),
-            1 => self.pick(&staged_to).unwrap_or(BatchId::from_random(7)),
+            1 if !staged_to.is_empty() => {
+                moment = self.clock.now();
+                self.pick(&staged_to).unwrap_or(BatchId::from_random(7))
+            }
             _ => self.some_batch().await,
         };
         let status = self.model.status(batch);
-        if status.is_some_and(is_ended) && ended < 5 && !stopping.contains(&batch) {
+        if status.is_some_and(is_ended) && ended < 5 && !stopping.contains(&batch) && !staged_to.contains(&batch) {
             return;
         }
         let staged = self.model.view().batch(batch).map(|view| view.total);
