@@ -117,7 +117,11 @@ async fn an_older_store_is_brought_up_to_date_by_whoever_may_make_one() {
         &mut conn,
         "drop table stopping; drop table purges; drop index completions_held; drop index completions_waiting; \
          alter table completions drop column operation; alter table leases drop column calls; \
-         alter table batches drop column on_done_url; update store set schema_version = 1",
+         alter table batches drop column on_done_url; update store set schema_version = 1, worker_version_min = 1; \
+         drop function claimed_rows(bigint, bigint[]); \
+         create function claimed_rows(p_lease bigint, p_tokens bigint[], out gives boolean, out another text) \
+         language sql as $$ select true, 'shape' $$; \
+         create function of_another_version() returns void language sql as ''",
     )
     .await;
     let says = refused(&schema.url(), OpenMode::Existing).await;
@@ -128,6 +132,8 @@ async fn an_older_store_is_brought_up_to_date_by_whoever_may_make_one() {
     assert_eq!(version().await, before, "asking changes nothing");
     open(&schema.url(), OpenMode::Create).await.unwrap();
     assert_eq!((version().await.store, version().await.pending), (before.program, vec![]));
+    let left = "select count(*) from pg_proc where proname = 'of_another_version' and pronamespace = current_schema()::regnamespace";
+    assert_eq!(sqlx::query_scalar::<_, i64>(left).fetch_one(&mut conn).await.unwrap(), 0);
     assert_eq!(first.abort(batch).await.unwrap(), Operated::Now);
 }
 

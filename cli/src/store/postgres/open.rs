@@ -22,6 +22,17 @@ pub const SCHEMA_VERSION: i32 = 4;
 /// The oldest server that has what the tables need (multiranges).
 const SERVER_VERSION_MIN: i32 = 140_000;
 
+/// All functions of the schema.
+const DROP_FUNCTIONS: &str = "\
+do $$
+declare
+    v_function regprocedure;
+begin
+    for v_function in select p.oid::regprocedure from pg_proc p where p.pronamespace = current_schema()::regnamespace loop
+        execute format('drop function %s', v_function);
+    end loop;
+end $$";
+
 /// The migrations of the tables; the first makes version 1.
 const MIGRATIONS: &[Migration] = &[
     Migration { name: "tables", sql: include_str!("sql/0001_tables.sql") },
@@ -343,6 +354,8 @@ impl Opening<'_> {
                 self.execute(conn, insert).await?;
             }
         }
+        // Replacing one cannot change what it gives, nor does it take away those of another version.
+        self.execute(conn, DROP_FUNCTIONS.to_owned()).await?;
         for functions in FUNCTIONS {
             self.execute(conn, (*functions).to_owned()).await?;
         }

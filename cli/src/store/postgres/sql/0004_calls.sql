@@ -13,6 +13,5 @@ create index completions_by_url on completions (operation, coalesce(not_before, 
 create index completions_held on completions (lease) where lease is not null;
 create index completions_waiting on completions (not_before) where not_before is not null and delivered_at is null and lease is null;
 
--- They have one argument more now, which programs of the first version leave out.
-drop function if exists take_lease(bigint, text, text, boolean, bigint, bigint, text, bigint, bigint, text, bigint);
-drop function if exists begin_load(bigint, text, text, integer, bigint, bigint, bigint, text, text, bigint, bigint);
+-- Programs of earlier versions call functions as they were.
+update store set worker_version_min = 4;
