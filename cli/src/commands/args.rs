@@ -203,8 +203,8 @@ pub struct CallArgs {
     /// When a batch of these operations has ended (success, failed or aborted), run this command, at least once: one JSON
     /// object on stdin, exit code 0 is delivered, any other is tried again later, without end. Without a value the command
     /// after -- is meant, and the worker runs no rows: --on-done -- CMD; with one (--on-done='CMD ARG') it does both
-    #[arg(long, value_name = "CMD", num_args = 0..=1, require_equals = true, default_missing_value = "")]
-    pub on_done: Option<String>,
+    #[arg(long, value_name = "CMD", num_args = 0..=1, require_equals = true)]
+    pub on_done: Option<Option<String>>,
     /// Make the calls of batches whose --on-done-url lies under this one: same scheme, host and port, path below this one.
     /// May be given several times. Without a command after -- the worker runs no rows
     #[arg(long, env = "FENCEPOST_ALLOW_URL", value_name = "PREFIX", value_parser = allowed_url)]

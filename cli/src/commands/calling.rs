@@ -43,17 +43,22 @@ impl Handler for NoRows {
 /// Finds what the options name.
 pub async fn prepare(args: &WorkerArgs) -> Result<PreparedCalls, Failure> {
     let handler = &args.handler;
-    let (words, rows) = match args.calls.on_done.as_deref() {
+    let (words, rows) = match args.calls.on_done.as_ref().map(|value| value.as_deref()) {
         None => (None, true),
-        Some("") if handler.stream || handler.sleep.is_some() => {
+        Some(None) if handler.stream || handler.sleep.is_some() => {
             return Err(Failure::new(
                 Exit::Usage,
                 "--on-done without a value takes the command after --, and runs no rows",
             )
             .help("for both write --on-done='CMD ARG' -- HANDLER"));
         }
-        Some("") => (Some(handler.command.clone()), false),
-        Some(text) => {
+        Some(None) => (Some(handler.command.clone()), false),
+        // As from a variable that was never set: the command after -- is not meant.
+        Some(Some(text)) if text.trim().is_empty() => {
+            return Err(Failure::new(Exit::Usage, "--on-done= has no command")
+                .help("write --on-done='CMD ARG' -- HANDLER, or --on-done -- CMD"));
+        }
+        Some(Some(text)) => {
             let words = shell_words::split(text).map_err(|error| {
                 Failure::new(Exit::Usage, format!("--on-done={text:?} is no command line")).because(error)
             })?;

@@ -25,7 +25,7 @@ pub async fn status(global: &Global, args: StatusArgs) -> Result<Exit, Failure> 
     let store = store::open(global).await?;
     let witness = Witness::new(url, store.store_id())?;
     loop {
-        let mut report = read(global, &store, args.batch.as_deref()).await?;
+        let mut report = read(global, &store, args.batch.as_deref(), args.json).await?;
         if let Some(witness) = &witness {
             report.redis = Some(witness.report(&report.workers).await);
         }
@@ -92,7 +92,7 @@ pub fn json(value: &serde_json::Value, one_line: bool) -> String {
     if one_line { format!("{value}\n") } else { format!("{value:#}\n") }
 }
 
-async fn read(global: &Global, store: &impl Reads, name: Option<&str>) -> Result<StatusReport, Failure> {
+async fn read(global: &Global, store: &impl Reads, name: Option<&str>, json: bool) -> Result<StatusReport, Failure> {
     let workers = overview::workers(store).await?;
     let batches = match name {
         Some(name) => {
@@ -107,7 +107,8 @@ async fn read(global: &Global, store: &impl Reads, name: Option<&str>) -> Result
         }
     };
     let mut calls = BTreeMap::new();
-    for batch in &batches {
+    // The list as JSON has none.
+    for batch in batches.iter().filter(|_| name.is_some() || !json) {
         calls.insert(batch.id, overview::calls(store, batch.id, &workers).await?);
     }
     Ok(StatusReport { batches, workers, calls, redis: None })

@@ -61,8 +61,7 @@ pub fn kind_of(error: &str) -> String {
     let line = error.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
     let (mut kind, mut rest, mut before) = (String::new(), line, ' ');
     while let Some(char) = rest.chars().next() {
-        if kind.chars().count() >= KIND_CHARS_MAX {
-            kind.push_str("...");
+        if kind.len() >= 4 * KIND_CHARS_MAX {
             break;
         }
         if let Some(length) = quoted_bytes(rest, before) {
@@ -80,6 +79,11 @@ pub fn kind_of(error: &str) -> String {
             kind.push(char);
             (rest, before) = (&rest[char.len_utf8()..], char);
         }
+    }
+    // One word may be longer than all of it.
+    if let Some((end, _)) = kind.char_indices().nth(KIND_CHARS_MAX) {
+        kind.truncate(end);
+        kind.push_str("...");
     }
     kind
 }
@@ -197,4 +201,31 @@ pub fn json(report: &ErrorsReport) -> Value {
         "schema_version": SCHEMA_VERSION, "batch": report.batch.to_string(), "failed": report.failed(), "kinds": kinds,
         "other": report.other,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_kinds_are_told_apart_and_no_more() {
+        let mut kinds = Kinds::default();
+        let word = |number: usize| {
+            let letters = [number / 26, number % 26].map(|at| char::from(b"abcdefghijklmnopqrstuvwxyz"[at]));
+            letters.iter().collect::<String>()
+        };
+        for number in 0..=KINDS_MAX {
+            kinds.add(number as u64 + 1, format!("kind zz{}", word(number)).into());
+        }
+        kinds.add(9_999, "kind zzaa".into());
+        let (kinds, other) = kinds.finish();
+        assert_eq!((kinds.len(), other), (KINDS_MAX, 1));
+        assert_eq!((kinds[0].count, kinds[0].line), (2, 1), "the most frequent first, by its first line");
+    }
+
+    #[test]
+    fn a_kind_is_short_however_long_a_word_is() {
+        let kind = kind_of(&"x".repeat(100_000));
+        assert_eq!((kind.chars().count(), kind.ends_with("...")), (KIND_CHARS_MAX + 3, true));
+    }
 }
