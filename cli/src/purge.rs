@@ -76,6 +76,7 @@ pub async fn all(
     loop {
         let removed = store.purge_leases(found.ended_before, after).await?;
         purged.leases += removed.removed;
+        progress(&purged);
         after = removed.next_after;
         if after.is_none() {
             return Ok(purged);

@@ -46,7 +46,7 @@ impl<'a> CallMessage<'a> {
     pub fn of(grant: &'a CallGrant) -> Self {
         let end = &grant.end;
         Self {
-            schema_version: 1,
+            schema_version: crate::report::SCHEMA_VERSION,
             batch: grant.key.batch.to_string(),
             key: end.key.as_deref(),
             op: &end.operation,

@@ -13,9 +13,8 @@ struct Record {
 /// As JSON; nothing for a worker that makes none.
 pub(super) fn to_json(calls: &Calls) -> Option<String> {
     let Calls { operations, command, urls } = calls.clone();
-    let some = command || !urls.is_empty();
     let record = Record { operations, command, urls };
-    some.then(|| serde_json::to_string(&record).unwrap_or_default())
+    calls.makes_any().then(|| serde_json::to_string(&record).unwrap_or_default())
 }
 
 /// Read back; what does not read back was written by a later program, and is not known to make any.
