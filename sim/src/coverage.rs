@@ -128,6 +128,40 @@ marks! {
     PausedBeyondTtl,
     /// The store was away while rows ran.
     StoreAwayWhileRunning,
+    /// A process crashed between two effects of one input.
+    CrashBetweenEffects,
+    /// A process's clock went on at another rate.
+    ClockRateChanged,
+    /// A worker joined later.
+    Joined,
+    /// A message was lost by chance.
+    MessageLost,
+    /// The store's process was restarted.
+    StoreRestarted,
+    /// A restart of the store took a reply along.
+    ReplyLostByRestart,
+    /// The second witness was wiped while rows ran.
+    WitnessWipedWhileRunning,
+    /// The second witness's clock was stepped.
+    WitnessClockJump,
+    /// The second witness evicted a living worker's heartbeat.
+    BeatEvicted,
+    /// A replica with older data took over as second witness.
+    WitnessFailedOver,
+    /// S2: a worker that was told of an abort let go what it had not started.
+    ToldOfAbort,
+    /// S3: an append was cut off.
+    AppendCutOff,
+    /// S5: an operator had rows run again.
+    RowsRetried,
+    /// S5: which opened an ended batch again.
+    Reopened,
+    /// S6: a batch was purged.
+    Purged,
+    /// S6: a purge was refused since something of the batch might still run.
+    PurgeBusy,
+    /// S6: an answer came for a batch that was purged.
+    FencedAfterPurge,
     /// Batches that ended after all faults had stopped.
     EndedInLiveness,
 }

@@ -1,7 +1,8 @@
-//! Faults as plain data, and how they are drawn.
+//! Faults as plain data; [`draw_faults`] draws them.
 
-use crate::draw::Draw;
-use crate::options::Options;
+mod draw;
+
+pub use self::draw::draw_faults;
 
 /// Which way a link is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,24 @@ pub enum Away {
     Stalls,
 }
 
+/// A server that workers talk to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Server {
+    /// The store.
+    Store,
+    /// The second witness.
+    Witness,
+}
+
+/// Which rows an operator's retry names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// All that failed.
+    Failed,
+    /// One line, taken modulo the batch's rows, whatever its outcome.
+    Line(u8),
+}
+
 /// What becomes of the second witness's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WitnessLoss {
@@ -37,26 +56,32 @@ pub enum WitnessLoss {
 /// One fault. Workers and batches are given by their place, which is taken modulo their number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The next store requests of this worker to arrive are done, their replies lost.
+    /// The next requests of this worker to arrive are done, their replies lost.
     LoseReplies {
         /// Whose.
         worker: u8,
+        /// To which server.
+        server: Server,
         /// How many.
         count: u8,
     },
-    /// The next store requests that this worker sends arrive so much later.
+    /// The next requests that this worker sends arrive so much later, so that later ones overtake them.
     Delay {
         /// Whose.
         worker: u8,
+        /// To which server.
+        server: Server,
         /// How many.
         count: u8,
         /// By how much.
         by_us: u64,
     },
-    /// The next store requests that this worker sends arrive a second time, so much later.
+    /// The next requests that this worker sends arrive a second time, so much later.
     Duplicate {
         /// Whose.
         worker: u8,
+        /// To which server.
+        server: Server,
         /// How many.
         count: u8,
         /// By how much.
@@ -77,6 +102,8 @@ pub enum Fault {
     CutWitness {
         /// Whose.
         worker: u8,
+        /// Which way.
+        way: Way,
         /// For how long.
         for_us: u64,
     },
@@ -95,6 +122,22 @@ pub enum Fault {
         restart_after_us: Option<u64>,
         /// R1: a supervisor tells the others.
         reported: bool,
+    },
+    /// A process ends just before it performs one of its next effects: before what comes, after what came.
+    CrashAt {
+        /// Whose.
+        worker: u8,
+        /// So many effects from now on are still performed.
+        effects: u16,
+        /// When it is started again, if it is.
+        restart_after_us: Option<u64>,
+    },
+    /// A process's clock goes on at another rate.
+    ClockRate {
+        /// Whose.
+        worker: u8,
+        /// In millionths of true time.
+        millionths: u32,
     },
     /// Somebody starts a second process in a worker's place (and under its name), whatever the first does.
     Twin {
@@ -115,6 +158,16 @@ pub enum Fault {
         /// For how long.
         for_us: u64,
     },
+    /// The store's process ends and is started again: what is under way is lost, what is done stays.
+    StoreRestart {
+        /// How long it is down.
+        for_us: u64,
+    },
+    /// The store's clock goes on at another rate.
+    StoreClockRate {
+        /// In millionths of true time.
+        millionths: u32,
+    },
     /// The store's clock is stepped.
     StoreClockJump {
         /// By so much, either way.
@@ -128,6 +181,30 @@ pub enum Fault {
         how: Away,
         /// For how long.
         for_us: u64,
+    },
+    /// The second witness's clock is stepped, by which its keys expire.
+    WitnessClockJump {
+        /// By so much, either way.
+        by_us: i64,
+    },
+    /// The second witness restarts again and again.
+    WitnessLoop {
+        /// How many times.
+        times: u8,
+        /// How long from one to the next.
+        every_us: u64,
+        /// It has its data each time.
+        keeps_data: bool,
+    },
+    /// The second witness evicts the heartbeats of a worker.
+    Evict {
+        /// Whose.
+        worker: u8,
+    },
+    /// A replica takes over as second witness, with the data of a while ago.
+    Failover {
+        /// How old its copy is.
+        behind_us: u64,
     },
     /// S3: an operator holds a batch.
     Hold {
@@ -145,14 +222,38 @@ pub enum Fault {
         /// How long from the rows' storing to the end.
         for_us: u64,
     },
+    /// S3: somebody begins to append rows to a batch, and is never heard of again.
+    AppendCutOff {
+        /// To which.
+        batch: u8,
+        /// How many rows were stored.
+        rows: u8,
+    },
     /// S2: an operator aborts a batch.
     Abort {
+        /// Which.
+        batch: u8,
+    },
+    /// S5: an operator has rows of a batch run again.
+    Retry {
+        /// Which.
+        batch: u8,
+        /// Which rows.
+        rows: Again,
+    },
+    /// S6: an operator purges a batch, if it has ended.
+    Purge {
         /// Which.
         batch: u8,
     },
 }
 
 impl Fault {
+    /// An operator's doing, which means something without an open batch, too.
+    pub fn is_for_ended_batches(&self) -> bool {
+        matches!(self, Self::Retry { .. } | Self::Purge { .. })
+    }
+
     /// How long its doing lasts.
     pub fn lasts_us(&self) -> u64 {
         match *self {
@@ -160,10 +261,14 @@ impl Fault {
             | Self::CutWitness { for_us, .. }
             | Self::Pause { for_us, .. }
             | Self::StoreAway { for_us, .. }
+            | Self::StoreRestart { for_us }
             | Self::WitnessAway { for_us, .. }
             | Self::Hold { for_us, .. }
             | Self::Append { for_us, .. } => for_us,
-            Self::Crash { restart_after_us, .. } | Self::Stop { restart_after_us, .. } => restart_after_us.unwrap_or(0),
+            Self::Crash { restart_after_us, .. }
+            | Self::CrashAt { restart_after_us, .. }
+            | Self::Stop { restart_after_us, .. } => restart_after_us.unwrap_or(0),
+            Self::WitnessLoop { times, every_us, .. } => u64::from(times) * every_us,
             _ => 0,
         }
     }
@@ -171,105 +276,67 @@ impl Fault {
     /// Milder forms of the same fault, mildest first: for shrinking.
     pub fn milder(&self) -> Vec<Self> {
         let halves = |us: u64| [us / 8, us / 2, us - us / 4].into_iter().filter(move |less| *less < us && *less > 0);
+        let with = |us: u64, set: &dyn Fn(&mut Self, u64)| -> Vec<Self> {
+            let milder = |less: u64| {
+                let mut fault = *self;
+                set(&mut fault, less);
+                fault
+            };
+            halves(us).map(milder).collect()
+        };
         match *self {
-            Self::LoseReplies { worker, count } if count > 1 => vec![Self::LoseReplies { worker, count: count - 1 }],
-            Self::Delay { worker, count, by_us } => {
-                halves(by_us).map(|by_us| Self::Delay { worker, count: 1.min(count), by_us }).collect()
+            Self::LoseReplies { worker, server, count } if count > 1 => {
+                vec![Self::LoseReplies { worker, server, count: count - 1 }]
             }
-            Self::Duplicate { worker, count, after_us } => {
-                halves(after_us).map(|after_us| Self::Duplicate { worker, count: 1.min(count), after_us }).collect()
+            Self::Delay { by_us, .. } => with(by_us, &|fault, less| {
+                if let Self::Delay { by_us, count, .. } = fault {
+                    (*by_us, *count) = (less, 1);
+                }
+            }),
+            Self::Duplicate { after_us, .. } => with(after_us, &|fault, less| {
+                if let Self::Duplicate { after_us, count, .. } = fault {
+                    (*after_us, *count) = (less, 1);
+                }
+            }),
+            Self::CutStore { for_us, .. }
+            | Self::CutWitness { for_us, .. }
+            | Self::Pause { for_us, .. }
+            | Self::StoreAway { for_us, .. }
+            | Self::StoreRestart { for_us }
+            | Self::WitnessAway { for_us, .. }
+            | Self::Hold { for_us, .. }
+            | Self::Append { for_us, .. } => with(for_us, &|fault, less| {
+                if let Self::CutStore { for_us, .. }
+                | Self::CutWitness { for_us, .. }
+                | Self::Pause { for_us, .. }
+                | Self::StoreAway { for_us, .. }
+                | Self::StoreRestart { for_us }
+                | Self::WitnessAway { for_us, .. }
+                | Self::Hold { for_us, .. }
+                | Self::Append { for_us, .. } = fault
+                {
+                    *for_us = less;
+                }
+            }),
+            Self::WitnessLoop { times, every_us, keeps_data } if times > 1 => {
+                vec![Self::WitnessLoop { times: 1, every_us, keeps_data }]
             }
-            Self::CutStore { worker, way, loud, for_us } => {
-                halves(for_us).map(|for_us| Self::CutStore { worker, way, loud, for_us }).collect()
+            Self::CrashAt { worker, effects, restart_after_us } if effects > 0 => {
+                vec![Self::CrashAt { worker, effects: effects / 2, restart_after_us }]
             }
-            Self::CutWitness { worker, for_us } => {
-                halves(for_us).map(|for_us| Self::CutWitness { worker, for_us }).collect()
+            Self::StoreClockJump { by_us } => {
+                smaller(by_us).map(|by_us| Self::StoreClockJump { by_us }).collect()
             }
-            Self::Pause { worker, for_us } => halves(for_us).map(|for_us| Self::Pause { worker, for_us }).collect(),
-            Self::StoreAway { how, for_us } => halves(for_us).map(|for_us| Self::StoreAway { how, for_us }).collect(),
-            Self::WitnessAway { how, for_us } => {
-                halves(for_us).map(|for_us| Self::WitnessAway { how, for_us }).collect()
+            Self::WitnessClockJump { by_us } => {
+                smaller(by_us).map(|by_us| Self::WitnessClockJump { by_us }).collect()
             }
-            Self::Hold { batch, for_us } => halves(for_us).map(|for_us| Self::Hold { batch, for_us }).collect(),
-            Self::Append { batch, rows, for_us } => {
-                halves(for_us).map(|for_us| Self::Append { batch, rows, for_us }).collect()
-            }
-            Self::StoreClockJump { by_us } => [by_us / 8, by_us / 2]
-                .into_iter()
-                .filter(|less| *less != 0)
-                .map(|by_us| Self::StoreClockJump { by_us })
-                .collect(),
+            Self::Failover { behind_us } => halves(behind_us).map(|behind_us| Self::Failover { behind_us }).collect(),
             _ => Vec::new(),
         }
     }
 }
 
-const PURPOSE_FAULTS: u64 = 4;
-const KINDS: u64 = 16;
-
-/// Draws a run's faults: some kinds only (a swarm), placed where the work is.
-pub fn draw_faults(seed: u64, options: &Options) -> Vec<(u64, Fault)> {
-    let mut draw = Draw::new(seed, PURPOSE_FAULTS);
-    let enabled: Vec<u64> = (0..KINDS).filter(|_| draw.chance(500)).collect();
-    let count = if enabled.is_empty() { 0 } else { draw.below(11) };
-    let horizon = options.expected_us() + draw.pick(&[0, 0, options.ttl_us, options.ttl_us * 3]);
-    let one = |draw: &mut Draw| {
-        let kind = draw.pick(&enabled);
-        (draw.below(horizon), draw_fault(draw, kind, options))
-    };
-    let mut faults: Vec<(u64, Fault)> = (0..count).map(|_| one(&mut draw)).collect();
-    faults.sort_by_key(|(at, _)| *at);
-    faults
-}
-
-fn draw_fault(draw: &mut Draw, kind: u64, options: &Options) -> Fault {
-    let worker = draw.below(u64::from(options.workers)) as u8;
-    let batch = draw.below(options.batches.len() as u64) as u8;
-    let count = draw.pick(&[1, 1, 2, 3, 8]);
-    let for_us = draw_outage(draw, options.ttl_us);
-    match kind {
-        0 => Fault::LoseReplies { worker, count },
-        1 => Fault::Delay { worker, count, by_us: for_us },
-        2 => Fault::Duplicate { worker, count, after_us: for_us },
-        3 | 4 => {
-            let way = draw.pick(&[Way::Both, Way::Requests, Way::Replies]);
-            Fault::CutStore { worker, way, loud: draw.chance(400), for_us }
-        }
-        5 => Fault::CutWitness { worker, for_us },
-        6 | 7 => Fault::Pause { worker, for_us },
-        8 | 9 => {
-            let restart_after_us = if draw.chance(700) { Some(for_us) } else { None };
-            Fault::Crash { worker, restart_after_us, reported: options.supervised && draw.chance(700) }
-        }
-        10 => Fault::Twin { worker },
-        11 => Fault::Stop { worker, restart_after_us: if draw.chance(700) { Some(for_us) } else { None } },
-        12 => Fault::StoreAway { how: draw.pick(&[Away::Refuses, Away::Stalls]), for_us },
-        13 => Fault::StoreClockJump { by_us: draw_jump(draw, options.ttl_us) },
-        14 if draw.chance(300) => Fault::WitnessAway { how: draw.pick(&[Away::Refuses, Away::Stalls]), for_us },
-        14 => {
-            let losses = [WitnessLoss::Flush, WitnessLoss::RestartEmpty, WitnessLoss::RestartWithData];
-            Fault::Witness(draw.pick(&losses))
-        }
-        _ if draw.chance(300) => Fault::Abort { batch },
-        _ if draw.chance(500) => {
-            Fault::Append { batch, rows: draw.pick(&[1, 2, 10]), for_us: draw.pick(&[1, for_us / 4, for_us]).max(1) }
-        }
-        _ => Fault::Hold { batch, for_us },
-    }
-}
-
-/// Outages straddle the ttl on purpose.
-fn draw_outage(draw: &mut Draw, ttl_us: u64) -> u64 {
-    match draw.below(4) {
-        0 => draw.between(1, ttl_us / 4),
-        1 => draw.between(ttl_us / 2, ttl_us),
-        2 => draw.between(ttl_us - ttl_us / 8, ttl_us * 2),
-        _ => draw.between(ttl_us * 2, ttl_us * 5),
-    }
-}
-
-fn draw_jump(draw: &mut Draw, ttl_us: u64) -> i64 {
-    let size = draw.pick(&[ttl_us / 3, ttl_us, ttl_us * 3, 7_200_000_000]);
-    let by = i64::try_from(draw.between(size / 2, size)).unwrap_or(1);
-    if draw.chance(500) { by } else { -by }
+/// Smaller steps of a clock the same way.
+fn smaller(by_us: i64) -> impl Iterator<Item = i64> {
+    [by_us / 8, by_us / 2].into_iter().filter(|less| *less != 0)
 }

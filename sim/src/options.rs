@@ -111,6 +111,12 @@ pub struct Options {
     pub core: u8,
     /// How long the run goes on after all batches have ended: late writes.
     pub linger_us: u64,
+    /// When further workers join, each in a place of its own.
+    pub joins_us: Vec<u64>,
+    /// Until faults stop, so many messages out of a thousand are lost.
+    pub lost_per_mille: u64,
+    /// The second witness's clock runs at this rate, in millionths.
+    pub witness_rate: u32,
 }
 
 const PURPOSE_OPTIONS: u64 = 1;
@@ -169,7 +175,15 @@ impl Options {
             linger_us: if d.chance(250) { ttl_us * 2 } else { 0 },
             // Last: what is drawn before stays what it was.
             calls: d.chance(300),
+            joins_us: (0..d.pick(&[0, 0, 0, 1, 2])).map(|_| d.below(ttl_us * 2)).collect(),
+            lost_per_mille: d.pick(&[0, 0, 0, 10, 100]),
+            witness_rate: d.pick(&[1_000_000, 900_000, 1_100_000]),
         }
+    }
+
+    /// Places for workers: those at the start and those that join.
+    pub fn places(&self) -> u64 {
+        u64::from(self.workers.max(1)) + self.joins_us.len() as u64
     }
 
     fn draw_batches(d: &mut Draw, ttl_us: u64, run_us_max: u64) -> Vec<BatchPlan> {
@@ -230,6 +244,9 @@ impl Options {
             restart_us: 300_000,
             core: 0b11,
             linger_us: 2_500_000,
+            joins_us: Vec::new(),
+            lost_per_mille: 0,
+            witness_rate: 1_000_000,
         }
     }
 

@@ -7,15 +7,18 @@
 //! | its simulated handlers | `handlers` |
 //! | messages to store and witness | `messages` |
 //! | the store with what a planted bug makes of it | `planted` |
-//! | faults taking effect | `faults` |
+//! | faults taking effect, and those of processes | `faults` |
+//! | faults of links and servers | `outages` |
+//! | what operators do | `operators` |
 //! | faults stop, everything must end | `ending` |
 
-mod appends;
 mod calls;
 mod ending;
 mod faults;
 mod handlers;
 mod messages;
+mod operators;
+mod outages;
 mod planted;
 mod process;
 
@@ -32,11 +35,12 @@ use fencepost_model::history;
 use fencepost_model::liveness::ModelLiveness;
 use fencepost_model::store::{BatchSpec, ModelStore, Rows};
 
-use self::messages::{Server, Troubles};
+use self::messages::{Notice, Presence, Troubles};
 use self::process::{Inner, Process};
 use crate::checks::{Checks, Violation};
 use crate::coverage::{Coverage, Mark};
 use crate::draw::mix;
+use crate::fault::Fault;
 use crate::options::{OPERATION, batch_id};
 use crate::planted::PlantedBug;
 use crate::rows::{RowPlan, plan_rows};
@@ -135,9 +139,17 @@ enum Event {
     },
     Notified {
         process: ProcessAt,
-        /// Of a batch that is open for claims now.
-        opened: bool,
+        notice: Notice,
     },
+    /// For the failover of this place: the replica has what there is now.
+    WitnessCopied(usize),
+    /// Of a second witness that restarts again and again, so many more times.
+    WitnessRestarts {
+        left: u8,
+        every_us: u64,
+        keeps_data: bool,
+    },
+    PurgeGoesOn(BatchId),
     Stop {
         process: ProcessAt,
     },
@@ -183,10 +195,14 @@ pub(crate) struct World<'a> {
 
     store: ModelStore,
     store_clock: WallClock,
-    store_server: Server,
+    store_server: Presence,
     witness: ModelLiveness,
     witness_clock: MonotonicClock,
-    witness_server: Server,
+    witness_server: Presence,
+    /// What its clock was stepped by.
+    witness_offset: i64,
+    /// Replicas' data, by the failover that they are for.
+    witness_copies: BTreeMap<usize, ModelLiveness>,
 
     slots: Vec<Slot>,
     processes: Vec<Process>,
@@ -195,11 +211,14 @@ pub(crate) struct World<'a> {
     /// L6: all runs; no token is ever run twice.
     started: BTreeSet<RunKey>,
     holds: BTreeMap<BatchId, u64>,
-    stagings: Vec<appends::Staging>,
+    stagings: Vec<operators::Staging>,
+    purged: BTreeSet<BatchId>,
     submitted: usize,
     ended_at: Option<u64>,
     healed: bool,
     deadline: u64,
+    /// When the last operator comes to ended batches.
+    operators_until: u64,
 
     checks: Checks,
     hash: u64,
@@ -211,6 +230,9 @@ pub(crate) struct World<'a> {
 /// A run with more events has got into a loop.
 const EVENTS_MAX: u64 = 4_000_000;
 
+/// Where the second witness's clock stands at the start: it has been up for long, and can be stepped back.
+const WITNESS_EPOCH: Instant = Instant::from_micros(77_000_000_000_000);
+
 /// Where the store's clock stands at the start: a moment in 2026.
 const STORE_EPOCH: i64 = 1_780_000_000_000_000;
 
@@ -218,7 +240,7 @@ impl<'a> World<'a> {
     pub(crate) fn new(schedule: &'a Schedule, bug: Option<PlantedBug>, trace: bool, moments: bool) -> Self {
         let options = &schedule.options;
         let batches = (0..options.batches.len()).map(|at| (batch_id(at), at)).collect();
-        let slots = (0..options.workers.max(1)).map(|_| Slot::default()).collect();
+        let slots = (0..options.places()).map(|_| Slot::default()).collect();
         let rows = plan_rows(schedule.seed, options);
         let mut world = Self {
             schedule,
@@ -234,20 +256,24 @@ impl<'a> World<'a> {
             free: Vec::new(),
             store: ModelStore::new(),
             store_clock: WallClock::new(0, StoreTime(STORE_EPOCH), Rate::from_millionths(options.store_rate)),
-            store_server: Server::default(),
+            store_server: Presence::default(),
             witness: ModelLiveness::new(Instant::from_micros(0)),
-            witness_clock: MonotonicClock::new(0, Instant::from_micros(77_000_000), Rate::TRUE),
-            witness_server: Server::default(),
+            witness_clock: MonotonicClock::new(0, WITNESS_EPOCH, Rate::from_millionths(options.witness_rate)),
+            witness_server: Presence::default(),
+            witness_offset: 0,
+            witness_copies: BTreeMap::new(),
             slots,
             processes: Vec::new(),
             ledger: BTreeMap::new(),
             started: BTreeSet::new(),
             holds: BTreeMap::new(),
             stagings: Vec::new(),
+            purged: BTreeSet::new(),
             submitted: 0,
             ended_at: None,
             healed: false,
             deadline: u64::MAX,
+            operators_until: operators_until(schedule),
             hash: 0xcbf2_9ce4_8422_2325,
             handled: 0,
             coverage: Coverage::default(),
@@ -259,14 +285,20 @@ impl<'a> World<'a> {
 
     /// Puts what is known beforehand on the heap. Faults come first: at equal times they strike before the event.
     fn plan(&mut self) {
-        for (at, (time, _)) in self.schedule.faults.iter().enumerate() {
+        for (at, (time, fault)) in self.schedule.faults.iter().enumerate() {
             self.push(*time, Event::Fault(at));
+            if let Fault::Failover { behind_us } = fault {
+                self.push(time.saturating_sub(*behind_us), Event::WitnessCopied(at));
+            }
         }
         for (at, batch) in self.schedule.options.batches.iter().enumerate() {
             self.push(batch.submit_at_us, Event::Submit(at));
         }
+        let joins = &self.schedule.options.joins_us;
+        let first = self.slots.len() - joins.len();
         for slot in 0..self.slots.len() {
-            self.push(0, Event::Start { slot });
+            let at = slot.checked_sub(first).map_or(0, |late| joins[late]);
+            self.push(at, Event::Start { slot });
         }
         self.push(self.heal_at(), Event::Heal);
     }
@@ -338,7 +370,10 @@ impl<'a> World<'a> {
             Event::RowKills { process, key } => self.row_kills(process, key),
             Event::DeathReported { process, identity } => self.death_reported(process, identity),
             Event::CallEnds { process, key, answer } => self.call_ends(process, key, answer),
-            Event::Notified { process, opened } => self.notified(process, opened),
+            Event::Notified { process, notice } => self.notified(process, notice),
+            Event::WitnessCopied(at) => self.copy_witness(at),
+            Event::WitnessRestarts { left, every_us, keeps_data } => self.restart_witness(left, every_us, keeps_data),
+            Event::PurgeGoesOn(batch) => self.go_on_purging(batch),
             Event::Stop { process } => self.stop(process),
         }
     }
@@ -434,6 +469,11 @@ impl<'a> World<'a> {
     }
 }
 
+fn operators_until(schedule: &Schedule) -> u64 {
+    let late = schedule.faults.iter().filter(|(_, fault)| fault.is_for_ended_batches());
+    late.map(|(at, _)| *at).max().unwrap_or(0)
+}
+
 fn fingerprint(event: &Event) -> (u64, u64, u64) {
     let run = |key: &RunKey| key.token.0 << 20 | key.line;
     match event {
@@ -453,8 +493,11 @@ fn fingerprint(event: &Event) -> (u64, u64, u64) {
         Event::RunEnds { process, key, .. } => (20, *process as u64, run(key)),
         Event::RowKills { process, key } => (21, *process as u64, run(key)),
         Event::DeathReported { process, identity } => (22, *process as u64, identity.start_ticks),
-        Event::Notified { process, opened } => (23, *process as u64, u64::from(*opened)),
+        Event::Notified { process, notice } => (23, *process as u64, u64::from(notice.opened)),
         Event::Stop { process } => (24, *process as u64, 0),
         Event::CallEnds { process, key, .. } => (25, *process as u64, key.token.0),
+        Event::WitnessCopied(at) => (26, *at as u64, 0),
+        Event::WitnessRestarts { left, .. } => (27, u64::from(*left), 0),
+        Event::PurgeGoesOn(batch) => (28, batch.number(), 0),
     }
 }

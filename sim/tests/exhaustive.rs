@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use sim::explore::quiet_panics;
-use sim::fault::{Away, Fault, Way};
+use sim::fault::{Away, Fault, Server, Way};
 use sim::options::Options;
 use sim::schedule::Schedule;
 use sim::{Moment, run, run_for_moments};
@@ -103,12 +103,12 @@ fn trouble_with_every_request() {
         for moment in quiet_run(&options) {
             let Some(worker) = moment.arrival_of else { continue };
             let at = moment.at_us;
-            faults.extend([1, 3].map(|count| (at, Fault::LoseReplies { worker, count })));
+            faults.extend([1, 3].map(|count| (at, Fault::LoseReplies { worker, server: Server::Store, count })));
             // Requests are struck where they are sent, just before they arrive.
             let sent = at.saturating_sub(options.latency_us_max);
             for by_us in [options.request_timeout_us * 2, TTL * 2] {
-                faults.push((sent, Fault::Delay { worker, count: 1, by_us }));
-                faults.push((sent, Fault::Duplicate { worker, count: 1, after_us: by_us }));
+                faults.push((sent, Fault::Delay { worker, server: Server::Store, count: 1, by_us }));
+                faults.push((sent, Fault::Duplicate { worker, server: Server::Store, count: 1, after_us: by_us }));
             }
         }
         println!("{} runs", hold(&options, faults));

@@ -2,7 +2,7 @@
 
 use sim::fault::Fault::*;
 #[allow(unused_imports)]
-use sim::fault::{Away::*, Way::*, WitnessLoss::*};
+use sim::fault::{Again, Away::*, Server::*, Way::*, WitnessLoss::*};
 use sim::options::{BatchPlan, Options};
 use sim::run;
 use sim::schedule::Schedule;
@@ -78,11 +78,14 @@ fn a_claim_that_arrives_twice_is_settled() {
             restart_us: 600000,
             core: 255,
             linger_us: 0,
+            joins_us: vec![],
+            lost_per_mille: 0,
+            witness_rate: 1000000,
         },
         faults: vec![
             (44838, Pause { worker: 1, for_us: 159520 }),
-            (51298, Delay { worker: 1, count: 1, by_us: 1 }),
-            (172129, Duplicate { worker: 1, count: 1, after_us: 1 }),
+            (51298, Delay { worker: 1, server: Store, count: 1, by_us: 1 }),
+            (172129, Duplicate { worker: 1, server: Store, count: 1, after_us: 1 }),
         ],
     };
     assert_holds(&schedule);
@@ -142,8 +145,11 @@ fn a_row_that_was_given_up_kills_its_worker_and_not_a_suspect() {
             restart_us: 3043125,
             core: 34,
             linger_us: 0,
+            joins_us: vec![],
+            lost_per_mille: 0,
+            witness_rate: 1000000,
         },
-        faults: vec![(282647, CutWitness { worker: 0, for_us: 3201912 })],
+        faults: vec![(282647, CutWitness { worker: 0, way: Both, for_us: 3201912 })],
     };
     assert_holds(&schedule);
 }
@@ -203,9 +209,12 @@ fn an_act_that_stalled_with_the_store_judges_nobody() {
             restart_us: 3000000,
             core: 255,
             linger_us: 0,
+            joins_us: vec![],
+            lost_per_mille: 0,
+            witness_rate: 1000000,
         },
         faults: vec![
-            (100936579, CutWitness { worker: 1, for_us: 70429061 }),
+            (100936579, CutWitness { worker: 1, way: Both, for_us: 70429061 }),
             (114132138, Pause { worker: 0, for_us: 64606768 }),
             (120866418, Pause { worker: 2, for_us: 17083299 }),
             (174576943, StoreAway { how: Stalls, for_us: 66334355 }),
@@ -268,10 +277,13 @@ fn a_silent_witness_does_not_put_recovery_off_for_ever() {
             restart_us: 60000000,
             core: 255,
             linger_us: 0,
+            joins_us: vec![],
+            lost_per_mille: 0,
+            witness_rate: 1000000,
         },
         faults: vec![
             (31363825, Crash { worker: 2, restart_after_us: None, reported: false }),
-            (45465799, CutWitness { worker: 0, for_us: 181132005 }),
+            (45465799, CutWitness { worker: 0, way: Both, for_us: 181132005 }),
             (51155331, Pause { worker: 1, for_us: 140995218 }),
         ],
     };
@@ -350,6 +362,9 @@ fn a_worker_that_slept_starts_no_row_of_an_aborted_batch() {
             restart_us: 743781,
             core: 255,
             linger_us: 0,
+            joins_us: vec![],
+            lost_per_mille: 0,
+            witness_rate: 1000000,
         },
         faults: vec![(690785, Pause { worker: 0, for_us: 70706296 }), (2377616, Abort { batch: 1 })],
     };

@@ -86,6 +86,8 @@ pub struct Bounds {
     pub progress: Duration,
     /// S2: how long after an abort a connected worker may still start rows.
     pub abort_notice: Duration,
+    /// S2: the same for one that is notified: it has been connected since before the abort. None: nobody is.
+    pub abort_told: Option<Duration>,
 }
 
 /// All checkers as one.
@@ -100,7 +102,7 @@ impl Suite {
         suite.checkers.push(Box::new(Innocence::new()));
         suite.checkers.push(Box::new(BoundedRecovery::new(bounds.recovery_slack)));
         suite.checkers.push(Box::new(Progress::new(bounds.progress)));
-        suite.checkers.push(Box::new(Abort::new(bounds.abort_notice)));
+        suite.checkers.push(Box::new(Abort::new(bounds.abort_notice, bounds.abort_told)));
         suite
     }
 

@@ -277,6 +277,16 @@ pub enum Event {
         generation: u32,
     },
 
+    /// Fact: a process's clock goes on at another rate.
+    ClockChanged {
+        /// Whose.
+        process: Process,
+        /// The new rate is within what the protocol's margins cover.
+        steady: bool,
+    },
+    /// Fact: from now on heartbeats may outlast their time: the second witness's clock was stepped back, or an older copy of its
+    /// data took over.
+    HeartbeatsLinger,
     /// Fact: a process started.
     WorkerStarted {
         /// Which.

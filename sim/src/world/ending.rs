@@ -17,7 +17,9 @@ impl World<'_> {
     /// When faults stop: they are placed where the work is, so this hardly ever cuts work short.
     pub(super) fn heal_at(&self) -> u64 {
         let submitted = self.schedule.options.batches.iter().map(|batch| batch.submit_at_us).max().unwrap_or(0);
-        self.schedule.faults_end_us().max(submitted).max(self.schedule.options.expected_us()) + 1
+        let joined = self.schedule.options.joins_us.iter().copied().max().unwrap_or(0);
+        let faults = self.schedule.faults_end_us().max(joined);
+        faults.max(submitted).max(self.schedule.options.expected_us()) + 1
     }
 
     /// From now on nothing more breaks. Some workers are whole, at least one; the others stay as broken as they are, or get
@@ -49,11 +51,16 @@ impl World<'_> {
     pub(super) fn look_for_end(&mut self) {
         if self.submitted == self.rows.len() && !self.store.has_open_batch() && !self.owes_calls() {
             self.ended_at.get_or_insert(self.now);
+        } else {
+            // A retry may have opened one again.
+            self.ended_at = None;
         }
     }
 
+    /// All batches have ended, for as long as the run lingers, and no operator is to come.
     pub(super) fn is_over(&self) -> bool {
-        self.ended_at.is_some_and(|ended| self.now >= ended + self.schedule.options.linger_us)
+        let lingered = self.ended_at.is_some_and(|ended| self.now >= ended + self.schedule.options.linger_us);
+        lingered && self.now >= self.operators_until
     }
 
     /// For the report of a run that does not end.
@@ -74,11 +81,11 @@ pub(super) fn bounds(schedule: &Schedule, rows: impl Iterator<Item = RowPlan>) -
         recovery_slack: Duration::from_micros(slack),
         progress: Duration::from_micros(progress_bound_us(schedule, rows)),
         abort_notice: Duration::from_micros(abort_notice_us(options)),
+        abort_told: options.notify.then(|| Duration::from_micros(options.latency_us_max + 2)),
     }
 }
 
 /// S2 without a notification: the core hears of an abort with the first renewal after its keeper was told what it holds.
-/// The notification within a second comes with the operator's verbs.
 fn abort_notice_us(options: &Options) -> u64 {
     (options.renew_us + options.ttl_us / 8) * 5 / 4 + 500_000 + 4 * options.request_timeout_us + options.inner_us * 2
 }
@@ -87,7 +94,8 @@ fn abort_notice_us(options: &Options) -> u64 {
 fn progress_bound_us(schedule: &Schedule, rows: impl Iterator<Item = RowPlan>) -> u64 {
     let options = &schedule.options;
     let longest = options.batches.iter().map(|batch| batch.timeout_us).max().unwrap_or(0) + options.cancel_grace_us;
-    let attempts = u64::from(options.batches.iter().map(|batch| batch.attempts_max).max().unwrap_or(1));
+    let retries = schedule.faults.iter().filter(|(_, fault)| matches!(fault, Fault::Retry { .. })).count() as u64;
+    let attempts = u64::from(options.batches.iter().map(|batch| batch.attempts_max).max().unwrap_or(1)) * (1 + retries);
     let (mut work, mut deaths) = (0, 8);
     let appended = schedule.faults.iter().map(|(_, fault)| match fault {
         Fault::Append { rows, .. } => usize::from(*rows),
@@ -100,7 +108,7 @@ fn progress_bound_us(schedule: &Schedule, rows: impl Iterator<Item = RowPlan>) -
         if matches!(row.nature, Nature::Retries(_) | Nature::Hangs) || row.run_us >= longest {
             work += 4_000_000 * attempts;
         }
-        deaths += if row.kills() { 16 } else { 0 };
+        deaths += if row.kills() { 16 * (1 + retries) } else { 0 };
     }
     let recovery = 4 * options.ttl_us + 2 * options.scan_us + options.restart_us + options.poll_us;
     let jumped = schedule.faults.iter().any(|(_, fault)| matches!(fault, Fault::StoreClockJump { .. }));

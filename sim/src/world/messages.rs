@@ -1,26 +1,26 @@
 //! Messages between processes, store and witness, and what may happen to them on their way.
 
-use fencepost_core::RequestId;
+use fencepost_core::{BatchId, RequestId};
 use fencepost_core::judge::JudgeInput;
 use fencepost_core::keeper::KeeperInput;
 use fencepost_core::liveness::{LivenessReply, LivenessRequest};
-use fencepost_core::store::{ClaimReply, RecoverReply, StoreFailure, StoreReply, StoreRequest, Verdict};
+use fencepost_core::store::{ClaimReply, RecordItem, RecoverReply, StoreFailure, StoreReply, StoreRequest, Verdict};
 use fencepost_core::worker::WorkerInput;
 use fencepost_model::history::{self, FreedWhy, LeaseEnd, Link, RecordedWhy};
 
 use super::{Event, Machine, ProcessAt, StoreCall, World};
 use crate::coverage::Mark;
-use crate::fault::{Away, Way};
+use crate::fault::{Away, Server, Way};
 
-/// A server that may be away.
+/// Whether a server is there.
 #[derive(Debug, Default)]
-pub(super) struct Server {
+pub(super) struct Presence {
     pub(super) away: Option<(Away, u64)>,
     /// Requests that wait for it to come back.
     pub(super) stalled: Vec<Event>,
 }
 
-impl Server {
+impl Presence {
     pub(super) fn is_away(&self) -> bool {
         self.away.is_some()
     }
@@ -30,7 +30,26 @@ impl Server {
 #[derive(Debug, Default)]
 pub(super) struct Troubles {
     pub(super) store_cut: Option<Cut>,
-    pub(super) witness_cut_until: Option<u64>,
+    pub(super) witness_cut: Option<Cut>,
+    /// To either server: what befalls the next messages.
+    pub(super) next: [NextMessages; 2],
+}
+
+impl Troubles {
+    pub(super) fn next(&mut self, server: Server) -> &mut NextMessages {
+        &mut self.next[server as usize]
+    }
+
+    /// Takes one of so many, if any is left.
+    fn take_one(of: &mut (u32, u64)) -> Option<u64> {
+        of.0 = of.0.checked_sub(1)?;
+        Some(of.1)
+    }
+}
+
+/// What befalls the next messages between a slot and a server.
+#[derive(Debug, Default)]
+pub(super) struct NextMessages {
     /// So many requests that arrive lose their replies.
     pub(super) lose_replies: u32,
     /// So many requests that are sent arrive so much later.
@@ -39,12 +58,46 @@ pub(super) struct Troubles {
     pub(super) duplicate: (u32, u64),
 }
 
-/// A cut link to the store.
+/// A cut link.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cut {
     pub(super) way: Way,
     pub(super) loud: bool,
     pub(super) until: u64,
+}
+
+/// What the store tells everybody after a transaction.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Notice {
+    /// Lines may have become free.
+    pub(super) freed: bool,
+    /// A batch is open for claims.
+    pub(super) opened: bool,
+    /// Calls may be due.
+    pub(super) ended: bool,
+    /// Leases were taken.
+    pub(super) leases: bool,
+    /// S2: these were aborted.
+    pub(super) aborted: Vec<BatchId>,
+}
+
+impl Notice {
+    fn take(&mut self, event: &history::Event) {
+        use history::Event as E;
+        match event {
+            E::Freed { .. } => self.freed = true,
+            E::BatchLoaded { .. } | E::BatchAppended { .. } | E::BatchHeld { .. } | E::RowsRetried { .. } => {
+                self.opened = true;
+            }
+            E::BatchEnded { .. } => (self.freed, self.ended) = (true, true),
+            E::BatchAborted { batch, .. } => {
+                (self.freed, self.ended) = (true, true);
+                self.aborted.push(*batch);
+            }
+            E::LeaseTaken { .. } => self.leases = true,
+            _ => {}
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +106,15 @@ enum Leg {
     Back = 2,
     WitnessThere = 3,
     WitnessBack = 4,
+}
+
+impl Leg {
+    const fn link(self) -> Link {
+        match self {
+            Self::There | Self::Back => Link::Store,
+            Self::WitnessThere | Self::WitnessBack => Link::Liveness,
+        }
+    }
 }
 
 impl World<'_> {
@@ -80,24 +142,46 @@ impl World<'_> {
             }
             return;
         }
-        let twice = troubles.duplicate.0 > 0;
-        if twice {
-            troubles.duplicate.0 -= 1;
-            let after = troubles.duplicate.1;
+        if self.is_lost(at, machine, id, Leg::There) {
+            self.pretend_recorded(at, machine, id, &request);
+            return;
+        }
+        let next = self.slots[self.processes[at].slot].troubles.next(Server::Store);
+        let duplicate = Troubles::take_one(&mut next.duplicate);
+        let twice = duplicate.is_some();
+        let delay = Troubles::take_one(&mut next.delay);
+        if let Some(after) = duplicate {
             let request = request.clone();
             let call = StoreCall { process: at, machine, id, request, duplicate: true, twice, delayed: false };
             self.push(self.now + way + after, Event::StoreArrives(call));
         }
-        let troubles = &mut self.slots[self.processes[at].slot].troubles;
-        let mut call = StoreCall { process: at, machine, id, request, duplicate: false, twice, delayed: false };
-        let mut arrives = self.now + way;
-        if troubles.delay.0 > 0 {
-            troubles.delay.0 -= 1;
-            arrives += troubles.delay.1;
-            call.delayed = true;
+        let delayed = delay.is_some();
+        if delayed {
             self.link_trouble(at, Link::Store, true);
         }
-        self.push(arrives, Event::StoreArrives(call));
+        let call = StoreCall { process: at, machine, id, request, duplicate: false, twice, delayed };
+        self.push(self.now + way + delay.unwrap_or(0), Event::StoreArrives(call));
+    }
+
+    /// Whether this message is lost by chance. A lost one is a trouble of its link.
+    fn is_lost(&mut self, at: ProcessAt, machine: Machine, id: RequestId, leg: Leg) -> bool {
+        let per_mille = self.schedule.options.lost_per_mille;
+        if self.healed || per_mille == 0 {
+            return false;
+        }
+        let number = u64::from(self.processes[at].number.0);
+        let lost = self.number_of(&[number, machine as u64, id.0, leg as u64, 0x105e]) % 1000 < per_mille;
+        if lost {
+            self.coverage.mark(Mark::MessageLost);
+            self.blip(at, leg.link());
+        }
+        lost
+    }
+
+    /// A trouble that is over at once.
+    fn blip(&mut self, at: ProcessAt, link: Link) {
+        self.link_trouble(at, link, true);
+        self.link_trouble(at, link, false);
     }
 
     pub(super) fn store_arrives(&mut self, call: StoreCall) {
@@ -122,6 +206,7 @@ impl World<'_> {
             self.coverage.mark(Mark::LateWrite);
         }
         let reply = self.apply(&call);
+        self.cover_purged(&call.request, &reply);
         self.store_changed();
         if call.duplicate {
             self.coverage.mark(Mark::DuplicateArrived);
@@ -129,16 +214,16 @@ impl World<'_> {
         }
         let troubles = &mut self.slots[self.processes[call.process].slot].troubles;
         let cut = troubles.store_cut.filter(|cut| cut.way != Way::Requests);
-        if troubles.lose_replies > 0 {
-            troubles.lose_replies -= 1;
-            self.link_trouble(call.process, Link::Store, true);
-            self.link_trouble(call.process, Link::Store, false);
+        let next = troubles.next(Server::Store);
+        if next.lose_replies > 0 {
+            next.lose_replies -= 1;
+            self.blip(call.process, Link::Store);
         } else if let Some(cut) = cut {
             if cut.loud {
                 self.answer(&call, Err(StoreFailure::Unknown));
                 return;
             }
-        } else {
+        } else if !self.is_lost(call.process, call.machine, call.id, Leg::Back) {
             self.cover_reply(&reply);
             self.answer(&call, Ok(reply));
             return;
@@ -194,11 +279,20 @@ impl World<'_> {
     }
 
     pub(super) fn ask_witness(&mut self, at: ProcessAt, machine: Machine, id: RequestId, request: LivenessRequest) {
-        if self.slots[self.processes[at].slot].troubles.witness_cut_until.is_some() {
+        let troubles = &mut self.slots[self.processes[at].slot].troubles;
+        let cut = troubles.witness_cut.is_some_and(|cut| cut.way != Way::Replies);
+        if cut || self.is_lost(at, machine, id, Leg::WitnessThere) {
             return;
         }
-        let way = self.way_us(at, machine, id, Leg::WitnessThere);
-        self.push(self.now + way, Event::WitnessArrives { process: at, machine, id, request });
+        let next = self.slots[self.processes[at].slot].troubles.next(Server::Witness);
+        let duplicate = Troubles::take_one(&mut next.duplicate);
+        let arrives = self.now + Troubles::take_one(&mut next.delay).unwrap_or(0);
+        let arrives = arrives + self.way_us(at, machine, id, Leg::WitnessThere);
+        if let Some(after) = duplicate {
+            let request = request.clone();
+            self.push(arrives + after, Event::WitnessArrives { process: at, machine, id, request });
+        }
+        self.push(arrives, Event::WitnessArrives { process: at, machine, id, request });
     }
 
     pub(super) fn witness_arrives(&mut self, at: ProcessAt, machine: Machine, id: RequestId, request: LivenessRequest) {
@@ -209,14 +303,19 @@ impl World<'_> {
                 return;
             }
             Some((Away::Refuses, _)) => None,
-            None => Some(self.witness.apply(self.witness_clock.now(self.now), &request)),
+            None => Some(self.witness.apply(self.witness_now(), &request)),
         };
         if let Some(LivenessReply::Check { vouches: true, alive }) = &reply
             && !alive.is_empty()
         {
             self.coverage.mark(Mark::HeartbeatPresent);
         }
-        if self.slots[self.processes[at].slot].troubles.witness_cut_until.is_none() {
+        let troubles = &mut self.slots[self.processes[at].slot].troubles;
+        let cut = troubles.witness_cut.is_some_and(|cut| cut.way != Way::Requests);
+        let next = troubles.next(Server::Witness);
+        if next.lose_replies > 0 {
+            next.lose_replies -= 1;
+        } else if !cut && !self.is_lost(at, machine, id, Leg::WitnessBack) {
             let way = self.way_us(at, machine, id, Leg::WitnessBack);
             self.push(self.now + way, Event::WitnessAnswers { process: at, machine, id, reply });
         }
@@ -258,7 +357,7 @@ impl World<'_> {
     /// A new process in a slot whose links are cut already.
     pub(super) fn tell_cuts_of_slot(&mut self, at: ProcessAt) {
         let troubles = &self.slots[self.processes[at].slot].troubles;
-        let (store, witness) = (troubles.store_cut.is_some(), troubles.witness_cut_until.is_some());
+        let (store, witness) = (troubles.store_cut.is_some(), troubles.witness_cut.is_some());
         if store {
             self.link_trouble(at, Link::Store, true);
         }
@@ -271,37 +370,28 @@ impl World<'_> {
     pub(super) fn store_changed(&mut self) {
         let events: Vec<history::Event> = self.store.drain_events().collect();
         self.cover_step(&events);
-        let (mut freed, mut opened) = (false, false);
+        let mut notice = Notice::default();
         for event in &events {
             self.cover_event(event);
-            freed |= matches!(
-                event,
-                history::Event::Freed { .. } | history::Event::BatchEnded { .. } | history::Event::BatchAborted { .. }
-            );
-            opened |= matches!(
-                event,
-                history::Event::BatchLoaded { .. }
-                    | history::Event::BatchAppended { .. }
-                    | history::Event::BatchHeld { .. }
-                    | history::Event::RowsRetried { .. }
-            );
+            notice.take(event);
             if self.trace {
                 println!("{:>12}     {event:?}", self.now);
             }
             self.checks.fact(self.now, event);
         }
         self.checks.step(self.now, &mut self.store);
-        if (freed || opened) && self.schedule.options.notify {
-            self.notify_all(opened);
+        if self.schedule.options.notify && notice != Notice::default() {
+            self.notify_all(&notice);
         }
         self.look_for_end();
     }
 
-    fn notify_all(&mut self, opened: bool) {
+    fn notify_all(&mut self, notice: &Notice) {
+        let arrives = self.now + self.schedule.options.latency_us_max;
         for at in 0..self.processes.len() {
             let process = &self.processes[at];
             if process.alive && self.slots[process.slot].troubles.store_cut.is_none() {
-                self.push(self.now + self.schedule.options.latency_us_max, Event::Notified { process: at, opened });
+                self.push(arrives, Event::Notified { process: at, notice: notice.clone() });
             }
         }
     }
@@ -342,6 +432,17 @@ impl World<'_> {
             _ => return,
         };
         self.coverage.mark(mark);
+    }
+
+    fn cover_purged(&mut self, request: &StoreRequest, reply: &StoreReply) {
+        if let (StoreRequest::Record(record), StoreReply::Record(verdicts)) = (request, reply) {
+            let fenced = |(item, verdict): (&RecordItem, &Verdict)| {
+                *verdict == Verdict::Fenced && self.purged.contains(&item.batch)
+            };
+            if record.items.iter().zip(verdicts).any(fenced) {
+                self.coverage.mark(Mark::FencedAfterPurge);
+            }
+        }
     }
 
     fn cover_reply(&mut self, reply: &StoreReply) {

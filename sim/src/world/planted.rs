@@ -100,7 +100,7 @@ impl World<'_> {
     fn judge_by_heartbeat(&mut self, now: StoreTime, judge: ProcessAt) -> StoreReply {
         let liveness = self.schedule.options.liveness;
         self.judge_at_once(now, judge, |world, view| {
-            liveness && !world.witness.has_beat(world.witness_clock.now(world.now), view.lease)
+            liveness && !world.witness.has_beat(world.witness_now(), view.lease)
         })
     }
 

@@ -14,6 +14,7 @@ use fencepost_model::clock::{MonotonicClock, Rate};
 use fencepost_model::history;
 
 use super::handlers::Handler;
+use super::messages::Notice;
 use super::{Event, Machine, ProcessAt, World};
 use crate::coverage::Mark;
 use crate::options::OPERATION;
@@ -49,6 +50,8 @@ pub(super) struct Process {
     pub(super) records_under_way: u32,
     /// How many troubles its links have; the checkers hear of the first and of the last.
     pub(super) link_troubles: [u32; 2],
+    /// It dies once so many more effects were performed; when its successor starts.
+    pub(super) dies_after: Option<(u16, Option<u64>)>,
 }
 
 /// A standstill.
@@ -77,6 +80,13 @@ impl Inner {
             Self::Command(KeeperCommand::RenewNow) => 6,
         }
     }
+}
+
+/// What a machine of a process wants done.
+enum Effect {
+    Keeper(KeeperEffect),
+    Worker(WorkerEffect),
+    Judge(JudgeEffect),
 }
 
 /// After one input a machine settles within so many effects, or it never does.
@@ -143,6 +153,7 @@ impl World<'_> {
             claims_under_way: 0,
             records_under_way: 0,
             link_troubles: [0; 2],
+            dies_after: None,
         };
         self.processes.push(process);
         let timing = options.timing();
@@ -151,6 +162,9 @@ impl World<'_> {
             timing,
             steady: rate.is_steady(),
         });
+        if slot >= usize::from(options.workers) && self.slots[slot].incarnations == 1 {
+            self.coverage.mark(Mark::Joined);
+        }
         let at = self.processes.len() - 1;
         self.tell_cuts_of_slot(at);
         self.wake_machines(at);
@@ -229,14 +243,27 @@ impl World<'_> {
 
     fn perform_one(&mut self, at: ProcessAt) -> bool {
         let process = &mut self.processes[at];
-        if let Some(effect) = process.keeper.poll_effect() {
-            self.keeper_effect(at, effect);
+        let effect = if let Some(effect) = process.keeper.poll_effect() {
+            Effect::Keeper(effect)
         } else if let Some(effect) = process.worker.poll_effect() {
-            self.worker_effect(at, effect);
+            Effect::Worker(effect)
         } else if let Some(effect) = process.judge.poll_effect() {
-            self.judge_effect(at, effect);
+            Effect::Judge(effect)
         } else {
             return false;
+        };
+        if let Some((effects, restart_after_us)) = &mut process.dies_after {
+            if *effects == 0 {
+                let restart_after_us = *restart_after_us;
+                self.crash_between_effects(at, restart_after_us);
+                return true;
+            }
+            *effects -= 1;
+        }
+        match effect {
+            Effect::Keeper(effect) => self.keeper_effect(at, effect),
+            Effect::Worker(effect) => self.worker_effect(at, effect),
+            Effect::Judge(effect) => self.judge_effect(at, effect),
         }
         true
     }
@@ -417,15 +444,29 @@ impl World<'_> {
         self.settle(at);
     }
 
-    /// There may be something to claim.
-    pub(super) fn notified(&mut self, at: ProcessAt, opened: bool) {
-        if !self.receives(at, || Event::Notified { process: at, opened }) {
+    /// The store tells what has changed: what the real driver makes of it.
+    pub(super) fn notified(&mut self, at: ProcessAt, notice: Notice) {
+        if !self.receives(at, || Event::Notified { process: at, notice: notice.clone() }) {
             return;
         }
         let process = &mut self.processes[at];
         let now = process.clock.now(self.now);
-        process.worker.handle_input(now, WorkerInput::CallsDue);
-        process.worker.handle_input(now, if opened { WorkerInput::BatchOpened } else { WorkerInput::Wake });
+        let Notice { freed, opened, ended, leases, aborted } = notice;
+        if !aborted.is_empty() && !process.handlers.is_empty() {
+            self.coverage.mark(Mark::ToldOfAbort);
+        }
+        if leases {
+            process.judge.handle_input(now, JudgeInput::LeasesTaken);
+        }
+        let inputs = [
+            (!aborted.is_empty()).then_some(WorkerInput::BatchesClosed(aborted)),
+            ended.then_some(WorkerInput::CallsDue),
+            opened.then_some(WorkerInput::BatchOpened),
+            (freed && !opened).then_some(WorkerInput::Wake),
+        ];
+        for input in inputs.into_iter().flatten() {
+            process.worker.handle_input(now, input);
+        }
         self.settle(at);
     }
 

@@ -14,11 +14,13 @@ const NAME: &str = "11 abort";
 
 /// Asserts that once a batch is aborted no line of it is claimed, freed, recorded or retried, and its outcomes stay as they were; and
 /// that no handler of it starts
+/// - later than `told`, where there are notifications, on a process that has been well, with the store there, since before the abort;
 /// - later than `notice` on a process that was well, with the store there, for all of that time;
 /// - later than a ttl and `notice` on any process with a steady clock: its licence has run out.
 #[derive(Debug)]
 pub struct Abort {
     notice: u64,
+    told: Option<u64>,
     health: Health,
     aborted: BTreeMap<BatchId, u64>,
     outcomes: BTreeMap<BatchId, Vec<OutcomeView>>,
@@ -26,8 +28,8 @@ pub struct Abort {
 
 impl Abort {
     /// For an empty store.
-    pub fn new(notice: Duration) -> Self {
-        Self { notice: micros(notice), health: Health::default(), aborted: BTreeMap::new(), outcomes: BTreeMap::new() }
+    pub fn new(notice: Duration, told: Option<Duration>) -> Self {
+        Self { notice: micros(notice), told: told.map(micros), health: Health::default(), aborted: BTreeMap::new(), outcomes: BTreeMap::new() }
     }
 
     fn starts(&self, at: u64, process: Process, batch: BatchId) -> Result<(), Violation> {
@@ -40,6 +42,9 @@ impl Abort {
         let connected = well_for.min(store_for) > self.notice;
         let what = || format!("{process:?} starts a row of {batch} {late} us after its abort");
         ensure(late <= self.notice || !connected, NAME, at, what)?;
+        let since = self.health.store_since().map_or(u64::MAX, |since| since.max(facts.since));
+        let told = self.told.is_some_and(|told| facts.is_well() && since < aborted_at && late > told);
+        ensure(!told, NAME, at, what)?;
         let licence = micros(facts.timing.ttl) + self.notice;
         ensure(late <= licence || !facts.steady, NAME, at, what)
     }
@@ -89,7 +94,7 @@ mod tests {
     use crate::history::Link;
 
     fn checker() -> Abort {
-        Abort::new(Duration::from_secs(1))
+        Abort::new(Duration::from_secs(1), None)
     }
 
     fn bears(facts: &[(u64, Event)], at: u64) -> bool {
@@ -108,6 +113,27 @@ mod tests {
         let cut = [(9000, Event::LinkCut { process: Process(1), link: Link::Store })];
         assert!(bears(&cut, 19_000));
         assert!(!bears(&cut, 19_001));
+    }
+
+    #[test]
+    fn a_notification_binds_who_was_there_to_hear_it() {
+        let bears = |facts: &[(u64, Event)], at: u64| {
+            let mut events = at_ms(0, started(1, 1));
+            events.extend_from_slice(facts);
+            events.push((10_000, aborted()));
+            let token = fencepost_core::Token(1);
+            events.push((at, Event::HandlerStarted { process: Process(1), batch: batch(), line: 1, token }));
+            let told = Some(Duration::from_millis(20));
+            first_failure(&mut Abort::new(Duration::from_secs(1), told), &events).is_none()
+        };
+        assert!(bears(&[], 10_020));
+        assert!(!bears(&[], 10_021));
+        let link = Link::Store;
+        let cut = [
+            (9000, Event::LinkCut { process: Process(1), link }),
+            (10_000, Event::LinkHealed { process: Process(1), link }),
+        ];
+        assert!(bears(&cut, 10_021));
     }
 
     #[test]

@@ -63,6 +63,7 @@ impl Health {
             Event::WorkerResumed { process } => self.change(at, process, |facts| facts.paused = false),
             Event::LinkCut { process, link: Link::Store } => self.change(at, process, |facts| facts.cut = true),
             Event::LinkHealed { process, link: Link::Store } => self.change(at, process, |facts| facts.cut = false),
+            Event::ClockChanged { process, steady } => self.change(at, process, |facts| facts.steady &= steady),
             Event::StoreAway => self.store_since = None,
             Event::StoreBack | Event::StoreClockJumped { .. } => self.store_since = self.store_since_now(at, event),
             _ => return false,

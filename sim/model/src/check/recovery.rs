@@ -23,6 +23,7 @@ pub struct BoundedRecovery {
     slack: u64,
     health: Health,
     renewed_at: BTreeMap<LeaseId, u64>,
+    heartbeats_linger: bool,
     /// The next lease that must have ended, and when.
     next: Option<(u64, LeaseId)>,
 }
@@ -30,7 +31,7 @@ pub struct BoundedRecovery {
 impl BoundedRecovery {
     /// For an empty store.
     pub fn new(slack: Duration) -> Self {
-        Self { slack: micros(slack), health: Health::default(), renewed_at: BTreeMap::new(), next: None }
+        Self { slack: micros(slack), health: Health::default(), renewed_at: BTreeMap::new(), heartbeats_linger: false, next: None }
     }
 
     fn in_time(&self, at: u64) -> Result<(), Violation> {
@@ -61,7 +62,8 @@ impl BoundedRecovery {
 
     fn bound(&self, facts: &Facts, judge: &Facts) -> u64 {
         let (ttl, renew) = (micros(facts.timing.ttl), micros(facts.timing.renew));
-        let until_past = if facts.dead { ttl } else { 2 * ttl };
+        // R2: a heartbeat counts for one ttl beyond the lease's end at most.
+        let until_past = if facts.dead && !self.heartbeats_linger { ttl } else { 2 * ttl };
         until_past + micros(judge.timing.scan) + renew + ttl * 3 / 8 + renew / 2 + self.slack
     }
 
@@ -85,6 +87,10 @@ impl Checker for BoundedRecovery {
             Event::LeaseEnded { lease, .. } => {
                 self.renewed_at.remove(&lease);
                 self.is_unwell(lease)
+            }
+            Event::HeartbeatsLinger => {
+                self.heartbeats_linger = true;
+                true
             }
             _ => self.health.on_event(at, event),
         };

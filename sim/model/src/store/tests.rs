@@ -35,7 +35,7 @@ pub(super) struct Rig {
 
 impl Rig {
     pub fn new() -> Self {
-        let bounds = Bounds { recovery_slack: TTL, progress: TTL, abort_notice: TTL };
+        let bounds = Bounds { recovery_slack: TTL, progress: TTL, abort_notice: TTL, abort_told: None };
         Self { store: ModelStore::new(), now: StoreTime(1_000_000_000), suite: Suite::new(bounds), step: 0, number: 0 }
     }
 
