@@ -77,7 +77,9 @@ fn restart(draw: &mut Draw, options: &Options) -> Option<u64> {
 
 fn jump(draw: &mut Draw, options: &Options) -> i64 {
     let ttl_us = options.ttl_us;
-    let size = draw.pick(&[ttl_us / 3, ttl_us, ttl_us * 3, 7_200_000_000]);
+    // After a large one backoffs take minutes, which with a short ttl is a hundred thousand events of waiting.
+    let large = if ttl_us < 5_000_000 { ttl_us * 10 } else { 7_200_000_000 };
+    let size = draw.pick(&[ttl_us / 3, ttl_us, ttl_us * 3, large]);
     let by = i64::try_from(draw.between(size / 2, size)).unwrap_or(1);
     if draw.chance(500) { by } else { -by }
 }

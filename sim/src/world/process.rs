@@ -52,6 +52,14 @@ pub(super) struct Process {
     pub(super) link_troubles: [u32; 2],
     /// It dies once so many more effects were performed; when its successor starts.
     pub(super) dies_after: Option<(u16, Option<u64>)>,
+    /// When keeper, judge and worker want to be woken, as of the last input.
+    timeouts: [Option<Instant>; 3],
+}
+
+impl Process {
+    fn poll_timeouts(&self) -> [Option<Instant>; 3] {
+        [self.keeper.poll_timeout(), self.judge.poll_timeout(), self.worker.poll_timeout()]
+    }
 }
 
 /// A standstill.
@@ -132,7 +140,7 @@ impl World<'_> {
             liveness: options.liveness,
             local_check: Duration::from_micros(options.ttl_us / 4),
         };
-        let process = Process {
+        let mut process = Process {
             number: history::Process(number),
             slot,
             identity,
@@ -154,7 +162,9 @@ impl World<'_> {
             records_under_way: 0,
             link_troubles: [0; 2],
             dies_after: None,
+            timeouts: [None; 3],
         };
+        process.timeouts = process.poll_timeouts();
         self.processes.push(process);
         let timing = options.timing();
         self.fact(history::Event::WorkerStarted {
@@ -198,14 +208,14 @@ impl World<'_> {
         let process = &mut self.processes[at];
         process.woken_at = Some(self.now);
         let now = process.clock.now(self.now);
-        let due = |timeout: Option<Instant>| timeout.is_some_and(|timeout| timeout <= now);
-        if due(process.keeper.poll_timeout()) {
+        let [keeper, judge, worker] = process.timeouts.map(|timeout| timeout.is_some_and(|timeout| timeout <= now));
+        if keeper {
             process.keeper.handle_timeout(now);
         }
-        if due(process.judge.poll_timeout()) {
+        if judge {
             process.judge.handle_timeout(now);
         }
-        if due(process.worker.poll_timeout()) {
+        if worker {
             process.worker.handle_timeout(now);
         }
     }
@@ -273,8 +283,8 @@ impl World<'_> {
         if !process.alive {
             return;
         }
-        let timeouts = [process.keeper.poll_timeout(), process.judge.poll_timeout(), process.worker.poll_timeout()];
-        let Some(next) = timeouts.into_iter().flatten().min() else { return };
+        process.timeouts = process.poll_timeouts();
+        let Some(next) = process.timeouts.into_iter().flatten().min() else { return };
         let now = process.clock.now(self.now);
         if next <= now && process.woken_at != Some(self.now) {
             // After a standstill a machine that got nothing else may have its timer overdue.
@@ -283,7 +293,7 @@ impl World<'_> {
             return;
         }
         if next <= now {
-            let what = format!("{:?} wants to be woken at {next:?}, it is {now:?}: {timeouts:?}", process.number);
+            let what = format!("{:?} wants to be woken at {next:?}, it is {now:?}: {:?}", process.number, process.timeouts);
             self.violate("busy", what);
             return;
         }
