@@ -4,7 +4,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -12,6 +12,8 @@ use fencepost::store::sqlite::SqliteStore;
 use fencepost::store::{OpenMode, Operates};
 use fencepost_core::BatchId;
 use fencepost_core::store::{Operated, Retried, RetryRows};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
@@ -46,13 +48,30 @@ fn told(place: &Place) -> Vec<Value> {
     lines(place, "told").iter().map(|line| serde_json::from_str(line).expect("one JSON object per line")).collect()
 }
 
-/// Runs the rows of all batches of operation `default`.
-fn run_rows(place: &Place) {
-    let _ = place.ok(&["worker", "--sleep", "0s", "--until-done", "--quiet"]);
+/// A worker that has not left after this never does: it waits for a call that nobody makes, or makes one again and again.
+const LEAVES_WITHIN: Duration = Duration::from_secs(60);
+
+/// Runs a worker until it leaves.
+fn worker(place: &Place, arguments: &[&str]) -> Output {
+    let mut command = place.command(&[&["worker", "--until-done"], arguments].concat(), &[]);
+    let worker = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = Pid::from_raw(i32::try_from(worker.id()).unwrap());
+    let (tells, left) = channel();
+    std::thread::spawn(move || tells.send(worker.wait_with_output().unwrap()));
+    left.recv_timeout(LEAVES_WITHIN).unwrap_or_else(|_| {
+        kill(pid, Signal::SIGKILL).unwrap();
+        panic!("{arguments:?} never leaves: {}", stderr(&left.recv().unwrap()))
+    })
 }
 
-fn caller(place: &Place, options: &[&str], command: &[&str]) -> std::process::Output {
-    place.run(&[&["worker", "--until-done", "--ttl", "2s"], options, command].concat())
+/// Runs the rows of all batches of operation `default`.
+fn run_rows(place: &Place) {
+    let ran = worker(place, &["--sleep", "0s", "--quiet"]);
+    assert_eq!(code(&ran), 0, "{}", stderr(&ran));
+}
+
+fn caller(place: &Place, options: &[&str], command: &[&str]) -> Output {
+    worker(place, &[&["--ttl", "2s"], options, command].concat())
 }
 
 async fn store(place: &Place) -> SqliteStore {
@@ -154,8 +173,7 @@ async fn a_worker_that_is_asked_to_leave_lets_its_call_end_or_gives_it_back() {
         run_rows(&place);
         let worker = start(&place, &[&["worker", "--grace", grace, "--on-done"], &WAITS[..]].concat());
         until("the call is made", || lines(&place, "tries").len() == 1).await;
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(worker.id()).unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        kill(Pid::from_raw(i32::try_from(worker.id()).unwrap()), Signal::SIGTERM).unwrap();
         if delivered {
             place.write("go", "");
         }
@@ -199,6 +217,8 @@ fn who_runs_rows_waits_for_no_calls_and_status_is_silent_about_calls_that_nobody
     let place = Place::new();
     let batch = submit(&place, &[]);
     run_rows(&place);
+    // Nor does who calls URLs wait for calls by command.
+    assert_eq!(code(&caller(&place, &["--allow-url", "http://127.0.0.1/"], &[])), 0);
     assert!(!place.ok(&["status", &batch]).contains("call"));
 }
 
@@ -277,11 +297,12 @@ fn read(stream: &mut TcpStream) -> Request {
         }
         lines.push(line.trim().to_owned());
     }
+    // A GET has none: what a redirect would lead to.
     let length = lines.iter().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
-    let mut body = vec![0; length.unwrap()];
+    let mut body = vec![0; length.unwrap_or(0)];
     reader.read_exact(&mut body).unwrap();
     let path = lines.remove(0);
-    Request { path, headers: lines, body: serde_json::from_slice(&body).unwrap() }
+    Request { path, headers: lines, body: serde_json::from_slice(&body).unwrap_or_default() }
 }
 
 #[test]
@@ -329,6 +350,27 @@ fn a_url_that_no_worker_allows_is_called_by_none_and_status_says_so() {
     let output = caller(&place, &["--allow-url", "https://127.0.0.1/", "--allow-url", &server.at], &[]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     assert_eq!(server.requests(1).len(), 1);
+}
+
+/// Who writes to the store by other means cannot send a worker where it may not go: it looks at the URL itself.
+#[tokio::test]
+async fn a_url_that_leads_out_of_its_prefix_is_not_called_though_the_store_has_it() {
+    let server = Server::new(&["200 OK"]);
+    let place = Place::new();
+    let batch = submit(&place, &["--on-done-url", &format!("{}/hooks/a", server.at)]);
+    run_rows(&place);
+    let options = SqliteConnectOptions::new().filename(place.file("state/fencepost/fencepost.db"));
+    let mut raw = options.connect().await.unwrap();
+    let outside = sqlx::query("update completions set url = ?1").bind(format!("{}/hooks/../admin", server.at));
+    assert_eq!(outside.execute(&mut raw).await.unwrap().rows_affected(), 1);
+    raw.close().await.unwrap();
+    let mut worker = start(&place, &["worker", "--allow-url", &format!("{}/hooks", server.at)]);
+    let call = || place.json(&["status", &batch, "--json"])["calls"][0].clone();
+    until("the call is over", || call()["error"].is_string() || call()["delivered_at_us"].is_i64()).await;
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    assert!(call()["error"].as_str().is_some_and(|error| error.contains("is not allowed here")), "{}", call());
+    assert!(server.heard.try_recv().is_err(), "nobody was asked");
 }
 
 #[test]

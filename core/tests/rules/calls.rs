@@ -306,6 +306,57 @@ fn s7_a_worker_with_a_call_under_way_is_not_idle() {
     assert!(claims(&effects).iter().all(|(_, claim)| !claim.idle) && claims(&effects).len() == 1, "{effects:?}");
 }
 
+/// P2: while a call runs a worker waits to be idle for a suspect. What a call that was given up still does is not known, and it may never
+/// end: the worker goes on with rows and other calls, and leaves suspects to others.
+#[test]
+fn s7_p2_a_worker_with_a_call_that_was_given_up_leaves_suspects_to_others() {
+    let both = WorkerOptions { rows: true, call_timeout: secs(10), ..caller() };
+    let (mut rig, effects) = at_work(both);
+    let (call, claim) = (asked_for(&effects)[0].0, claims(&effects)[0].0);
+    let suspect = ClaimReply::Granted { grants: vec![], suspect_waits: true, next_after: None, open_lines: true };
+    let suspect = StoreReply::Claim(suspect);
+    rig.tell(answer(claim, suspect.clone()));
+    let mut effects = rig.tell(answer(call, reply(Some(grant(5)), None, true, true)));
+    assert_eq!(made(&effects), [grant(5).key]);
+    let (mut asked_for_lines, mut asked_for_calls) = (Vec::new(), Vec::new());
+    for second in 0..20 {
+        // Whoever asks gets nothing, and is told of the suspect.
+        for _ in 0..2 {
+            let told = std::mem::take(&mut effects);
+            asked_for_lines.extend(claims(&told).iter().map(|(_, claim)| (second, claim.lines_max > 0, claim.idle)));
+            asked_for_calls.extend(asked_for(&told).iter().map(|_| second));
+            for (id, _) in claims(&told) {
+                effects.extend(rig.tell(answer(id, suspect.clone())));
+            }
+            for (id, _) in asked_for(&told) {
+                effects.extend(rig.tell(answer(id, nothing())));
+            }
+            for (id, _) in records_of_calls(&told) {
+                effects.extend(rig.tell(answer(id, StoreReply::RecordCall(CallVerdict::Recorded))));
+            }
+        }
+        effects.extend(rig.pass(secs(1)));
+        if second == 14 {
+            assert!(effects.contains(&WorkerEffect::AbandonCall(grant(5).key)), "{effects:?}");
+        }
+    }
+    let (runs, given_up): (Vec<_>, Vec<_>) = asked_for_lines.iter().partition(|(second, ..)| *second < 15);
+    assert!(runs.len() > 10 && runs.iter().all(|(_, lines, idle)| !lines && !idle), "it drains: {runs:?}");
+    assert!(given_up.len() > 3 && given_up.iter().all(|(_, lines, idle)| *lines && !idle), "it goes on: {given_up:?}");
+    assert!(asked_for_calls.iter().any(|second| *second >= 15), "with calls too: {asked_for_calls:?}");
+    // Its late end makes the worker idle again.
+    effects.extend(rig.tell(WorkerInput::CallEnded(grant(5).key, CallAnswer::Cancelled)));
+    assert!(records_of_calls(&effects).is_empty(), "what came of it is decided");
+    let told = std::mem::take(&mut effects);
+    for (id, _) in asked_for(&told) {
+        effects.extend(rig.tell(answer(id, nothing())));
+    }
+    for (id, _) in claims(&told) {
+        effects.extend(rig.tell(answer(id, suspect.clone())));
+    }
+    assert!(claims(&effects).iter().any(|(_, claim)| claim.idle), "{effects:?}");
+}
+
 #[test]
 fn s7_l6_a_claim_that_finds_the_lease_dead_tells_the_keeper() {
     let (mut rig, effects) = at_work(caller());

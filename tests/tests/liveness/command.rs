@@ -73,6 +73,30 @@ fn status_says_that_redis_does_not_answer_and_shows_the_rest() {
     assert!(!status.to_string().contains("secret"), "{status}");
 }
 
+/// People wait longer for a slow one than workers do, and not for ever for one that is there and says nothing.
+#[test]
+fn status_waits_three_seconds_for_a_redis_and_shows_the_rest() {
+    let server = Server::start(Keeps::Nothing);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let store = dir.path().join("rows.db").to_str().expect("UTF-8").to_owned();
+    let batch = submit(&store, &["--rows", "3"]);
+    let said = dir.path().join("said");
+    let status = || -> serde_json::Value {
+        let mut command = fencepost();
+        command.args(["status", &batch, "--json", "--store", &store, "--redis", &server.url()]);
+        command.stdin(Stdio::null()).stdout(File::create(&said).expect("a file"));
+        assert!(Process::start(command).wait(LIMIT).success());
+        serde_json::from_str(&std::fs::read_to_string(&said).expect("a text")).expect("JSON")
+    };
+    // Longer than any worker waits.
+    server.lag(Duration::from_millis(1500));
+    assert_eq!(status()["redis"]["answers"], true);
+    server.lag(LIMIT * 10);
+    let status = status();
+    assert_eq!((&status["redis"]["answers"], &status["counts"]["queued"]), (&false.into(), &3.into()));
+    assert!(status["redis"]["error"].as_str().expect("a text").contains("within 3s"), "{status}");
+}
+
 #[test]
 fn a_run_s_workers_have_its_redis_and_not_on_their_command_lines() {
     let server = Server::start(Keeps::Nothing);

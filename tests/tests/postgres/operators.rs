@@ -16,7 +16,8 @@ use fencepost_core::{BatchId, LeaseId, LineSet};
 use tokio::task::JoinHandle;
 
 use super::rig::{
-    HELD_BY_THE_DEAD, Hasty, NOT_TILED, Rig, STUCK, claim, died, granted, lock_batch, record, success, verdicts,
+    HELD_BY_THE_DEAD, Hasty, NOT_TILED, Rig, STUCK, claim, died, execute, granted, lock_batch, record, success,
+    verdicts,
 };
 
 type Started<T> = JoinHandle<Result<T, StoreError>>;
@@ -145,6 +146,7 @@ async fn an_abort_waits_for_an_outcome() {
     assert_eq!(aborting.await.unwrap().unwrap(), Operated::Now);
     let counts = rig.text("select success || ' ' || failed || ' ' || aborted from completions").await;
     assert_eq!(counts, "2 0 3");
+    assert_eq!(rig.store.stopping(batch).await.unwrap(), [], "what was recorded does not run");
 }
 
 /// S2, R2: an abort and a judge that cuts not-before times back lock the same spans in the same order.
@@ -156,11 +158,14 @@ async fn an_abort_beside_a_cut_back() {
     let held = rig.grants(lease, 1, 3).await;
     let again = Answer::Retry { error: "no".into(), jitter: 500, timed_out: false };
     verdicts(rig.store.call(record(lease, &held, &again)).await);
-    // The last in the table, and the first in the order of lines.
-    rig.number(
-        "with moved as (update spans set suspicion = suspicion where first_line = 1 returning 1) select count(*) from moved",
-    )
-    .await;
+    // In the table they stand in the other order.
+    for line in [2, 1] {
+        execute(&mut rig.raw, &format!("update spans set suspicion = suspicion where first_line = {line}")).await;
+    }
+    // Whatever the planner does: read as they stand there, they would be locked in another one.
+    for setting in ["enable_seqscan = on", "enable_indexscan = off"] {
+        execute(&mut rig.raw, &format!("alter function abort_batch set {setting}")).await;
+    }
     let holding = rig.holding("select from spans where first_line = 2 for update").await;
     let cutting = rig.start(StoreRequest::CutBack { backoff_max: std::time::Duration::ZERO });
     rig.until_waiting(1).await;

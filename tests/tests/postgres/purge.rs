@@ -3,10 +3,12 @@
 use fencepost::purge;
 use fencepost::store::postgres::PostgresStore;
 use fencepost::store::{Appends, Loads, Operates, Purges, Reads, Store, StoreError, WorkerStore};
-use fencepost_core::append::{Begun, Staged};
+use fencepost_core::append::{AppendEnd, Appended, Begun, Staged};
 use fencepost_core::purge::{PurgeAges, PurgeBegun};
 use fencepost_core::store::{Answer, Grant, Operated, Recorded, Retried, RetryRows, StoreReply, StoreRequest, Verdict};
 use fencepost_core::{AppendId, BatchId, LeaseId, StoreTime};
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Row};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
@@ -149,17 +151,28 @@ async fn a_crash_that_is_withdrawn_beside_a_purge_leaves_nothing() {
 async fn a_purge_beside_a_slice_of_an_append() {
     let mut rig = Rig::new().await;
     let batch = rig.batch(2).await;
+    let done = AppendId::from_random(4);
+    rig.store.begin_append(batch, done, Some("done")).await.unwrap();
+    assert_eq!(rig.store.append_rows(batch, done, 3, &["3".into()]).await.unwrap(), Staged::Stored);
+    let end = AppendEnd { digest: "d".to_owned(), rows: 1 };
+    assert!(matches!(rig.store.finish_append(batch, done, end.clone()).await.unwrap(), Appended::Done { .. }));
     let append = AppendId::from_random(5);
     rig.store.begin_append(batch, append, Some("k")).await.unwrap();
-    assert_eq!(rig.store.append_rows(batch, append, 3, &["3".into()]).await.unwrap(), Staged::Stored);
+    assert_eq!(rig.store.append_rows(batch, append, 4, &["4".into()]).await.unwrap(), Staged::Stored);
     rig.store.abort(batch).await.unwrap();
     let holding = rig.holding("select from appends for update").await;
     assert_eq!(rig.store.begin_purge(batch, ALL).await.unwrap(), PurgeBegun::Busy);
     assert!(rig.store.batch(batch).await.unwrap().is_some());
     holding.commit().await;
     assert_eq!(rig.store.begin_purge(batch, ALL).await.unwrap(), PurgeBegun::Now);
-    let refused = rig.store.append_rows(batch, append, 4, &["4".into()]).await.unwrap();
+    let refused = rig.store.append_rows(batch, append, 5, &["5".into()]).await.unwrap();
     assert_eq!(refused, Staged::Refused { status: None });
+    // One that is done, too, of which there is still a record.
+    for (id, key) in [(done, None), (AppendId::from_random(6), Some("done"))] {
+        let refused = rig.store.begin_append(batch, id, key).await.unwrap();
+        assert_eq!(refused, Begun::Refused { status: None }, "{key:?}");
+    }
+    assert_eq!(rig.store.finish_append(batch, done, end).await.unwrap(), Appended::Refused { status: None });
     let refused = rig.store.begin_append(batch, append, Some("k")).await.unwrap();
     assert_eq!(refused, Begun::Refused { status: None });
     rig.remove(batch).await;
@@ -235,4 +248,56 @@ async fn workers_of_other_batches_do_not_wait_for_a_slice() {
     holding.commit().await;
     assert_eq!(slice.await.unwrap().unwrap().rows, 100, "no more than was asked");
     assert_eq!(rig.number(&format!("select min(line) from rows where batch = {}", large.number())).await, 101);
+}
+
+/// S6, T2: a slice of leases goes through the batches once, and not once per lease.
+#[tokio::test]
+async fn a_slice_of_leases_costs_what_leases_and_batches_add_up_to() {
+    const LEASES: i64 = 1000;
+    const BATCHES: i64 = 2000;
+    let mut rig = Rig::new().await;
+    // Each batch was open for a moment, and each lease lived for one; every tenth began when its batch ended.
+    let insert = format!(
+        "insert into leases (lease, id, worker, stable_name, ttl_ms, renew_ms, expires_at, state, operations, taken_at, ended_at)
+         select n, n::text, 'w', false, 1, 1, 1, 'dropped', '[]', n * 10 + case when n % 10 = 0 then 1 else 5 end, n * 10 + 7
+         from generate_series(1, {LEASES}) n;
+         insert into batches (batch, id, operation, status, attempts_max, crashes_max, timeout_ms, created_at, ended_at)
+         select n, n::text, 'op', 'aborted', 1, 1, 1, n * 10, n * 10 + 1 from generate_series(1, {BATCHES}) n;
+         analyze"
+    );
+    execute(&mut rig.raw, &insert).await;
+    let function = rig.text("select pg_get_functiondef('purge_leases'::regproc)").await;
+    let statement =
+        function.split_once("with ended as").and_then(|(_, after)| after.split_once(';')).expect("its look").0;
+    let (select, from) =
+        statement.split_once("into v_count, next_after, v_unused").expect("where it puts what it finds");
+    let mut explain = format!("explain (analyze, timing off, format json) with ended as{select}{from}");
+    for (parameter, value) in [("p_ended_before", i64::MAX), ("p_after", -1), ("p_look_at", LEASES)] {
+        explain = explain.replace(parameter, &value.to_string());
+    }
+    let plan = sqlx::query(AssertSqlSafe(explain)).fetch_one(&mut rig.raw).await.unwrap();
+    let plan: Value = serde_json::from_str(plan.get_unchecked(0)).unwrap();
+    let rows = rows_handled(&plan[0]["Plan"]);
+    assert!(rows >= LEASES + BATCHES, "it looks at them: {plan:#}");
+    assert!(rows <= 20 * (LEASES + BATCHES), "{rows} rows: {plan:#}");
+
+    let (mut removed, mut after) = (0, None);
+    loop {
+        let slice = rig.store.purge_leases(ALL, after).await.unwrap();
+        removed += slice.removed;
+        after = slice.next_after;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(i64::try_from(removed).unwrap(), LEASES * 9 / 10);
+    assert_eq!(rig.number("select count(*) from leases where lease % 10 <> 0").await, 0);
+}
+
+/// How many rows a plan's nodes handed on or threw away, each as often as it did.
+fn rows_handled(node: &Value) -> i64 {
+    let number = |name: &str| node[name].as_f64().unwrap_or(0.0);
+    let each = number("Actual Rows") + number("Rows Removed by Filter") + number("Rows Removed by Join Filter");
+    let own = (each * number("Actual Loops")) as i64;
+    own + node["Plans"].as_array().into_iter().flatten().map(rows_handled).sum::<i64>()
 }

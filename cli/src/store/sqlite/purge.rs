@@ -243,3 +243,46 @@ async fn remove_leases(
         next_after: last.map(|(lease, _)| lease_id(*lease)).transpose()?,
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::store::OpenMode;
+
+    /// T2: the write lock is held for a slice, which goes through the batches once, and not once per lease.
+    #[tokio::test]
+    async fn a_slice_of_leases_takes_as_many_steps_as_leases_and_batches_add_up_to() {
+        const BATCHES: u64 = 4_000;
+        const LEASES: u64 = LEASES_AT_ONCE as u64;
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(folder.path().join("store.db"), OpenMode::Create).await.unwrap();
+        let mut write = store.begin().await.unwrap();
+        // No lease had anything to do with a batch: that is known when the last batch has been looked at.
+        let insert = format!(
+            "with recursive n (n) as (select 1 union all select n + 1 from n where n < {BATCHES})
+             insert into batches (batch, id, operation, status, attempts_max, crashes_max, timeout_ms, created_at, ended_at)
+             select n, n, 'op', 'aborted', 1, 1, 1, 1, 1 from n;
+             with recursive n (n) as (select 1 union all select n + 1 from n where n < {LEASES})
+             insert into leases (lease, id, worker, stable_name, ttl_ms, renew_ms, expires_at, state, operations, taken_at, ended_at)
+             select n, n, 'w', 0, 1, 1, 1, 'dropped', '[]', 2, 3 from n"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(insert)).execute(&mut *write.conn()).await.unwrap();
+        let steps = Arc::new(AtomicU64::new(0));
+        let counted = steps.clone();
+        let count = move || {
+            counted.fetch_add(1_000, Ordering::Relaxed);
+            true
+        };
+        write.conn().lock_handle().await.unwrap().set_progress_handler(1_000, count);
+        let purged = remove_leases(write.conn(), StoreTime(i64::MAX), None).await.unwrap();
+        write.conn().lock_handle().await.unwrap().remove_progress_handler();
+        assert_eq!(purged.removed, LEASES);
+        let steps = steps.load(Ordering::Relaxed);
+        assert!(steps > LEASES + BATCHES, "it looks at them");
+        assert!(steps < 200 * (LEASES + BATCHES), "{steps} steps");
+    }
+}
