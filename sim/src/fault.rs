@@ -259,7 +259,7 @@ fn draw_fault(draw: &mut Draw, kind: u64, options: &Options) -> Fault {
 }
 
 /// Outages straddle the ttl on purpose.
-fn draw_outage(draw: &mut Draw, ttl_us: u64) -> u64 {
+pub(crate) fn draw_outage(draw: &mut Draw, ttl_us: u64) -> u64 {
     match draw.below(4) {
         0 => draw.between(1, ttl_us / 4),
         1 => draw.between(ttl_us / 2, ttl_us),
@@ -268,7 +268,7 @@ fn draw_outage(draw: &mut Draw, ttl_us: u64) -> u64 {
     }
 }
 
-fn draw_jump(draw: &mut Draw, ttl_us: u64) -> i64 {
+pub(crate) fn draw_jump(draw: &mut Draw, ttl_us: u64) -> i64 {
     let size = draw.pick(&[ttl_us / 3, ttl_us, ttl_us * 3, 7_200_000_000]);
     let by = i64::try_from(draw.between(size / 2, size)).unwrap_or(1);
     if draw.chance(500) { by } else { -by }
