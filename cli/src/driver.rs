@@ -8,6 +8,9 @@
 //! | [`keeper::drive`] | on its own thread and connection (L5) |
 //! | [`judge::drive`] | beside row work |
 //! | [`worker::drive`] | row work |
+//! | [`changes::drive`] | beside row work |
+//!
+//! [`loops`] puts the first three together.
 
 use std::error::Error;
 use std::future::Future;
@@ -24,8 +27,10 @@ use fencepost_core::worker::{RunKey, WorkerEvent};
 
 use crate::store::{Store, StoreError};
 
+pub mod changes;
 pub mod judge;
 pub mod keeper;
+pub mod loops;
 pub mod worker;
 
 /// The second witness (Redis), or none.

@@ -7,18 +7,20 @@ use std::sync::Arc;
 use fencepost_core::WorkerOptions;
 use fencepost_core::calls::Calls;
 use fencepost_core::judge::{JudgeInput, JudgeOptions};
-use fencepost_core::keeper::{KeeperCommand, KeeperInput, KeeperOptions, LeaseEvent};
+use fencepost_core::keeper::KeeperOptions;
 use fencepost_core::rules::transactions::t2_limit;
 use fencepost_core::store::ProcessIdentity;
 use fencepost_core::worker::{ExitReason, WorkerInput};
-use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 
+use crate::driver::loops::{KeeperLoop, Loops};
+use crate::driver::worker::Handlers;
 use crate::driver::{self, Liveness, NoLiveness, Observer, Ports};
 use crate::handler::Handler;
 use crate::handler::call::Caller;
 use crate::runtime::{LocalProcesses, TokioClock, TokioSpawn};
-use crate::store::{Changes, Store, StoreError, WorkerStore};
+use crate::store::{Store, StoreError, WorkerStore};
 
 /// How a worker is called and what it does.
 #[derive(Clone)]
@@ -101,38 +103,13 @@ impl RunningWorker {
         let clock = TokioClock::start();
         let observer = config.observer;
         let ports = Ports { store, liveness, clock, spawn: TokioSpawn, processes, observer };
-        let (inputs, input_queue) = mpsc::unbounded_channel();
-        let (judge, judge_queue) = mpsc::unbounded_channel();
-        let (keeper_sender, keeper_queue) = mpsc::unbounded_channel();
-
-        let tell = {
-            let (inputs, judge) = (inputs.clone(), judge.clone());
-            move |event: LeaseEvent| {
-                let own = match &event {
-                    LeaseEvent::Held { lease, .. } => Some(*lease),
-                    LeaseEvent::Ended { .. } | LeaseEvent::NameInUse { .. } | LeaseEvent::Dropped => None,
-                };
-                // Either may have ended before the keeper: then nobody needs to know.
-                let _ = judge.send(JudgeInput::OwnLease(own));
-                let _ = inputs.send(WorkerInput::Lease(event));
-            }
-        };
-        let keeper = keep(keeper_options, ports.clone(), renewal_store, keeper_sender.downgrade(), keeper_queue, tell)?;
-        tokio::spawn(driver::judge::drive(judge_options, ports.clone(), judge.downgrade(), judge_queue));
-        let command = move |command: KeeperCommand| {
-            let _ = keeper_sender.send(KeeperInput::Command(command));
-        };
-        let handler = Arc::new(handler);
-        let work = tokio::spawn(driver::worker::drive(
-            config.options,
-            seed.rotate_left(32),
-            ports,
-            driver::worker::Handlers { rows: handler, calls: config.caller },
-            inputs.clone(),
-            input_queue,
-            command,
-        ));
-        Ok(Self { name, inputs, judge, work, keeper })
+        let Loops { keeper, judge, work, inputs, judging } =
+            Loops::new(keeper_options, judge_options, config.options, seed.rotate_left(32));
+        let keeper = keep(keeper, ports.clone(), renewal_store)?;
+        tokio::spawn(judge.run(ports.clone()));
+        let handlers = Handlers { rows: Arc::new(handler), calls: config.caller };
+        let work = tokio::spawn(work.run(ports, handlers));
+        Ok(Self { name, inputs, judge: judging, work, keeper })
     }
 
     /// Starts a worker on a store: its waits are bounded by the ttl (T2), renewals get connections of their own (L5), and
@@ -160,7 +137,8 @@ impl RunningWorker {
         let renewals = store.clone();
         let renewal_store = move || async move { renewals.for_renewals().await };
         let running = Self::start(store.clone(), liveness, handler, config, renewal_store)?;
-        tokio::spawn(tell_changes(store, running.inputs.clone(), running.judge.downgrade()));
+        let (inputs, judge) = (running.inputs.clone(), running.judge.downgrade());
+        tokio::spawn(driver::changes::drive(store, TokioClock::start(), inputs, judge));
         Ok(running)
     }
 
@@ -197,53 +175,6 @@ impl RunningWorker {
     }
 }
 
-/// Tells a worker and its judge what others commit: a submit, a recovery, a line given back; a lease; an abort.
-async fn tell_changes(
-    store: impl WorkerStore,
-    worker: UnboundedSender<WorkerInput>,
-    judge: mpsc::WeakUnboundedSender<JudgeInput>,
-) {
-    tokio::select! {
-        // A worker that has left is not kept by its watch, nor the watch by a worker that has left.
-        () = worker.closed() => {}
-        () = async {
-            let mut changes = loop {
-                match store.changes().await {
-                    Ok(changes) => break changes,
-                    // Polling stays; a store in trouble is reported by whoever asks it something.
-                    Err(_) => tokio::time::sleep(CHANGES_AGAIN).await,
-                }
-            };
-            drop(store);
-            loop {
-                let Ok(change) = changes.next().await else {
-                    tokio::time::sleep(CHANGES_AGAIN).await;
-                    continue;
-                };
-                if change.leases
-                    && let Some(judge) = judge.upgrade()
-                {
-                    let _ = judge.send(JudgeInput::LeasesTaken);
-                }
-                if !change.aborted.is_empty() {
-                    let _ = worker.send(WorkerInput::BatchesClosed(change.aborted));
-                }
-                if change.ended {
-                    let _ = worker.send(WorkerInput::CallsDue);
-                }
-                if change.batches {
-                    let _ = worker.send(WorkerInput::BatchOpened);
-                } else if change.free_lines {
-                    let _ = worker.send(WorkerInput::Wake);
-                }
-            }
-        } => {}
-    }
-}
-
-/// After changes could not be watched, they are watched again so much later.
-const CHANGES_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
-
 /// A worker that ended other than by leaving: a bug in fencepost.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
@@ -264,12 +195,9 @@ const LOCAL_CHECK: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// L5: the keeper's own thread, runtime and connection.
 fn keep<S, L, F>(
-    options: KeeperOptions,
+    keeper: KeeperLoop,
     mut ports: Ports<S, L, TokioClock, TokioSpawn, LocalProcesses>,
     renewal_store: impl FnOnce() -> F + Send + 'static,
-    inbox: mpsc::WeakUnboundedSender<KeeperInput>,
-    queue: mpsc::UnboundedReceiver<KeeperInput>,
-    tell: impl Fn(LeaseEvent) + Send + 'static,
 ) -> io::Result<std::thread::JoinHandle<()>>
 where
     S: Store,
@@ -286,7 +214,7 @@ where
                 ports.store = store;
             }
             ports.liveness = ports.liveness.for_renewals();
-            driver::keeper::drive(options, ports, inbox, queue, tell).await;
+            keeper.run(ports).await;
         });
     })
 }

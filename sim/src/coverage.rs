@@ -1,21 +1,38 @@
 //! What a sweep has seen: a simulator that never gets into a situation proves nothing about it.
 
 use std::fmt;
+use std::marker::PhantomData;
 
 macro_rules! marks {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    ($of:ident: $($(#[$doc:meta])* $name:ident,)*) => {
         /// A situation worth counting.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum Mark { $($(#[$doc])* $name,)* }
+        pub enum $of { $($(#[$doc])* $name,)* }
 
-        impl Mark {
-            /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+        impl $crate::coverage::Marks for $of {
+            const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            fn place(self) -> usize {
+                self as usize
+            }
         }
     };
 }
+pub(crate) use marks;
+
+/// Situations worth counting.
+pub trait Marks: Copy + fmt::Debug + 'static {
+    /// All of them.
+    const ALL: &'static [Self];
+    /// Its place among them.
+    fn place(self) -> usize;
+}
+
+/// What schedules of this level have seen.
+pub type Coverage = Counts<Mark>;
 
 marks! {
+    Mark:
     /// Runs.
     Schedules,
     /// Events of all runs.
@@ -168,30 +185,31 @@ marks! {
 
 /// Counts by mark.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Coverage {
+pub struct Counts<M> {
     counts: Vec<u64>,
+    of: PhantomData<M>,
 }
 
-impl Default for Coverage {
+impl<M: Marks> Default for Counts<M> {
     fn default() -> Self {
-        Self { counts: vec![0; Mark::ALL.len()] }
+        Self { counts: vec![0; M::ALL.len()], of: PhantomData }
     }
 }
 
-impl Coverage {
+impl<M: Marks> Counts<M> {
     /// Counts one.
-    pub fn mark(&mut self, mark: Mark) {
+    pub fn mark(&mut self, mark: M) {
         self.add(mark, 1);
     }
 
     /// Counts several.
-    pub fn add(&mut self, mark: Mark, count: u64) {
-        self.counts[mark as usize] += count;
+    pub fn add(&mut self, mark: M, count: u64) {
+        self.counts[mark.place()] += count;
     }
 
     /// How often it was seen.
-    pub fn count(&self, mark: Mark) -> u64 {
-        self.counts[mark as usize]
+    pub fn count(&self, mark: M) -> u64 {
+        self.counts[mark.place()]
     }
 
     /// Adds another run's counts.
@@ -202,14 +220,14 @@ impl Coverage {
     }
 
     /// What was never seen.
-    pub fn missing(&self) -> Vec<Mark> {
-        Mark::ALL.iter().copied().filter(|mark| self.count(*mark) == 0).collect()
+    pub fn missing(&self) -> Vec<M> {
+        M::ALL.iter().copied().filter(|mark| self.count(*mark) == 0).collect()
     }
 }
 
-impl fmt::Display for Coverage {
+impl<M: Marks> fmt::Display for Counts<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for mark in Mark::ALL {
+        for mark in M::ALL {
             writeln!(f, "{:>14}  {mark:?}", self.count(*mark))?;
         }
         Ok(())

@@ -3,6 +3,7 @@
 mod draw;
 
 pub use self::draw::draw_faults;
+pub(crate) use self::draw::{draw_jump, draw_outage};
 
 /// Which way a link is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

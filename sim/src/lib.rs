@@ -1,5 +1,5 @@
-//! fencepost's deterministic simulator, level 1: the real core machines against the models, under faults that are plain
-//! data.
+//! fencepost's deterministic simulator, under faults that are plain data. Level 1: the real core machines against the models.
+//! Level 2 (`net`, with `--cfg madsim`): the real driver and the real Redis adapter on a simulated network.
 //!
 //! | looking for | it is in |
 //! |---|---|
@@ -11,12 +11,15 @@
 //! | making a failing schedule small | [`shrink`] |
 //! | what was seen | [`coverage`] |
 //! | bugs that must be found | [`planted`] |
+//! | level 2 | `net` |
 
 pub mod checks;
 pub mod coverage;
 pub mod draw;
 pub mod explore;
 pub mod fault;
+#[cfg(madsim)]
+pub mod net;
 pub mod options;
 pub mod planted;
 pub mod rows;
@@ -59,9 +62,7 @@ fn caught(schedule: &Schedule, bug: Option<PlantedBug>, trace: bool, moments: bo
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(run) => run,
         Err(panic) => {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            let violation = Violation { check: "panic", at_us: 0, what: text.unwrap_or_default() };
+            let violation = Violation { check: "panic", at_us: 0, what: panic_text(panic.as_ref()) };
             Run {
                 hash: 0,
                 events: 0,
@@ -72,4 +73,10 @@ fn caught(schedule: &Schedule, bug: Option<PlantedBug>, trace: bool, moments: bo
             }
         }
     }
+}
+
+/// What a panic said.
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }

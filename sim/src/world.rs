@@ -13,7 +13,7 @@
 //! | faults stop, everything must end | `ending` |
 
 mod calls;
-mod ending;
+pub(crate) mod ending;
 mod faults;
 mod handlers;
 mod messages;
@@ -234,7 +234,7 @@ const EVENTS_MAX: u64 = 4_000_000;
 const WITNESS_EPOCH: Instant = Instant::from_micros(77_000_000_000_000);
 
 /// Where the store's clock stands at the start: a moment in 2026.
-const STORE_EPOCH: i64 = 1_780_000_000_000_000;
+pub(crate) const STORE_EPOCH: i64 = 1_780_000_000_000_000;
 
 impl<'a> World<'a> {
     pub(crate) fn new(schedule: &'a Schedule, bug: Option<PlantedBug>, trace: bool, moments: bool) -> Self {

@@ -92,7 +92,7 @@ pub struct Bounds {
 
 /// All checkers as one.
 pub struct Suite {
-    checkers: Vec<Box<dyn Checker>>,
+    checkers: Vec<Box<dyn Checker + Send>>,
 }
 
 impl Suite {

@@ -100,12 +100,12 @@ impl ModelLiveness {
 }
 
 /// R2: up, and with its data, for longer than so long.
-fn kept_longer_than(least: Duration, now: Instant, up_since: Instant, marker: Instant) -> bool {
+pub fn kept_longer_than(least: Duration, now: Instant, up_since: Instant, marker: Instant) -> bool {
     surely_up_longer_than(least, uptime_s(now, up_since)) && now.since(marker) > least
 }
 
 /// The uptime as Redis has it: the difference of two moments that were both cut to whole seconds.
-const fn uptime_s(now: Instant, up_since: Instant) -> u64 {
+pub const fn uptime_s(now: Instant, up_since: Instant) -> u64 {
     (now.as_micros() / SECOND_US).saturating_sub(up_since.as_micros() / SECOND_US)
 }
 

@@ -57,14 +57,17 @@ fn server(draw: &mut Draw, options: &Options) -> Server {
 }
 
 /// Outages straddle the ttl on purpose.
-fn outage(draw: &mut Draw, options: &Options) -> u64 {
-    let ttl_us = options.ttl_us;
+pub(crate) fn draw_outage(draw: &mut Draw, ttl_us: u64) -> u64 {
     match draw.below(4) {
         0 => draw.between(1, ttl_us / 4),
         1 => draw.between(ttl_us / 2, ttl_us),
         2 => draw.between(ttl_us - ttl_us / 8, ttl_us * 2),
         _ => draw.between(ttl_us * 2, ttl_us * 5),
     }
+}
+
+fn outage(draw: &mut Draw, options: &Options) -> u64 {
+    draw_outage(draw, options.ttl_us)
 }
 
 fn restart(draw: &mut Draw, options: &Options) -> Option<u64> {
@@ -76,7 +79,11 @@ fn restart(draw: &mut Draw, options: &Options) -> Option<u64> {
 }
 
 fn jump(draw: &mut Draw, options: &Options) -> i64 {
-    let ttl_us = options.ttl_us;
+    draw_jump(draw, options.ttl_us)
+}
+
+/// A step of a clock, either way.
+pub(crate) fn draw_jump(draw: &mut Draw, ttl_us: u64) -> i64 {
     // After a large one backoffs take minutes, which with a short ttl is a hundred thousand events of waiting.
     let large = if ttl_us < 5_000_000 { ttl_us * 10 } else { 7_200_000_000 };
     let size = draw.pick(&[ttl_us / 3, ttl_us, ttl_us * 3, large]);

@@ -73,7 +73,7 @@ impl World<'_> {
 }
 
 /// What the checkers allow.
-pub(super) fn bounds(schedule: &Schedule, rows: impl Iterator<Item = RowPlan>) -> Bounds {
+pub(crate) fn bounds(schedule: &Schedule, rows: impl Iterator<Item = RowPlan>) -> Bounds {
     let options = &schedule.options;
     // A request on its way, and clocks that are a tenth slow.
     let slack = options.request_timeout_us + (2 * options.ttl_us + options.scan_us + options.renew_us) / 8;
@@ -91,7 +91,7 @@ fn abort_notice_us(options: &Options) -> u64 {
 }
 
 /// Far more than anything should take, and still an end: one worker does everything, every death waits for its judge.
-fn progress_bound_us(schedule: &Schedule, rows: impl Iterator<Item = RowPlan>) -> u64 {
+pub(crate) fn progress_bound_us(schedule: &Schedule, rows: impl Iterator<Item = RowPlan>) -> u64 {
     let options = &schedule.options;
     let longest = options.batches.iter().map(|batch| batch.timeout_us).max().unwrap_or(0) + options.cancel_grace_us;
     let retries = schedule.faults.iter().filter(|(_, fault)| matches!(fault, Fault::Retry { .. })).count() as u64;

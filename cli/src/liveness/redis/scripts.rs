@@ -16,7 +16,8 @@ use super::keys::{Keys, members, rows};
 macro_rules! script {
     ($name:ident, $file:literal) => {
         static $name: LazyLock<Text> = LazyLock::new(|| {
-            Text::new(concat!(include_str!("scripts/since.lua"), include_str!(concat!("scripts/", $file, ".lua"))))
+            let code = concat!(include_str!("scripts/since.lua"), include_str!(concat!("scripts/", $file, ".lua")));
+            Text::new($file, code)
         });
     };
 }
@@ -28,15 +29,25 @@ script!(CHECK, "check");
 script!(VIEW, "view");
 
 /// A script and its hash.
-struct Text {
-    code: &'static str,
-    hash: String,
+#[derive(Debug)]
+pub struct Text {
+    /// Its file's name.
+    pub name: &'static str,
+    /// Its text.
+    pub code: &'static str,
+    /// By which a server that has met it knows it.
+    pub hash: String,
 }
 
 impl Text {
-    fn new(code: &'static str) -> Self {
-        Self { code, hash: Script::new(code).get_hash().to_owned() }
+    fn new(name: &'static str, code: &'static str) -> Self {
+        Self { name, code, hash: Script::new(code).get_hash().to_owned() }
     }
+}
+
+/// All scripts that requests are made of: for whoever plays the server.
+pub fn all() -> [&'static Text; 5] {
+    [&BEAT, &PUBLISH, &LEAVE, &CHECK, &VIEW]
 }
 
 /// What a script answered, and when that was by Redis' own clock.
