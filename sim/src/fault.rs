@@ -1,10 +1,13 @@
 //! Faults as plain data, and how they are drawn.
 
+use serde::{Deserialize, Serialize};
+
 use crate::draw::Draw;
 use crate::options::Options;
 
 /// Which way a link is cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Way {
     /// Requests and replies are lost.
     Both,
@@ -15,7 +18,8 @@ pub enum Way {
 }
 
 /// How a server is away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Away {
     /// Requests are refused at once: they did not happen and will not.
     Refuses,
@@ -24,7 +28,8 @@ pub enum Away {
 }
 
 /// What becomes of the second witness's data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum WitnessLoss {
     /// All keys go; it stays up.
     Flush,
@@ -35,7 +40,8 @@ pub enum WitnessLoss {
 }
 
 /// One fault. Workers and batches are given by their place, which is taken modulo their number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Fault {
     /// The next store requests of this worker to arrive are done, their replies lost.
     LoseReplies {
@@ -69,6 +75,7 @@ pub enum Fault {
         /// Which way.
         way: Way,
         /// The worker is told that something is wrong, instead of waiting for nothing.
+        #[serde(default)]
         loud: bool,
         /// For how long.
         for_us: u64,
@@ -94,6 +101,7 @@ pub enum Fault {
         /// When it is started again, if it is.
         restart_after_us: Option<u64>,
         /// R1: a supervisor tells the others.
+        #[serde(default)]
         reported: bool,
     },
     /// Somebody starts a second process in a worker's place (and under its name), whatever the first does.

@@ -9,6 +9,7 @@
 //! | the store with what a planted bug makes of it | `planted` |
 //! | faults taking effect | `faults` |
 //! | faults stop, everything must end | `ending` |
+//! | what is noted for a trace | `tracing` |
 
 mod appends;
 mod calls;
@@ -18,6 +19,7 @@ mod handlers;
 mod messages;
 mod planted;
 mod process;
+mod tracing;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -41,6 +43,7 @@ use crate::options::{OPERATION, batch_id};
 use crate::planted::PlantedBug;
 use crate::rows::{RowPlan, plan_rows};
 use crate::schedule::Schedule;
+use crate::trace::{Trace, What};
 
 /// What a run came to.
 #[derive(Debug, Clone)]
@@ -69,10 +72,13 @@ pub struct Moment {
 }
 
 /// The machines of a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Machine {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Machine {
+    /// Takes and renews the lease.
     Keeper,
+    /// Finds the dead.
     Judge,
+    /// Claims, runs, records.
     Worker,
 }
 
@@ -173,7 +179,7 @@ pub(crate) struct World<'a> {
     bug: Option<PlantedBug>,
     rows: Vec<Vec<RowPlan>>,
     batches: BTreeMap<BatchId, usize>,
-    trace: bool,
+    trace: Option<&'a mut Trace>,
 
     now: u64,
     next_seq: u64,
@@ -215,7 +221,12 @@ const EVENTS_MAX: u64 = 4_000_000;
 const STORE_EPOCH: i64 = 1_780_000_000_000_000;
 
 impl<'a> World<'a> {
-    pub(crate) fn new(schedule: &'a Schedule, bug: Option<PlantedBug>, trace: bool, moments: bool) -> Self {
+    pub(crate) fn new(
+        schedule: &'a Schedule,
+        bug: Option<PlantedBug>,
+        trace: Option<&'a mut Trace>,
+        moments: bool,
+    ) -> Self {
         let options = &schedule.options;
         let batches = (0..options.batches.len()).map(|at| (batch_id(at), at)).collect();
         let slots = (0..options.workers.max(1)).map(|_| Slot::default()).collect();
@@ -405,9 +416,7 @@ impl<'a> World<'a> {
                 self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
             }
         }
-        if self.trace {
-            println!("{:>12} {event:?}", self.now);
-        }
+        self.trace_step(event);
         if let Some(moments) = &mut self.moments {
             let arrival_of = match event {
                 Event::StoreArrives(call) => u8::try_from(self.processes[call.process].slot).ok(),
@@ -422,9 +431,7 @@ impl<'a> World<'a> {
     }
 
     fn fact(&mut self, fact: history::Event) {
-        if self.trace {
-            println!("{:>12}   fact {fact:?}", self.now);
-        }
+        self.trace(|_| What::Fact(fact.clone()));
         self.checks.fact(self.now, &fact);
     }
 

@@ -9,11 +9,13 @@ use super::{Event, ProcessAt, World};
 use crate::coverage::Mark;
 use crate::fault::{Away, Fault, WitnessLoss};
 use crate::options::batch_id;
+use crate::trace::What;
 
 impl World<'_> {
     pub(super) fn fault(&mut self, at: usize) {
         let fault = self.schedule.faults[at].1;
         let works = self.store.has_open_batch() && self.strike(fault);
+        self.trace(|_| What::Fault { fault, struck: works });
         self.coverage.mark(if works { Mark::FaultsOnWork } else { Mark::FaultsOnNothing });
     }
 

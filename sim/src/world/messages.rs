@@ -11,6 +11,7 @@ use fencepost_model::history::{self, FreedWhy, LeaseEnd, Link, RecordedWhy};
 use super::{Event, Machine, ProcessAt, StoreCall, World};
 use crate::coverage::Mark;
 use crate::fault::{Away, Way};
+use crate::trace::What;
 
 /// A server that may be away.
 #[derive(Debug, Default)]
@@ -69,6 +70,7 @@ impl World<'_> {
 
     pub(super) fn ask_store(&mut self, at: ProcessAt, machine: Machine, id: RequestId, request: StoreRequest) {
         self.count_request(at, &request);
+        self.trace_sent(at, machine, id, &request);
         let way = self.way_us(at, machine, id, Leg::There);
         let troubles = &mut self.slots[self.processes[at].slot].troubles;
         if let Some(cut) = troubles.store_cut.filter(|cut| cut.way != Way::Replies) {
@@ -122,6 +124,7 @@ impl World<'_> {
             self.coverage.mark(Mark::LateWrite);
         }
         let reply = self.apply(&call);
+        self.trace_done(&call, &reply);
         self.store_changed();
         if call.duplicate {
             self.coverage.mark(Mark::DuplicateArrived);
@@ -169,6 +172,7 @@ impl World<'_> {
         if !self.receives(at, || Event::StoreAnswers { process: at, machine, id, reply: reply.clone() }) {
             return;
         }
+        self.trace_heard(at, machine, id, &reply);
         let process = &mut self.processes[at];
         let now = process.clock.now(self.now);
         match &reply {
@@ -194,6 +198,7 @@ impl World<'_> {
     }
 
     pub(super) fn ask_witness(&mut self, at: ProcessAt, machine: Machine, id: RequestId, request: LivenessRequest) {
+        self.trace_witness_sent(at, machine, id, &request);
         if self.slots[self.processes[at].slot].troubles.witness_cut_until.is_some() {
             return;
         }
@@ -211,6 +216,7 @@ impl World<'_> {
             Some((Away::Refuses, _)) => None,
             None => Some(self.witness.apply(self.witness_clock.now(self.now), &request)),
         };
+        self.trace_witness_done(at, machine, id, &request, &reply);
         if let Some(LivenessReply::Check { vouches: true, alive }) = &reply
             && !alive.is_empty()
         {
@@ -232,6 +238,7 @@ impl World<'_> {
         if !self.receives(at, || Event::WitnessAnswers { process: at, machine, id, reply: reply.clone() }) {
             return;
         }
+        self.trace_witness_heard(at, machine, id, &reply);
         let process = &mut self.processes[at];
         let now = process.clock.now(self.now);
         match machine {
@@ -285,9 +292,7 @@ impl World<'_> {
                     | history::Event::BatchHeld { .. }
                     | history::Event::RowsRetried { .. }
             );
-            if self.trace {
-                println!("{:>12}     {event:?}", self.now);
-            }
+            self.trace(|_| What::Fact(event.clone()));
             self.checks.fact(self.now, event);
         }
         self.checks.step(self.now, &mut self.store);

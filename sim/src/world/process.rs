@@ -17,6 +17,7 @@ use super::handlers::Handler;
 use super::{Event, Machine, ProcessAt, World};
 use crate::coverage::Mark;
 use crate::options::OPERATION;
+use crate::trace::What;
 
 /// A process.
 #[derive(Debug)]
@@ -344,6 +345,7 @@ impl World<'_> {
     }
 
     fn worker_tells(&mut self, at: ProcessAt, event: &WorkerEvent) {
+        self.trace(|world| What::Told(world.processes[at].number, event.clone()));
         match event {
             WorkerEvent::LeaseTaken(_) => self.processes[at].lapsed = false,
             WorkerEvent::LeaseEnded(_) => self.coverage.mark(Mark::LeaseEndedAlive),
@@ -358,6 +360,7 @@ impl World<'_> {
     }
 
     fn exited(&mut self, at: ProcessAt, reason: &ExitReason) {
+        self.trace(|world| What::Left(world.processes[at].number, reason.clone()));
         let process = &mut self.processes[at];
         process.alive = false;
         let (number, slot) = (process.number, process.slot);
