@@ -6,6 +6,20 @@ use fencepost_model::check::{Bounds, Checker, Suite};
 use fencepost_model::history;
 use fencepost_model::store::ModelStore;
 
+/// The check that fails where the core's or the model's own assertions do.
+pub const PANIC: &str = "panic";
+
+/// What sort of promise is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Something happened that never may.
+    Safety,
+    /// Something did not happen in time: rows do not end, a death is not found, a process never becomes idle.
+    Liveness,
+    /// The code's own assertion failed.
+    Panic,
+}
+
 /// What went wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
@@ -15,6 +29,17 @@ pub struct Violation {
     pub at_us: u64,
     /// What.
     pub what: String,
+}
+
+impl Violation {
+    /// What sort of promise it breaks.
+    pub fn kind(&self) -> Kind {
+        match self.check {
+            PANIC => Kind::Panic,
+            "progress" | "7 progress" | "6 bounded recovery" | "busy" => Kind::Liveness,
+            _ => Kind::Safety,
+        }
+    }
 }
 
 impl fmt::Display for Violation {

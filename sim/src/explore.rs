@@ -9,9 +9,9 @@ use std::thread;
 use crate::checks::Violation;
 use crate::coverage::Coverage;
 use crate::planted::PlantedBug;
+use crate::run_planted;
 use crate::schedule::Schedule;
 use crate::shrink::shrink;
-use crate::{run, run_planted};
 
 /// What a sweep came to.
 #[derive(Debug, Clone, Default)]
@@ -25,8 +25,10 @@ pub struct Sweep {
 /// A schedule that fails.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// As it was drawn.
+    /// As it was drawn or read.
     pub schedule: Schedule,
+    /// The bug that was planted, if any.
+    pub bug: Option<PlantedBug>,
     /// What was violated.
     pub violation: Violation,
     /// A small one that fails in the same way.
@@ -42,24 +44,38 @@ impl Failure {
         let shrunk =
             shrink(schedule, |candidate| violated(candidate).is_some_and(|found| found.check == violation.check));
         let shrunk_violation = violated(&shrunk).unwrap_or_else(|| violation.clone());
-        Self { schedule: schedule.clone(), violation, shrunk, shrunk_violation }
+        Self { schedule: schedule.clone(), bug, violation, shrunk, shrunk_violation }
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seed = self.schedule.seed;
-        writeln!(f, "seed {seed} violates {}", self.violation)?;
-        writeln!(f, "options {:?}", self.schedule.options)?;
-        writeln!(f, "{} faults: {:?}", self.schedule.faults.len(), self.schedule.faults)?;
-        writeln!(f, "\nshrunk, it violates {}", self.shrunk_violation)?;
-        writeln!(f, "as a test:\n\nlet schedule = {};\nassert_holds(&schedule);\n", self.shrunk)?;
-        writeln!(f, "replay: cargo run -p sim -- replay {seed}")
+        let Self { schedule, bug, violation, shrunk, shrunk_violation } = self;
+        let planted = bug.map(|bug| format!(" with {bug} planted")).unwrap_or_default();
+        writeln!(f, "seed {}{planted} violates {violation}", schedule.seed)?;
+        writeln!(f, "options {:?}", schedule.options)?;
+        writeln!(f, "{} faults: {:?}", schedule.faults.len(), schedule.faults)?;
+        writeln!(f, "\nshrunk, it violates {shrunk_violation}")?;
+        writeln!(f, "as a test:\n\nlet schedule = {shrunk};\nassert_holds(&schedule);\n")?;
+        // Drawn by its seed, it can be had again by that alone.
+        let planted = bug.map(|bug| format!(" --planted {bug}")).unwrap_or_default();
+        if *schedule == Schedule::from_seed(schedule.seed) {
+            let seed = schedule.seed;
+            writeln!(f, "replay:  cargo run -p sim -- replay {seed}{planted} --shrunk")?;
+            writeln!(f, "keep:    cargo run -p sim -- shrink {seed}{planted} --out {seed}.json")?;
+            writeln!(f, "draw:    cargo run -p sim -- timeline {seed}{planted} --shrunk --out {seed}.html")?;
+        }
+        Ok(())
     }
 }
 
 /// Runs the schedules of `seeds` on `jobs` threads; stops at the first failure, as soon as all lower seeds are done.
 pub fn explore(seeds: std::ops::Range<u64>, jobs: usize) -> Sweep {
+    explore_planted(seeds, jobs, None)
+}
+
+/// The same with a bug.
+pub fn explore_planted(seeds: std::ops::Range<u64>, jobs: usize, bug: Option<PlantedBug>) -> Sweep {
     quiet_panics();
     let next = AtomicU64::new(seeds.start);
     let end = AtomicU64::new(seeds.end);
@@ -72,7 +88,7 @@ pub fn explore(seeds: std::ops::Range<u64>, jobs: usize) -> Sweep {
                 if seed >= end.load(Ordering::Relaxed) {
                     return coverage;
                 }
-                let run = run(&Schedule::from_seed(seed));
+                let run = run_planted(&Schedule::from_seed(seed), bug);
                 coverage.merge(&run.coverage);
                 if let Some(violation) = run.violation {
                     end.fetch_min(seed, Ordering::Relaxed);
@@ -91,7 +107,7 @@ pub fn explore(seeds: std::ops::Range<u64>, jobs: usize) -> Sweep {
     });
     let found = found.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     let lowest = found.into_iter().min_by_key(|(seed, _)| *seed);
-    let failure = lowest.map(|(seed, violation)| Failure::of(&Schedule::from_seed(seed), violation, None));
+    let failure = lowest.map(|(seed, violation)| Failure::of(&Schedule::from_seed(seed), violation, bug));
     Sweep { coverage, failure }
 }
 

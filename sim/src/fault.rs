@@ -2,11 +2,14 @@
 
 mod draw;
 
+use serde::{Deserialize, Serialize};
+
 pub use self::draw::draw_faults;
 pub(crate) use self::draw::{draw_jump, draw_outage};
 
 /// Which way a link is cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Way {
     /// Requests and replies are lost.
     Both,
@@ -17,7 +20,8 @@ pub enum Way {
 }
 
 /// How a server is away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Away {
     /// Requests are refused at once: they did not happen and will not.
     Refuses,
@@ -26,7 +30,8 @@ pub enum Away {
 }
 
 /// A server that workers talk to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Server {
     /// The store.
     Store,
@@ -35,7 +40,8 @@ pub enum Server {
 }
 
 /// Which rows an operator's retry names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Again {
     /// All that failed.
     Failed,
@@ -44,7 +50,8 @@ pub enum Again {
 }
 
 /// What becomes of the second witness's data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum WitnessLoss {
     /// All keys go; it stays up.
     Flush,
@@ -55,7 +62,8 @@ pub enum WitnessLoss {
 }
 
 /// One fault. Workers and batches are given by their place, which is taken modulo their number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Fault {
     /// The next requests of this worker to arrive are done, their replies lost.
     LoseReplies {
@@ -95,6 +103,7 @@ pub enum Fault {
         /// Which way.
         way: Way,
         /// The worker is told that something is wrong, instead of waiting for nothing.
+        #[serde(default)]
         loud: bool,
         /// For how long.
         for_us: u64,
@@ -122,6 +131,7 @@ pub enum Fault {
         /// When it is started again, if it is.
         restart_after_us: Option<u64>,
         /// R1: a supervisor tells the others.
+        #[serde(default)]
         reported: bool,
     },
     /// A process ends just before it performs one of its next effects: before what comes, after what came.
@@ -325,12 +335,8 @@ impl Fault {
             Self::CrashAt { worker, effects, restart_after_us } if effects > 0 => {
                 vec![Self::CrashAt { worker, effects: effects / 2, restart_after_us }]
             }
-            Self::StoreClockJump { by_us } => {
-                smaller(by_us).map(|by_us| Self::StoreClockJump { by_us }).collect()
-            }
-            Self::WitnessClockJump { by_us } => {
-                smaller(by_us).map(|by_us| Self::WitnessClockJump { by_us }).collect()
-            }
+            Self::StoreClockJump { by_us } => smaller(by_us).map(|by_us| Self::StoreClockJump { by_us }).collect(),
+            Self::WitnessClockJump { by_us } => smaller(by_us).map(|by_us| Self::WitnessClockJump { by_us }).collect(),
             Self::Failover { behind_us } => halves(behind_us).map(|behind_us| Self::Failover { behind_us }).collect(),
             _ => Vec::new(),
         }

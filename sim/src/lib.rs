@@ -6,7 +6,9 @@
 //! | a run as data: seed, options, faults | [`schedule::Schedule`], [`options::Options`], [`fault::Fault`] |
 //! | what the simulated handlers do | [`rows`] |
 //! | the event loop, processes, network | `world` |
+//! | a schedule as a file | [`schedule::file`] |
 //! | running one schedule | [`run`], [`run_planted`] |
+//! | what a run tells of itself, and a page that draws it | [`trace`], [`timeline`] |
 //! | many schedules, and the report of a failure | [`explore`] |
 //! | making a failing schedule small | [`shrink`] |
 //! | what was seen | [`coverage`] |
@@ -25,16 +27,19 @@ pub mod planted;
 pub mod rows;
 pub mod schedule;
 pub mod shrink;
+pub mod timeline;
+pub mod trace;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use world::{Moment, Run};
 
-use crate::checks::Violation;
+use crate::checks::{PANIC, Violation};
 use crate::coverage::Coverage;
 use crate::planted::PlantedBug;
 use crate::schedule::Schedule;
+use crate::trace::Trace;
 
 /// Runs a schedule.
 pub fn run(schedule: &Schedule) -> Run {
@@ -43,26 +48,33 @@ pub fn run(schedule: &Schedule) -> Run {
 
 /// Runs a schedule against a store or a driver with a bug.
 pub fn run_planted(schedule: &Schedule, bug: Option<PlantedBug>) -> Run {
-    caught(schedule, bug, false, false)
+    caught(schedule, bug, None, false)
 }
 
-/// Runs a schedule and prints every event.
-pub fn run_traced(schedule: &Schedule) -> Run {
-    caught(schedule, None, true, false)
+/// Runs a schedule and notes what happens.
+pub fn run_traced(schedule: &Schedule, bug: Option<PlantedBug>, trace: &mut Trace) -> Run {
+    let mut run = caught(schedule, bug, Some(trace), false);
+    if let (Some(violation), Some(last)) = (&mut run.violation, trace.entries.last())
+        && violation.check == PANIC
+    {
+        violation.at_us = last.at_us;
+        run.end_us = last.at_us;
+    }
+    run
 }
 
 /// Runs a schedule and notes the moments at which faults might strike.
 pub fn run_for_moments(schedule: &Schedule) -> Run {
-    caught(schedule, None, false, true)
+    caught(schedule, None, None, true)
 }
 
 /// A panic, in the core's or the model's assertions, is a violation like any other.
-fn caught(schedule: &Schedule, bug: Option<PlantedBug>, trace: bool, moments: bool) -> Run {
+fn caught(schedule: &Schedule, bug: Option<PlantedBug>, trace: Option<&mut Trace>, moments: bool) -> Run {
     let run = || world::World::new(schedule, bug, trace, moments).run();
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(run) => run,
         Err(panic) => {
-            let violation = Violation { check: "panic", at_us: 0, what: panic_text(panic.as_ref()) };
+            let violation = Violation { check: PANIC, at_us: 0, what: panic_text(panic.as_ref()) };
             Run {
                 hash: 0,
                 events: 0,

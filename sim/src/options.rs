@@ -5,28 +5,46 @@ use std::time::Duration;
 use fencepost_core::BatchId;
 use fencepost_core::calls::Calls;
 use fencepost_core::config::{Timing, WorkerOptions};
+use serde::{Deserialize, Serialize};
 
 use crate::draw::{Draw, mix};
 
 /// A batch to submit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct BatchPlan {
     /// Its rows.
     pub rows: u64,
     /// When it is submitted.
+    #[serde(default)]
     pub submit_at_us: u64,
     /// Higher comes first.
+    #[serde(default)]
     pub priority: i32,
     /// O5.
+    #[serde(default = "tries")]
     pub attempts_max: u32,
     /// P2.
+    #[serde(default = "tries")]
     pub crashes_max: u32,
     /// O6.
+    #[serde(default = "hour_us")]
     pub timeout_us: u64,
 }
 
+/// Attempts and crashes of a batch in a file that says nothing of them: the command's defaults.
+fn tries() -> u32 {
+    3
+}
+
+/// O6: the same of the time that a row has.
+fn hour_us() -> u64 {
+    3_600_000_000
+}
+
 /// The options of a run. Times are microseconds of true time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Options {
     /// Workers at the start.
     pub workers: u8,

@@ -3,6 +3,8 @@
 //! The core and the model have no switches for them: they are put between the two, by changing requests, replies and what
 //! the checkers are told of the store.
 
+use std::fmt;
+
 /// A bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PlantedBug {
@@ -45,4 +47,15 @@ impl PlantedBug {
         Self::GiveBackForgotten,
         Self::NeverIdle,
     ];
+
+    /// The bug of this name, as `Debug` has it.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|bug| bug.to_string().eq_ignore_ascii_case(name))
+    }
+}
+
+impl fmt::Display for PlantedBug {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
 }

@@ -1,11 +1,17 @@
 //! A run as plain data.
 
+pub mod file;
+mod valid;
+
 use std::fmt;
+
+pub use self::valid::Impossible;
 
 use crate::fault::{Fault, draw_faults};
 use crate::options::Options;
 
-/// Everything that decides a run. Debug-printed by [`fmt::Display`] as Rust source for a regression test.
+/// Everything that decides a run. Debug-printed by [`fmt::Display`] as Rust source for a regression test;
+/// [`file`] has it as JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schedule {
     /// Decides rows, latencies, clocks.

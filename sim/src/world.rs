@@ -11,6 +11,7 @@
 //! | faults of links and servers | `outages` |
 //! | what operators do | `operators` |
 //! | faults stop, everything must end | `ending` |
+//! | what is noted for a trace | `tracing` |
 
 mod calls;
 pub(crate) mod ending;
@@ -21,6 +22,7 @@ mod operators;
 mod outages;
 mod planted;
 mod process;
+mod tracing;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -45,6 +47,7 @@ use crate::options::{OPERATION, batch_id};
 use crate::planted::PlantedBug;
 use crate::rows::{RowPlan, plan_rows};
 use crate::schedule::Schedule;
+use crate::trace::{Trace, What};
 
 /// What a run came to.
 #[derive(Debug, Clone)]
@@ -73,10 +76,13 @@ pub struct Moment {
 }
 
 /// The machines of a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Machine {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Machine {
+    /// Takes and renews the lease.
     Keeper,
+    /// Finds the dead.
     Judge,
+    /// Claims, runs, records.
     Worker,
 }
 
@@ -185,7 +191,7 @@ pub(crate) struct World<'a> {
     bug: Option<PlantedBug>,
     rows: Vec<Vec<RowPlan>>,
     batches: BTreeMap<BatchId, usize>,
-    trace: bool,
+    trace: Option<&'a mut Trace>,
 
     now: u64,
     next_seq: u64,
@@ -237,7 +243,12 @@ const WITNESS_EPOCH: Instant = Instant::from_micros(77_000_000_000_000);
 pub(crate) const STORE_EPOCH: i64 = 1_780_000_000_000_000;
 
 impl<'a> World<'a> {
-    pub(crate) fn new(schedule: &'a Schedule, bug: Option<PlantedBug>, trace: bool, moments: bool) -> Self {
+    pub(crate) fn new(
+        schedule: &'a Schedule,
+        bug: Option<PlantedBug>,
+        trace: Option<&'a mut Trace>,
+        moments: bool,
+    ) -> Self {
         let options = &schedule.options;
         let batches = (0..options.batches.len()).map(|at| (batch_id(at), at)).collect();
         let slots = (0..options.places()).map(|_| Slot::default()).collect();
@@ -440,9 +451,7 @@ impl<'a> World<'a> {
                 self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
             }
         }
-        if self.trace {
-            println!("{:>12} {event:?}", self.now);
-        }
+        self.trace_step(event);
         if let Some(moments) = &mut self.moments {
             let arrival_of = match event {
                 Event::StoreArrives(call) => u8::try_from(self.processes[call.process].slot).ok(),
@@ -457,9 +466,7 @@ impl<'a> World<'a> {
     }
 
     fn fact(&mut self, fact: history::Event) {
-        if self.trace {
-            println!("{:>12}   fact {fact:?}", self.now);
-        }
+        self.trace(|_| What::Fact(fact.clone()));
         self.checks.fact(self.now, &fact);
     }
 

@@ -60,7 +60,9 @@ impl Handler for RowsOf {
         let run = Duration::from_micros(plan.run_us);
         let poison = matches!(plan.nature, Nature::Poison { .. });
         let (takes, answer) = match (plan.nature, plan.answer(row.attempt)) {
-            (Nature::Poison { at_once }, _) => (if at_once { Duration::ZERO } else { run / 2 }, HandlerAnswer::Cancelled),
+            (Nature::Poison { at_once }, _) => {
+                (if at_once { Duration::ZERO } else { run / 2 }, HandlerAnswer::Cancelled)
+            }
             (_, Some(answer)) => (run, answer_of(answer)),
             (_, None) => (latest, HandlerAnswer::Cancelled),
         };

@@ -8,12 +8,14 @@ use super::process::Pause;
 use super::{Event, ProcessAt, World};
 use crate::coverage::Mark;
 use crate::fault::Fault;
+use crate::trace::What;
 
 impl World<'_> {
     pub(super) fn fault(&mut self, at: usize) {
         let fault = self.schedule.faults[at].1;
         let in_reach = self.store.has_open_batch() || fault.is_for_ended_batches();
         let works = in_reach && self.strike(at, fault);
+        self.trace(|_| What::Fault { fault, struck: works });
         self.coverage.mark(if works { Mark::FaultsOnWork } else { Mark::FaultsOnNothing });
     }
 
@@ -45,7 +47,9 @@ impl World<'_> {
                 let Some(at) = self.victim(worker) else { return false };
                 self.processes[at].dies_after = Some((effects, restart_after_us));
             }
-            Fault::ClockRate { worker, millionths } => return self.change_clock(worker, Rate::from_millionths(millionths)),
+            Fault::ClockRate { worker, millionths } => {
+                return self.change_clock(worker, Rate::from_millionths(millionths));
+            }
             Fault::Twin { worker } => {
                 let slot = self.slot(worker);
                 self.start(slot);

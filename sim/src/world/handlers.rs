@@ -6,6 +6,7 @@ use fencepost_model::history;
 use super::{Event, ProcessAt, World};
 use crate::coverage::Mark;
 use crate::rows::{Nature, RowPlan};
+use crate::trace::What;
 
 /// A handler at work.
 #[derive(Debug)]
@@ -43,6 +44,7 @@ impl World<'_> {
 
     /// A handler that listens ends a little later; one that had come to its end by then has.
     pub(super) fn cancel_handler(&mut self, at: ProcessAt, key: RunKey) {
+        self.trace(|world| What::RunCancelled(world.processes[at].number, key));
         let Some(handler) = self.processes[at].handlers.get(&key) else { return };
         if !handler.deaf {
             let after = self.number_of(&[at as u64, key.token.0, key.line]) % 1000;
@@ -53,6 +55,7 @@ impl World<'_> {
     /// Given up by its worker: the driver kills what it can, so that in the end it ends.
     pub(super) fn abandon_handler(&mut self, at: ProcessAt, key: RunKey) {
         self.coverage.mark(Mark::Abandoned);
+        self.trace(|world| What::RunAbandoned(world.processes[at].number, key));
         let after = self.number_of(&[at as u64, key.token.0, key.line, 1]) % self.schedule.options.ttl_us;
         self.push(self.now + after, Event::RunEnds { process: at, key, answer: RunAnswer::Cancelled });
     }
@@ -63,6 +66,8 @@ impl World<'_> {
         }
         let process = &mut self.processes[at];
         if process.handlers.remove(&key).is_some() {
+            self.trace(|world| What::RunEnded(world.processes[at].number, key, answer.clone()));
+            let process = &mut self.processes[at];
             let now = process.clock.now(self.now);
             process.worker.handle_input(now, WorkerInput::RunEnded(key, answer));
             self.settle(at);

@@ -1,16 +1,17 @@
 //! Messages between processes, store and witness, and what may happen to them on their way.
 
-use fencepost_core::{BatchId, RequestId};
 use fencepost_core::judge::JudgeInput;
 use fencepost_core::keeper::KeeperInput;
 use fencepost_core::liveness::{LivenessReply, LivenessRequest};
 use fencepost_core::store::{ClaimReply, RecordItem, RecoverReply, StoreFailure, StoreReply, StoreRequest, Verdict};
 use fencepost_core::worker::WorkerInput;
+use fencepost_core::{BatchId, RequestId};
 use fencepost_model::history::{self, FreedWhy, LeaseEnd, Link, RecordedWhy};
 
 use super::{Event, Machine, ProcessAt, StoreCall, World};
 use crate::coverage::Mark;
 use crate::fault::{Away, Server, Way};
+use crate::trace::What;
 
 /// Whether a server is there.
 #[derive(Debug, Default)]
@@ -131,6 +132,7 @@ impl World<'_> {
 
     pub(super) fn ask_store(&mut self, at: ProcessAt, machine: Machine, id: RequestId, request: StoreRequest) {
         self.count_request(at, &request);
+        self.trace_sent(at, machine, id, &request);
         let way = self.way_us(at, machine, id, Leg::There);
         let troubles = &mut self.slots[self.processes[at].slot].troubles;
         if let Some(cut) = troubles.store_cut.filter(|cut| cut.way != Way::Replies) {
@@ -207,6 +209,7 @@ impl World<'_> {
         }
         let reply = self.apply(&call);
         self.cover_purged(&call.request, &reply);
+        self.trace_done(&call, &reply);
         self.store_changed();
         if call.duplicate {
             self.coverage.mark(Mark::DuplicateArrived);
@@ -254,6 +257,7 @@ impl World<'_> {
         if !self.receives(at, || Event::StoreAnswers { process: at, machine, id, reply: reply.clone() }) {
             return;
         }
+        self.trace_heard(at, machine, id, &reply);
         let process = &mut self.processes[at];
         let now = process.clock.now(self.now);
         match &reply {
@@ -279,6 +283,7 @@ impl World<'_> {
     }
 
     pub(super) fn ask_witness(&mut self, at: ProcessAt, machine: Machine, id: RequestId, request: LivenessRequest) {
+        self.trace_witness_sent(at, machine, id, &request);
         let troubles = &mut self.slots[self.processes[at].slot].troubles;
         let cut = troubles.witness_cut.is_some_and(|cut| cut.way != Way::Replies);
         if cut || self.is_lost(at, machine, id, Leg::WitnessThere) {
@@ -305,6 +310,7 @@ impl World<'_> {
             Some((Away::Refuses, _)) => None,
             None => Some(self.witness.apply(self.witness_now(), &request)),
         };
+        self.trace_witness_done(at, machine, id, &request, &reply);
         if let Some(LivenessReply::Check { vouches: true, alive }) = &reply
             && !alive.is_empty()
         {
@@ -331,6 +337,7 @@ impl World<'_> {
         if !self.receives(at, || Event::WitnessAnswers { process: at, machine, id, reply: reply.clone() }) {
             return;
         }
+        self.trace_witness_heard(at, machine, id, &reply);
         let process = &mut self.processes[at];
         let now = process.clock.now(self.now);
         match machine {
@@ -374,9 +381,7 @@ impl World<'_> {
         for event in &events {
             self.cover_event(event);
             notice.take(event);
-            if self.trace {
-                println!("{:>12}     {event:?}", self.now);
-            }
+            self.trace(|_| What::Fact(event.clone()));
             self.checks.fact(self.now, event);
         }
         self.checks.step(self.now, &mut self.store);

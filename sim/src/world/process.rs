@@ -18,6 +18,7 @@ use super::messages::Notice;
 use super::{Event, Machine, ProcessAt, World};
 use crate::coverage::Mark;
 use crate::options::OPERATION;
+use crate::trace::What;
 
 /// A process.
 #[derive(Debug)]
@@ -293,7 +294,8 @@ impl World<'_> {
             return;
         }
         if next <= now {
-            let what = format!("{:?} wants to be woken at {next:?}, it is {now:?}: {:?}", process.number, process.timeouts);
+            let what =
+                format!("{:?} wants to be woken at {next:?}, it is {now:?}: {:?}", process.number, process.timeouts);
             self.violate("busy", what);
             return;
         }
@@ -381,6 +383,7 @@ impl World<'_> {
     }
 
     fn worker_tells(&mut self, at: ProcessAt, event: &WorkerEvent) {
+        self.trace(|world| What::Told(world.processes[at].number, event.clone()));
         match event {
             WorkerEvent::LeaseTaken(_) => self.processes[at].lapsed = false,
             WorkerEvent::LeaseEnded(_) => self.coverage.mark(Mark::LeaseEndedAlive),
@@ -395,6 +398,7 @@ impl World<'_> {
     }
 
     fn exited(&mut self, at: ProcessAt, reason: &ExitReason) {
+        self.trace(|world| What::Left(world.processes[at].number, reason.clone()));
         let process = &mut self.processes[at];
         process.alive = false;
         let (number, slot) = (process.number, process.slot);

@@ -29,7 +29,13 @@ pub struct Abort {
 impl Abort {
     /// For an empty store.
     pub fn new(notice: Duration, told: Option<Duration>) -> Self {
-        Self { notice: micros(notice), told: told.map(micros), health: Health::default(), aborted: BTreeMap::new(), outcomes: BTreeMap::new() }
+        Self {
+            notice: micros(notice),
+            told: told.map(micros),
+            health: Health::default(),
+            aborted: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
+        }
     }
 
     fn starts(&self, at: u64, process: Process, batch: BatchId) -> Result<(), Violation> {
