@@ -11,6 +11,7 @@
 //! | making a failing schedule small | [`shrink`] |
 //! | what was seen | [`coverage`] |
 //! | bugs that must be found | [`planted`] |
+//! | the protocol that ours descends from, under the same faults | [`original`] |
 
 pub mod checks;
 pub mod coverage;
@@ -18,6 +19,7 @@ pub mod draw;
 pub mod explore;
 pub mod fault;
 pub mod options;
+pub mod original;
 pub mod planted;
 pub mod rows;
 pub mod schedule;

@@ -1,4 +1,4 @@
-//! `sim explore --schedules N --jobs J --seed S`, `sim replay SEED [--shrunk]`, `sim planted`.
+//! `sim explore --schedules N --jobs J --seed S`, `sim replay SEED [--shrunk]`, `sim planted`, `sim original`.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use sim::planted::PlantedBug;
 use sim::run_traced;
 use sim::schedule::Schedule;
 
-const USAGE: &str = "usage: sim explore [--schedules N] [--jobs J] [--seed FIRST] | sim replay SEED [--shrunk] | sim planted [--schedules N]";
+const USAGE: &str = "usage: sim explore [--schedules N] [--jobs J] [--seed FIRST] | sim replay SEED [--shrunk] | sim planted [--schedules N] | sim original [--schedules N] [--source]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -19,9 +19,21 @@ fn main() -> ExitCode {
             Some(seed) => replay(seed, args.iter().any(|arg| arg == "--shrunk")),
             None => usage(),
         },
+        Some("original") => original(&args),
         Some("planted") => planted(number(&args, "--schedules", 10_000)),
         _ => usage(),
     }
+}
+
+/// Prints which windows the protocol that ours descends from falls into, or the schedules as source for its tests.
+fn original(args: &[String]) -> ExitCode {
+    let schedules = number(args, "--schedules", 50_000);
+    if args.iter().any(|arg| arg == "--source") {
+        print!("{}", sim::original::source(schedules));
+    } else {
+        print!("{}", sim::original::table(schedules));
+    }
+    ExitCode::SUCCESS
 }
 
 /// Prints after how many schedules each planted bug is found.
