@@ -9,7 +9,7 @@ use sim::planted::PlantedBug;
 use sim::run_traced;
 use sim::schedule::Schedule;
 
-const USAGE: &str = "usage: sim explore [--schedules N] [--jobs J] [--seed FIRST] | sim replay SEED [--shrunk] | sim planted [--schedules N] | sim original [--schedules N] [--source]";
+const USAGE: &str = "usage: sim explore [--schedules N] [--jobs J] [--seed FIRST] | sim replay SEED [--shrunk] | sim planted [--schedules N] | sim original [--schedules N] [--source | --replay SEED]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -28,7 +28,12 @@ fn main() -> ExitCode {
 /// Prints which windows the protocol that ours descends from falls into, or the schedules as source for its tests.
 fn original(args: &[String]) -> ExitCode {
     let schedules = number(args, "--schedules", 50_000);
-    if args.iter().any(|arg| arg == "--source") {
+    if args.iter().any(|arg| arg == "--replay") {
+        let schedule = sim::original::schedule(number(args, "--replay", 0));
+        println!("{schedule}");
+        let run = sim::original::run_traced(&schedule);
+        run.findings.iter().for_each(|finding| println!("{finding}"));
+    } else if args.iter().any(|arg| arg == "--source") {
         print!("{}", sim::original::source(schedules));
     } else {
         print!("{}", sim::original::table(schedules));

@@ -13,8 +13,8 @@
 //! | abort | `batch.go`, `BatchAbort` | `store` |
 //! | shutdown | `recovery.go`, `Shutdown` | `worker` |
 //!
-//! Its times are in proportion to the TTL of its heartbeat, 60 s there: the set has three of them, the sweep comes after
-//! five to ten. Left out, as none of the windows below needs them: several steps inside a summary, files and callbacks,
+//! Its constants are in proportion to the TTL of its heartbeat, 60 s there: it is renewed every half of it, scans come every
+//! TTL, the set has three of them, the sweep comes after five to ten. Size of a claim and poll are a schedule's own. Left out, as none of the windows below needs them: several steps inside a summary, files and callbacks,
 //! slow queries, the cache of statuses.
 
 mod checks;

@@ -365,7 +365,7 @@ impl Checks {
             // Redis was away as well: it will be seen when its owner is dead.
             Entry::There if claim.write_failed && !owner.gone => Cause::Window(1),
             Entry::Expired(Living::Nobody) => Cause::Window(4),
-            Entry::Expired(Living::Others) => Cause::Other("the set ran out before anybody reached Redis"),
+            Entry::Expired(Living::Others) => Cause::Other("the set ran out before anybody could act on it"),
             Entry::Expired(Living::Owner) => Cause::Other("the set ran out while its owner lived"),
             Entry::Lost => Cause::Window(5),
             Entry::Deleted => Cause::Window(7),

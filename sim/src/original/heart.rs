@@ -69,7 +69,8 @@ impl World<'_> {
             Heart::Registers => self.ask_redis(at, Thread::Heart, RedisOp::Register),
             Heart::Beats => self.ask_redis(at, Thread::Heart, RedisOp::Beat),
             Heart::KeepsSet => self.ask_redis(at, Thread::Heart, RedisOp::KeepSet),
-            Heart::Sleeps => self.sleep(at, Thread::Heart, self.schedule.options.renew_us),
+            // `heartbeatInterval`.
+            Heart::Sleeps => self.sleep(at, Thread::Heart, self.schedule.options.ttl_us / 2),
         }
     }
 
@@ -117,7 +118,8 @@ impl World<'_> {
         let scan = &mut self.processes[at].scan;
         if scan.instances.is_empty() {
             scan.state = ScanState::Sleeps;
-            let next = scan.began_us + self.schedule.options.scan_us;
+            // `recoveryInterval`.
+            let next = scan.began_us + self.schedule.options.ttl_us;
             self.sleep(at, Thread::Recovery, next.saturating_sub(self.now));
         } else {
             let of = scan.instances.remove(0);

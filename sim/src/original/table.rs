@@ -45,7 +45,7 @@ fn row(found: &Found) -> String {
     let shrunk = smallest(found);
     let window = found.window;
     let ours = match ours(&shrunk) {
-        None => "holds".to_owned(),
+        None => format!("holds: {}", window.closed_by),
         Some(violation) => format!("fails: {violation}"),
     };
     let (schedules, faults) = (found.schedules, shrunk.faults.len());

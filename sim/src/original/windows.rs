@@ -16,36 +16,63 @@ pub struct Window {
     pub check: &'static str,
     /// What happens there.
     pub what: &'static str,
+    /// The rules of ours that close it.
+    pub closed_by: &'static str,
     /// It is found within so many schedules: several times what it took when this was written.
     pub within: u64,
 }
 
-const fn window(number: u8, check: &'static str, within: u64, what: &'static str) -> Window {
-    Window { number, check, what, within }
+const fn window(number: u8, check: &'static str, within: u64, closed_by: &'static str, what: &'static str) -> Window {
+    Window { number, check, what, closed_by, within }
 }
 
 /// All that the model has. The others of the list are about the end of a batch, callbacks, missing handlers and speed.
 pub const WINDOWS: [Window; 15] = [
-    window(1, CONSERVATION, 500, "the outcome cannot be written, and the row is untracked all the same"),
-    window(2, CONSERVATION, 500, "a crash between the claim's commit and its tracking, or the commit's answer is lost"),
+    window(1, CONSERVATION, 500, "O2", "the outcome cannot be written, and the row is untracked all the same"),
+    window(
+        2,
+        CONSERVATION,
+        500,
+        "C1, C2",
+        "a crash between the claim's commit and its tracking, or the commit's answer is lost",
+    ),
     window(
         3,
         CONSERVATION,
         3000,
+        "S1",
         "SIGTERM between claim and tracking: rows in progress, in no set, and the grace is over",
     ),
-    window(4, CONSERVATION, 500, "nobody is there until the dead worker's set has run out"),
-    window(5, CONSERVATION, 1000, "Redis loses its data, then the owner dies"),
-    window(6, CONSERVATION, 500, "an orderly shutdown with rows left: scans go by the registry, which it has left"),
-    window(7, CONSERVATION, 100_000, "a recoverer deletes a set while its owner, who lives, puts new rows into it"),
-    window(8, PROGRESS, 500, "a handler hangs, and its worker's heartbeat goes on"),
-    window(11, ONE_OUTCOME, 1000, "a worker that was given up comes back and writes over the new owner's outcome"),
-    window(12, OWNERSHIP, 8000, "two recoverers read one set: the second takes the row from its new owner"),
-    window(13, INNOCENCE, 8000, "Redis is away until heartbeats have run out: the sets are still there"),
-    window(14, INNOCENCE, 8000, "the heartbeat is renewed between a scan's look and its reset"),
-    window(15, CONSERVATION, 500, "abort while rows run: late outcomes replace `aborted`, counts stay"),
-    window(17, ONE_OUTCOME, 500, "the write of a success fails, its fallback does not: recorded as failed"),
-    window(18, POISON, 500, "a row kills its process, and nobody counts"),
+    window(4, CONSERVATION, 500, "C1, R4", "nobody is there until the dead worker's set has run out"),
+    window(5, CONSERVATION, 1000, "C1, R2", "Redis loses its data, then the owner dies"),
+    window(
+        6,
+        CONSERVATION,
+        500,
+        "S1",
+        "an orderly shutdown with rows left: scans go by the registry, which it has left",
+    ),
+    window(
+        7,
+        CONSERVATION,
+        100_000,
+        "C1, R3",
+        "a recoverer deletes a set while its owner, who lives, puts new rows into it",
+    ),
+    window(8, PROGRESS, 500, "O6", "a handler hangs, and its worker's heartbeat goes on"),
+    window(
+        11,
+        ONE_OUTCOME,
+        1000,
+        "O1",
+        "a worker that was given up comes back and writes over the new owner's outcome",
+    ),
+    window(12, OWNERSHIP, 8000, "R3", "two recoverers read one set: the second takes the row from its new owner"),
+    window(13, INNOCENCE, 8000, "R2", "Redis is away until heartbeats have run out: the sets are still there"),
+    window(14, INNOCENCE, 8000, "R3", "the heartbeat is renewed between a scan's look and its reset"),
+    window(15, CONSERVATION, 500, "S2", "abort while rows run: late outcomes replace `aborted`, counts stay"),
+    window(17, ONE_OUTCOME, 500, "O2", "the write of a success fails, its fallback does not: recorded as failed"),
+    window(18, POISON, 500, "P2", "a row kills its process, and nobody counts"),
 ];
 
 impl Window {

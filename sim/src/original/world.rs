@@ -117,7 +117,7 @@ impl<'a> World<'a> {
         let heal_us = schedule.faults_end_us().max(submitted).max(options.expected_us()).max(started) + 1;
         // One worker does everything; every death waits for its TTL and two scans; the sweep comes after ten TTLs.
         let work: u64 = plans.iter().flatten().map(|row| row.run_us + 20 * options.latency_us_max).sum();
-        let recovery = 4 * options.ttl_us + 2 * options.scan_us + options.restart_us + 2 * options.poll_us;
+        let recovery = 6 * options.ttl_us + options.restart_us + 2 * options.poll_us;
         let deaths: u64 = plans.iter().flatten().map(|row| if row.kills() { 16 } else { 0 }).sum();
         let deadline_us = heal_us + 2 * work + (4 + deaths) * recovery + 24 * options.ttl_us;
         let mut world = Self {

@@ -92,11 +92,22 @@ fn shrunk_schedules_show_their_windows() {
     }
 }
 
-/// With the second witness and without.
+/// With the second witness and without; and as ours is elsewhere when such a fault strikes, earlier and later, too.
 #[test]
 fn ours_holds_under_the_shrunk_schedules() {
     sim::explore::quiet_panics();
     for (number, schedule) in shrunk::schedules() {
         assert_eq!(ours(&schedule), None, "window {number}");
+        for nth in 0..100 {
+            let moved = moved(&schedule, nth);
+            assert_eq!(ours(&moved), None, "window {number}: {moved}");
+        }
     }
+}
+
+/// All faults by the same time, for a second either way, and other latencies.
+fn moved(schedule: &Schedule, nth: u64) -> Schedule {
+    let later = |at: u64| (at + nth * 20_011).saturating_sub(1_000_000);
+    let faults = schedule.faults.iter().map(|(at, fault)| (later(*at), *fault)).collect();
+    Schedule { seed: schedule.seed + nth, faults, ..schedule.clone() }
 }

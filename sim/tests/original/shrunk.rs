@@ -1,4 +1,4 @@
-//! The shrunk schedules: `sim original --schedules 50000 --source`.
+//! The shrunk schedules: `sim original --source`.
 
 use sim::fault::Fault::*;
 #[allow(unused_imports)]
@@ -101,15 +101,14 @@ pub fn schedules() -> Vec<(u8, Schedule)> {
                     workers: 1,
                     machines: 1,
                     batches: vec![BatchPlan {
-                        rows: 3,
+                        rows: 2,
                         submit_at_us: 0,
                         priority: 0,
                         attempts_max: 3,
                         crashes_max: 3,
                         timeout_us: 3000000,
                     }],
-                    run_us_min: 500000,
-                    run_us_max: 500000,
+                    run_us_min: 120000,
                     claim_lines_max: 1,
                     group_lines_max: 1,
                     inner_us: 0,
@@ -118,7 +117,7 @@ pub fn schedules() -> Vec<(u8, Schedule)> {
                     linger_us: 0,
                     ..Options::small()
                 },
-                faults: vec![(1000000, Crash { worker: 0, restart_after_us: Some(4000000), reported: false })],
+                faults: vec![(100000, Crash { worker: 0, restart_after_us: Some(4000000), reported: false })],
             },
         ),
         (
@@ -248,8 +247,6 @@ pub fn schedules() -> Vec<(u8, Schedule)> {
                     run_us_min: 120000,
                     claim_lines_max: 1,
                     group_lines_max: 1,
-                    latency_us_min: 0,
-                    latency_us_max: 8,
                     inner_us: 0,
                     clock_spread: 0,
                     core: 255,
@@ -262,14 +259,18 @@ pub fn schedules() -> Vec<(u8, Schedule)> {
         (
             12,
             Schedule {
-                seed: 1578,
+                seed: 3570,
                 options: Options {
-                    workers: 3,
                     machines: 1,
-                    run_us_min: 200000,
-                    run_us_max: 200000,
-                    slow_per_mille: 50,
-                    renew_us: 333330,
+                    batches: vec![BatchPlan {
+                        rows: 5,
+                        submit_at_us: 0,
+                        priority: 0,
+                        attempts_max: 3,
+                        crashes_max: 3,
+                        timeout_us: 3000000,
+                    }],
+                    run_us_min: 120000,
                     claim_lines_max: 1,
                     group_lines_max: 1,
                     inner_us: 0,
@@ -279,17 +280,36 @@ pub fn schedules() -> Vec<(u8, Schedule)> {
                     ..Options::small()
                 },
                 faults: vec![
-                    (1000000, CutStore { worker: 1, way: Requests, loud: false, for_us: 3000000 }),
-                    (1100000, Crash { worker: 2, restart_after_us: Some(2000000), reported: false }),
+                    (300000, Crash { worker: 0, restart_after_us: Some(600000), reported: true }),
+                    (1000000, CutStore { worker: 1, way: Both, loud: false, for_us: 1000000 }),
                 ],
             },
         ),
         (
             13,
             Schedule {
-                seed: 6650,
+                seed: 1,
                 options: Options {
-                    workers: 3,
+                    machines: 1,
+                    run_us_min: 500000,
+                    run_us_max: 500000,
+                    slow_per_mille: 200,
+                    claim_lines_max: 1,
+                    group_lines_max: 1,
+                    inner_us: 0,
+                    clock_spread: 0,
+                    core: 255,
+                    linger_us: 0,
+                    ..Options::small()
+                },
+                faults: vec![(1000000, WitnessAway { how: Stalls, for_us: 1000000 })],
+            },
+        ),
+        (
+            14,
+            Schedule {
+                seed: 1,
+                options: Options {
                     machines: 1,
                     batches: vec![BatchPlan {
                         rows: 2,
@@ -299,37 +319,7 @@ pub fn schedules() -> Vec<(u8, Schedule)> {
                         crashes_max: 3,
                         timeout_us: 3000000,
                     }],
-                    run_us_min: 500000,
-                    run_us_max: 500000,
-                    slow_per_mille: 50,
-                    group_lines_max: 1,
-                    latency_us_min: 56,
-                    latency_us_max: 569,
-                    inner_us: 0,
-                    clock_spread: 0,
-                    core: 255,
-                    linger_us: 0,
-                    ..Options::small()
-                },
-                faults: vec![(3900000, WitnessAway { how: Stalls, for_us: 700000 })],
-            },
-        ),
-        (
-            14,
-            Schedule {
-                seed: 2996,
-                options: Options {
-                    machines: 1,
-                    batches: vec![BatchPlan {
-                        rows: 7,
-                        submit_at_us: 0,
-                        priority: 0,
-                        attempts_max: 3,
-                        crashes_max: 3,
-                        timeout_us: 3000000,
-                    }],
-                    renew_us: 333333,
-                    claim_lines_max: 1,
+                    run_us_min: 120000,
                     group_lines_max: 1,
                     inner_us: 0,
                     clock_spread: 0,
@@ -337,7 +327,10 @@ pub fn schedules() -> Vec<(u8, Schedule)> {
                     linger_us: 0,
                     ..Options::small()
                 },
-                faults: vec![(40000, WitnessAway { how: Stalls, for_us: 1300000 })],
+                faults: vec![
+                    (9356, WitnessAway { how: Refuses, for_us: 1100000 }),
+                    (100000, StoreAway { how: Stalls, for_us: 2000000 }),
+                ],
             },
         ),
         (
