@@ -3,6 +3,7 @@
 mod explore;
 #[cfg(madsim)]
 mod net;
+mod original;
 mod planted;
 mod replay;
 mod shrink;
@@ -56,6 +57,8 @@ pub enum Command {
     Timeline(timeline::Timeline),
     /// Tell after how many schedules each planted bug is found
     Planted(planted::Planted),
+    /// Tell which windows the protocol that ours descends from falls into
+    Original(original::Original),
     /// Level 2: run one seed on the simulated network again
     #[cfg(madsim)]
     #[command(after_help = EXIT_CODES)]
@@ -74,6 +77,7 @@ impl Command {
             Self::Shrink(shrink) => shrink.run(),
             Self::Timeline(timeline) => timeline.run(),
             Self::Planted(planted) => Ok(planted.run()),
+            Self::Original(original) => Ok(original.run()),
             #[cfg(madsim)]
             Self::Net(net) => Ok(net.run()),
             #[cfg(madsim)]

@@ -36,7 +36,7 @@ pub enum Server {
     /// The store.
     Store,
     /// The second witness.
-    Witness,
+    SecondWitness,
 }
 
 /// Which rows an operator's retry names.

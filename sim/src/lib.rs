@@ -14,6 +14,7 @@
 //! | what was seen | [`coverage`] |
 //! | bugs that must be found | [`planted`] |
 //! | level 2 | `net` |
+//! | the protocol that ours descends from, under the same faults | [`original`] |
 
 pub mod checks;
 pub mod coverage;
@@ -23,6 +24,7 @@ pub mod fault;
 #[cfg(madsim)]
 pub mod net;
 pub mod options;
+pub mod original;
 pub mod planted;
 pub mod rows;
 pub mod schedule;

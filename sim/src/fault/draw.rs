@@ -74,7 +74,7 @@ fn way(draw: &mut Draw) -> Way {
 
 /// Mostly the store: there is more to break.
 fn server(draw: &mut Draw, options: &Options) -> Server {
-    if options.liveness && draw.chance(200) { Server::Witness } else { Server::Store }
+    if options.liveness && draw.chance(200) { Server::SecondWitness } else { Server::Store }
 }
 
 /// Outages straddle the ttl on purpose.

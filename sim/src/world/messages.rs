@@ -289,7 +289,7 @@ impl World<'_> {
         if cut || self.is_lost(at, machine, id, Leg::WitnessThere) {
             return;
         }
-        let next = self.slots[self.processes[at].slot].troubles.next(Server::Witness);
+        let next = self.slots[self.processes[at].slot].troubles.next(Server::SecondWitness);
         let duplicate = Troubles::take_one(&mut next.duplicate);
         let arrives = self.now + Troubles::take_one(&mut next.delay).unwrap_or(0);
         let arrives = arrives + self.way_us(at, machine, id, Leg::WitnessThere);
@@ -318,7 +318,7 @@ impl World<'_> {
         }
         let troubles = &mut self.slots[self.processes[at].slot].troubles;
         let cut = troubles.witness_cut.is_some_and(|cut| cut.way != Way::Requests);
-        let next = troubles.next(Server::Witness);
+        let next = troubles.next(Server::SecondWitness);
         if next.lose_replies > 0 {
             next.lose_replies -= 1;
         } else if !cut && !self.is_lost(at, machine, id, Leg::WitnessBack) {
