@@ -3,6 +3,7 @@
 
 mod append;
 mod broken;
+mod calls;
 mod connecting;
 mod doctor;
 mod effects;
