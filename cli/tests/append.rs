@@ -172,8 +172,13 @@ async fn a_store_of_version_2_is_brought_up_to_date() {
              first_line integer, line_count integer not null default 0,
              status text not null check (status in ('loading', 'done', 'refused')), created_at integer not null,
              unique (batch, key)) strict;
-         drop index completions_by_command;
-         drop index completions_by_url;
+         drop index completions_fresh_by_command;
+         drop index completions_waiting_by_command;
+         drop index completions_fresh_by_url;
+         drop index completions_waiting_by_url;
+         drop index completions_fresh_under_url;
+         drop index completions_waiting_under_url;
+         alter table store drop column calls_due;
          drop index completions_held;
          drop index completions_waiting;
          alter table completions drop column operation;

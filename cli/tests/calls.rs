@@ -233,8 +233,13 @@ async fn a_store_of_version_3_is_brought_up_to_date_and_its_ends_are_told() {
     sqlx::raw_sql(
         "drop table purges;
          drop table stopping;
-         drop index completions_by_command;
-         drop index completions_by_url;
+         drop index completions_fresh_by_command;
+         drop index completions_waiting_by_command;
+         drop index completions_fresh_by_url;
+         drop index completions_waiting_by_url;
+         drop index completions_fresh_under_url;
+         drop index completions_waiting_under_url;
+         alter table store drop column calls_due;
          drop index completions_held;
          drop index completions_waiting;
          alter table completions drop column operation;

@@ -284,8 +284,9 @@ fn a_migration_is_shown_and_done_and_a_newer_store_is_left_alone() {
     let store = place.file("state/fencepost/fencepost.db");
     execute(
         &store,
-        "drop table stopping; drop table purges; drop index completions_by_command; drop index completions_by_url;
-         drop index completions_held; drop index completions_waiting; alter table completions drop column operation;
+        "drop table stopping; drop table purges; drop index completions_fresh_by_command; drop index completions_waiting_by_command;
+         drop index completions_fresh_by_url; drop index completions_waiting_by_url; drop index completions_fresh_under_url;
+         drop index completions_waiting_under_url; alter table store drop column calls_due; drop index completions_held; drop index completions_waiting; alter table completions drop column operation;
          alter table leases drop column calls; alter table batches drop column on_done_url;
          update store set schema_version = 3, worker_version_min = 1",
     );

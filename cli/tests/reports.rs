@@ -254,7 +254,7 @@ mod doctor {
                 schema: if ill {
                     SchemaState::Older { version: 1 }
                 } else {
-                    SchemaState::Usable { version: 6, store_id: "9y2wgqqdzq0c".to_owned() }
+                    SchemaState::Usable { version: 7, store_id: "9y2wgqqdzq0c".to_owned() }
                 },
                 journal_mode: if ill { "delete" } else { "wal" }.to_owned(),
                 work: None,
@@ -286,7 +286,7 @@ mod doctor {
                     connections_used: if ill { 95 } else { 12 },
                 }),
                 pooler: Pooler { announced: false, drops_settings: ill, hands_on: ill },
-                schema: Ok(SchemaState::Usable { version: 4, store_id: "9y2wgqqdzq0c".to_owned() }),
+                schema: Ok(SchemaState::Usable { version: 5, store_id: "9y2wgqqdzq0c".to_owned() }),
                 sessions: Ok(Sessions {
                     hidden: if ill { 4 } else { 0 },
                     oldest_s: ill.then_some(4_000),

@@ -49,7 +49,7 @@ pub enum ClaimCallReply {
         next_after: Option<Duration>,
         /// Whether some batch of these operations still has open lines, held or not.
         open_lines: bool,
-        /// Whether some call that this worker makes is undelivered, whoever holds it.
+        /// Whether some call that this worker makes is undelivered, whoever holds it; so it is where one was granted.
         undelivered: bool,
     },
     /// The lease is not live.

@@ -247,7 +247,7 @@ impl SqliteStore {
         Ok(reply)
     }
 
-    /// Looks before it locks: mostly nobody is to be called.
+    /// Looks before it locks: mostly nobody is to be called. What comes with the reply is asked for once.
     async fn claim_call(&self, claim: &ClaimCall) -> Result<ClaimCallReply, StoreError> {
         let mut read = self.begin_read().await?;
         let now = self.inner.clock.now();

@@ -190,9 +190,12 @@ impl Worker {
             return true;
         };
         if let Some(owed) = self.calling.owed.remove(&key) {
+            // A call that was delivered brings no other: the last answer still says when to ask.
+            if owed.record.outcome != CallOutcome::Delivered || self.options.until_done {
+                self.calling.wake(now);
+            }
             self.tell_recorded(key, owed.record.outcome, *verdict);
         }
-        self.calling.wake(now);
         true
     }
 

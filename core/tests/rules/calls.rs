@@ -179,6 +179,18 @@ fn s7_idle_it_asks_when_something_is_due_when_it_is_told_to_and_once_per_poll() 
 }
 
 #[test]
+fn s7_a_delivery_is_no_reason_to_ask_where_nothing_was_due() {
+    let recorded = |options, answered| {
+        let (mut rig, _) = calling(options, grant(5));
+        let (id, _) = records_of_calls(&rig.tell(WorkerInput::CallEnded(grant(5).key, answered)))[0];
+        asked_for(&rig.tell(answer(id, StoreReply::RecordCall(CallVerdict::Recorded)))).len()
+    };
+    assert_eq!(recorded(caller(), CallAnswer::Delivered), 0);
+    assert_eq!(recorded(caller(), CallAnswer::Failed("no".into())), 1, "when it is due again is not known");
+    assert_eq!(recorded(WorkerOptions { until_done: true, ..caller() }, CallAnswer::Delivered), 1, "is all done now?");
+}
+
+#[test]
 fn s7_l4_no_call_is_started_without_a_licence_and_those_that_run_are_cancelled() {
     let (mut rig, effects) = at_work(caller());
     let (id, _) = asked_for(&effects)[0];

@@ -128,7 +128,10 @@ async fn an_older_store_is_brought_up_to_date_by_whoever_may_make_one() {
     assert!(says.contains("is at version 1, older") && says.contains("fencepost migrate"), "{says}");
     let version = || async { PostgresStore::version(schema.url().parse().unwrap()).await.unwrap() };
     let before = version().await;
-    assert_eq!((before.store, before.pending.as_slice()), (1, &[(2, "purges"), (3, "stopping"), (4, "calls")][..]));
+    assert_eq!(
+        (before.store, before.pending.as_slice()),
+        (1, &[(2, "purges"), (3, "stopping"), (4, "calls"), (5, "calls_due")][..])
+    );
     assert_eq!(version().await, before, "asking changes nothing");
     open(&schema.url(), OpenMode::Create).await.unwrap();
     assert_eq!((version().await.store, version().await.pending), (before.program, vec![]));

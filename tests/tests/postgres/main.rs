@@ -4,6 +4,7 @@
 mod append;
 mod between;
 mod broken;
+mod calls;
 mod connecting;
 mod doctor;
 mod effects;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fencepost::store::loading::BatchSpec;
 use fencepost::store::postgres::PostgresStore;
@@ -51,6 +51,21 @@ impl Rig {
 
 fn freed(freed: u64, generation: u32, reopened: bool) -> Retried {
     Retried::Rows { freed, generation, reopened }
+}
+
+/// S5: one transaction, however many rows it is of: it has a limit of its own.
+#[tokio::test]
+async fn a_retry_may_take_longer_than_a_workers_request() {
+    let mut rig = Rig::new().await;
+    let lease = rig.lease(1).await;
+    let (batch, _) = rig.failed(lease, 1, 4, 4).await;
+    // As if there were very many.
+    let slow = "create function slow() returns trigger language plpgsql as $$
+                begin perform pg_sleep(0.2); return old; end $$;
+                create trigger slow before delete on outcomes for each row execute function slow()";
+    execute(&mut rig.raw, slow).await;
+    let store = rig.store.clone().with_lock_wait(Duration::from_millis(400));
+    assert_eq!(store.retry(batch, RetryRows::Failed).await.unwrap(), freed(4, 2, true));
 }
 
 /// S2: a claim that comes after an abort gets nothing.

@@ -17,7 +17,7 @@ use crate::store::version::{Migration, StoreVersion};
 
 /// The version of the tables and functions that this program makes and knows. Whatever changes in `sql/` after a release
 /// is a new version: a migration for the tables if they change, and the functions as they are now.
-pub const SCHEMA_VERSION: i32 = 4;
+pub const SCHEMA_VERSION: i32 = 5;
 
 /// The oldest server that has what the tables need (multiranges).
 const SERVER_VERSION_MIN: i32 = 140_000;
@@ -39,6 +39,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "purges", sql: include_str!("sql/0002_purges.sql") },
     Migration { name: "stopping", sql: include_str!("sql/0003_stopping.sql") },
     Migration { name: "calls", sql: include_str!("sql/0004_calls.sql") },
+    Migration { name: "calls_due", sql: include_str!("sql/0005_calls_due.sql") },
 ];
 
 /// The functions, replaced at every change of version.

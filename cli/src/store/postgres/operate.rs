@@ -1,5 +1,7 @@
 //! S2, S3, S5: what an operator does to a batch.
 
+use std::time::Duration;
+
 use fencepost_core::BatchId;
 use fencepost_core::store::{Operated, Retried, RetryRows};
 use sqlx::Row;
@@ -10,6 +12,10 @@ use super::codec::{batch_status, int, natural, small};
 use super::record::DROPPED_ANSWER_BYTES_MAX;
 use super::trouble::Trouble;
 use crate::store::{Operates, StoreError};
+
+/// S5: how long a retry may take, however many rows it is of: it is one transaction, so that what is removed and what is free is
+/// never seen apart. It holds its own batch's lock and no other.
+const RETRY_LIMIT: Duration = Duration::from_secs(600);
 
 impl Operates for PostgresStore {
     async fn hold(&self, batch: BatchId) -> Result<Operated, StoreError> {
@@ -37,7 +43,8 @@ impl Operates for PostgresStore {
             .arg(text)
             .arg(DROPPED_ANSWER_BYTES_MAX)
             .arg(self.at());
-        let row = self.connections.call_one(call).await?;
+        // A connection of its own, whose limits are others.
+        let row = self.connections.another(RETRY_LIMIT).call_one(call).await?;
         self.read(|| {
             Ok(match row.try_get("outcome")? {
                 "rows" => Retried::Rows {

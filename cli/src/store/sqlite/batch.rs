@@ -8,6 +8,7 @@ use fencepost_core::rules::transactions::t1_lock_order;
 use fencepost_core::{BatchId, StoreTime};
 use sqlx::SqliteConnection;
 
+use super::calls;
 use super::codec::{batch_id, batch_status, int, json, natural, small};
 use super::trouble::Trouble;
 
@@ -74,8 +75,8 @@ group by b.batch";
 
 /// S7: a generation is over: what its end came to. Rows without an outcome are aborted.
 pub(super) async fn add_completion(conn: &mut SqliteConnection, batch: BatchId) -> Result<(), Trouble> {
-    sqlx::query(ADD_COMPLETION).bind(int(batch.number())).execute(conn).await?;
-    Ok(())
+    sqlx::query(ADD_COMPLETION).bind(int(batch.number())).execute(&mut *conn).await?;
+    calls::tell_due(conn).await
 }
 
 /// O4: ends the batches that have no open line left, in lock order.

@@ -28,6 +28,10 @@ const LEASES: &str = "select coalesce(max(taken_at), 0) + count(*) from leases w
 
 /// Rises whenever a batch is opened, resumed, appended to or opened again.
 const BATCHES: &str = "select coalesce(sum(1 + total + generation), 0) from batches where status = 'open' and held = 0";
+
+/// Rises whenever a completion call comes due.
+const CALLS: &str = "select calls_due from store where one = 1";
+
 /// S2: aborted batches of which something may still run. A batch that nobody held when it was aborted is no news to any worker.
 const STOPPING: &str = "select distinct batch from stopping";
 
@@ -38,6 +42,7 @@ pub struct Changes {
     seen: i64,
     seen_leases: i64,
     seen_batches: i64,
+    seen_calls: i64,
     seen_stopping: BTreeSet<BatchId>,
     path: PathBuf,
 }
@@ -46,15 +51,15 @@ impl Changes {
     /// Watches from now on, over a connection of its own.
     pub(super) async fn watch(path: &Path) -> Result<Self, OpenError> {
         let mut conn = open::connect_reader(path).await?;
-        let mut seen = [0; 3];
-        for (query, seen) in [DATA_VERSION, LEASES, BATCHES].into_iter().zip(&mut seen) {
+        let mut seen = [0; 4];
+        for (query, seen) in [DATA_VERSION, LEASES, BATCHES, CALLS].into_iter().zip(&mut seen) {
             let number = sqlx::query_scalar(query).fetch_one(&mut conn).await;
             *seen = number.map_err(|error| OpenError::from_sql(error, path))?;
         }
-        let [seen, seen_leases, seen_batches] = seen;
+        let [seen, seen_leases, seen_batches, seen_calls] = seen;
         // What was aborted before is told as well: a watch may begin anew after an error.
         let seen_stopping = BTreeSet::new();
-        Ok(Self { conn, seen, seen_leases, seen_batches, seen_stopping, path: path.to_owned() })
+        Ok(Self { conn, seen, seen_leases, seen_batches, seen_calls, seen_stopping, path: path.to_owned() })
     }
 }
 
@@ -83,11 +88,13 @@ impl crate::store::Changes for Changes {
             let version = self.number(DATA_VERSION).await?;
             if version != self.seen {
                 let (leases, batches) = (self.number(LEASES).await?, self.number(BATCHES).await?);
+                let calls = self.number(CALLS).await?;
                 let aborted = self.aborted().await?;
                 self.seen = version;
                 let taken = leases != std::mem::replace(&mut self.seen_leases, leases);
                 let opened = batches > std::mem::replace(&mut self.seen_batches, batches);
-                return Ok(Change { leases: taken, batches: opened, aborted, ..Change::anything() });
+                let ended = calls != std::mem::replace(&mut self.seen_calls, calls);
+                return Ok(Change { free_lines: true, leases: taken, batches: opened, ended, aborted });
             }
             tokio::time::sleep(CHANGES_EVERY).await;
         }

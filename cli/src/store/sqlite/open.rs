@@ -16,7 +16,7 @@ use crate::store::version::{Migration, StoreVersion};
 use crate::store::{OpenMode, StoreError};
 
 /// The version of the tables that this program makes and knows.
-pub const SCHEMA_VERSION: i64 = 6;
+pub const SCHEMA_VERSION: i64 = 7;
 
 /// Marks a file as fencepost's (`pragma application_id`): "fpst" in ASCII.
 pub const APPLICATION_ID: i64 = 0x6670_7374;
@@ -32,6 +32,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "purges", sql: include_str!("migrations/0004_purges.sql") },
     Migration { name: "stopping", sql: include_str!("migrations/0005_stopping.sql") },
     Migration { name: "calls", sql: include_str!("migrations/0006_calls.sql") },
+    Migration { name: "calls_due", sql: include_str!("migrations/0007_calls_due.sql") },
 ];
 
 /// Why a file cannot be opened as a store.

@@ -92,7 +92,7 @@ impl ModelStore {
         ClaimCallReply::Granted {
             next_after,
             open_lines: self.has_open_lines(&claim.calls.operations),
-            undelivered: made().any(|completion| completion.call.delivered_at.is_none()),
+            undelivered: call.is_some() || made().any(|completion| completion.call.delivered_at.is_none()),
             call,
         }
     }

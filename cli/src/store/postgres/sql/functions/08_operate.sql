@@ -66,27 +66,10 @@ begin
     end if;
 end $$;
 
--- S5: takes the outcomes away that a retry means: the one of a line (where `p_token` is not null: if it is still under that
--- token), or else all failed ones (where `p_text` is not null: whose error contains it).
-create or replace function take_outcomes(p_batch bigint, p_line bigint, p_token bigint, p_text text) returns setof outcomes
-language plpgsql volatile as $$
-#variable_conflict use_column
-begin
-    if p_line is not null then
-        return query
-            delete from outcomes o
-            where o.batch = p_batch and o.line = p_line and (p_token is null or o.token = p_token)
-            returning o.*;
-    else
-        return query
-            delete from outcomes o
-            where o.batch = p_batch and o.status = 'failed' and (p_text is null or strpos(o.error, p_text) > 0)
-            returning o.*;
-    end if;
-end $$;
-
--- S5: turns outcomes back into free spans, one for each run of adjacent lines. What is removed drives everything else: exactly that
--- is free, in the rows' stories, and off the counts. `outcome`: rows, or aborted, loading, not_there.
+-- S5: turns outcomes back into free spans, one for each run of adjacent lines. Those that are meant: the one of a line (where
+-- `p_token` is not null: if it is still under that token), or else all failed ones (where `p_text` is not null: whose error
+-- contains it). What is removed drives everything else: exactly that is free, in the rows' stories, and off the counts.
+-- `outcome`: rows, or aborted, loading, not_there.
 create or replace function retry_rows(
     p_batch bigint, p_line bigint, p_token bigint, p_text text, p_dropped_bytes_max integer, p_at bigint,
     out outcome text, out freed bigint, out generation integer, out reopened boolean
@@ -113,14 +96,25 @@ begin
     outcome := 'rows';
     v_now := store_time(p_at);
 
-    with gone as materialized (
-        select * from take_outcomes(p_batch, p_line, p_token, p_text)
+    with named as (
+        delete from outcomes o
+        where p_line is not null and o.batch = p_batch and o.line = p_line and (p_token is null or o.token = p_token)
+        returning o.*
+    ), failed as (
+        delete from outcomes o
+        where p_line is null and o.batch = p_batch and o.status = 'failed' and (p_text is null or strpos(o.error, p_text) > 0)
+        returning o.*
+    ), gone as materialized (
+        select * from named union all select * from failed
     ), told as (
         insert into attempts (batch, generation, first_line, last_line, token, kind, lease, detail, run_us, at)
         select g.batch, g.generation, g.line, g.line, g.token, 'superseded', g.lease,
-               g.status || ': ' || cut_text(coalesce(g.result, g.error, ''), p_dropped_bytes_max), g.run_us, v_now
+               -- Asked here, since calling a function a million times takes seconds.
+               g.status || ': ' || case when octet_length(coalesce(g.result, g.error, '')) <= p_dropped_bytes_max
+                                        then coalesce(g.result, g.error, '')
+                                        else cut_text(coalesce(g.result, g.error, ''), p_dropped_bytes_max) end,
+               g.run_us, v_now
         from gone g
-        order by g.line
     ), range as (
         select min(i.line) as first, max(i.line) as last
         from (select g.line, g.line - row_number() over (order by g.line) as island from gone g) i

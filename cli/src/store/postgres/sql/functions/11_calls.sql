@@ -11,69 +11,76 @@ begin
     );
 end $$;
 
--- s7_makes, s7_may_claim, s7_due_since: of each operation the first call that the command makes, and the first one whose URL is
--- allowed; of them all the first. Null: none.
-create or replace function due_call(
-    p_operations text[], p_command boolean, p_urls text[], p_now bigint,
-    out batch bigint, out generation integer
-)
+-- s7_makes: of the calls that nobody holds, the first of each kind: by operation, command or URL, with a time to wait for or
+-- without one. Whether any of them may be claimed, and which, or else until when they wait, is seen from these alone. Of those by
+-- URL the first few are looked at in their order; where none of them is allowed, all under each prefix (nothing that begins with it
+-- comes after the last character of all).
+create or replace function first_calls(p_operations text[], p_command boolean, p_urls text[])
+returns table (batch bigint, generation integer, not_before bigint, ended_at bigint)
 language plpgsql volatile as $$
 #variable_conflict use_column
 declare
     v_operation text;
-    v_by_url boolean;
-    v_found completions;
-    v_since bigint;
+    v_prefix text;
+    v_in_order_max constant integer := 64;
 begin
     foreach v_operation in array p_operations loop
-        foreach v_by_url in array array[false, true] loop
-            if v_by_url and cardinality(p_urls) > 0 then
-                select c.* into v_found from completions c
-                where c.operation = v_operation and c.delivered_at is null and c.url is not null
-                  and c.lease is null and (c.not_before is null or c.not_before <= p_now)
-                  and url_allowed(p_urls, c.url)
-                order by coalesce(c.not_before, c.ended_at), c.batch, c.generation
-                limit 1;
-            elsif not v_by_url and p_command then
-                select c.* into v_found from completions c
-                where c.operation = v_operation and c.delivered_at is null and c.url is null
-                  and c.lease is null and (c.not_before is null or c.not_before <= p_now)
-                order by coalesce(c.not_before, c.ended_at), c.batch, c.generation
-                limit 1;
-            else
-                continue;
-            end if;
-            if found and (batch is null
-                or (coalesce(v_found.not_before, v_found.ended_at), v_found.batch, v_found.generation) < (v_since, batch, generation))
-            then
-                batch := v_found.batch;
-                generation := v_found.generation;
-                v_since := coalesce(v_found.not_before, v_found.ended_at);
-            end if;
-        end loop;
-    end loop;
-end $$;
-
--- Whether such a call is undelivered, whoever holds it.
-create or replace function undelivered_call(p_operations text[], p_command boolean, p_urls text[]) returns boolean
-language plpgsql volatile as $$
-declare
-    v_operation text;
-begin
-    foreach v_operation in array p_operations loop
-        if p_command and exists (
-            select from completions c where c.operation = v_operation and c.delivered_at is null and c.url is null
-        ) then
-            return true;
+        if p_command then
+            return query
+                select c.batch, c.generation, c.not_before, c.ended_at from completions c
+                where c.operation = v_operation and c.delivered_at is null and c.lease is null and c.url is null
+                  and c.not_before is null
+                order by c.ended_at, c.batch, c.generation limit 1;
+            return query
+                select c.batch, c.generation, c.not_before, c.ended_at from completions c
+                where c.operation = v_operation and c.delivered_at is null and c.lease is null and c.url is null
+                  and c.not_before is not null
+                order by c.not_before, c.batch, c.generation limit 1;
         end if;
-        if cardinality(p_urls) > 0 and exists (
-            select from completions c
-            where c.operation = v_operation and c.delivered_at is null and c.url is not null and url_allowed(p_urls, c.url)
-        ) then
-            return true;
+        continue when cardinality(p_urls) = 0;
+        return query
+            select f.batch, f.generation, f.not_before, f.ended_at
+            from (
+                select c.* from completions c
+                where c.operation = v_operation and c.delivered_at is null and c.lease is null and c.url is not null
+                  and c.not_before is null
+                order by c.ended_at, c.batch, c.generation limit v_in_order_max
+            ) f
+            where url_allowed(p_urls, f.url)
+            order by f.ended_at, f.batch, f.generation limit 1;
+        if not found then
+            foreach v_prefix in array p_urls loop
+                return query
+                    select c.batch, c.generation, c.not_before, c.ended_at from completions c
+                    where c.operation = v_operation and c.delivered_at is null and coalesce(c.lease, -1) = -1
+                      and c.url is not null and c.not_before is null
+                      and c.url collate "C" >= v_prefix and c.url collate "C" < v_prefix || chr(1114111)
+                      and url_allowed(array[v_prefix], c.url)
+                    order by c.ended_at, c.batch, c.generation limit 1;
+            end loop;
+        end if;
+        return query
+            select f.batch, f.generation, f.not_before, f.ended_at
+            from (
+                select c.* from completions c
+                where c.operation = v_operation and c.delivered_at is null and c.lease is null and c.url is not null
+                  and c.not_before is not null
+                order by c.not_before, c.batch, c.generation limit v_in_order_max
+            ) f
+            where url_allowed(p_urls, f.url)
+            order by f.not_before, f.batch, f.generation limit 1;
+        if not found then
+            foreach v_prefix in array p_urls loop
+                return query
+                    select c.batch, c.generation, c.not_before, c.ended_at from completions c
+                    where c.operation = v_operation and c.delivered_at is null and coalesce(c.lease, -1) = -1
+                      and c.url is not null and c.not_before is not null
+                      and c.url collate "C" >= v_prefix and c.url collate "C" < v_prefix || chr(1114111)
+                      and url_allowed(array[v_prefix], c.url)
+                    order by c.not_before, c.batch, c.generation limit 1;
+            end loop;
         end if;
     end loop;
-    return false;
 end $$;
 
 -- S7: takes a call under a fresh token. First of all one that the lease holds and that is not among those that its worker knows: the
@@ -103,8 +110,11 @@ begin
         order by c.token limit 1;
         exit when found;
         v_now := store_time(p_at);
-        select d.batch, d.generation into v_batch, v_generation
-        from due_call(p_operations, p_command, p_urls, v_now) d;
+        -- s7_may_claim, s7_due_since
+        select f.batch, f.generation into v_batch, v_generation
+        from first_calls(p_operations, p_command, p_urls) f
+        where f.not_before is null or f.not_before <= v_now
+        order by coalesce(f.not_before, f.ended_at), f.batch, f.generation limit 1;
         exit when v_batch is null;
         if not v_locked then
             -- C1: recovery waits for this lock, renewal does not. What was found without it is looked for again.
@@ -129,13 +139,18 @@ begin
                c.url, c.status, c.success, c.failed, c.aborted, c.ended_at
         into batch, generation, token, attempts, key, operation, url, status, success, failed, aborted, ended_at
         from completions c where c.batch = v_batch and c.generation = v_generation;
+        undelivered := true;
     else
-        select min(c.not_before) - v_now into next_after_us from completions c
-        where c.not_before is not null and c.delivered_at is null and c.lease is null and c.operation = any (p_operations)
-          and case when c.url is null then p_command else url_allowed(p_urls, c.url) end;
+        -- Of the free ones none is due: what was found waits.
+        select count(*) > 0, min(f.not_before) - v_now into undelivered, next_after_us
+        from first_calls(p_operations, p_command, p_urls) f;
+        undelivered := undelivered or exists (
+            select from completions c
+            where c.lease is not null and c.delivered_at is null and c.operation = any (p_operations)
+              and case when c.url is null then p_command else url_allowed(p_urls, c.url) end
+        );
     end if;
     open_lines := exists (select from batches b where b.status = 'open' and b.operation = any (p_operations));
-    undelivered := undelivered_call(p_operations, p_command, p_urls);
 end $$;
 
 -- S7: what came of a call, once. `p_outcome`: delivered, retry (with the error and the backoff's spread in thousandths, o5_backoff) or
@@ -168,6 +183,9 @@ begin
         attempts = case p_outcome when 'given_back' then greatest(c.attempts - 1, 0) else c.attempts end
     where c.batch = p_batch and c.generation = p_generation and c.lease = p_lease and c.token = p_token
       and c.delivered_at is null;
+    if p_outcome = 'given_back' then
+        perform tell('ended');
+    end if;
     return 'recorded';
 end $$;
 
