@@ -97,6 +97,21 @@ async fn a_retry_of_many_rows_is_one_span_for_each_run_of_lines() {
     assert_eq!((counts.batch.status, counts.success, counts.failed), (BatchStatus::Success, 1300, 0));
 }
 
+#[tokio::test]
+async fn an_error_is_sought_as_it_is_written() {
+    let place = Place::new().await;
+    let batch = place.load(2).await;
+    let grants = place.claim(1, 2).await;
+    place.record(&grants, |_| Answer::Failed("100% no".into())).await;
+    let failed_with = |text: &str| RetryRows::FailedWith(text.into());
+    for text in ["1%no", "_", "NO"] {
+        assert_eq!(place.store.failed(batch, Some(text)).await.unwrap(), 0, "{text}");
+        assert_eq!(place.retry(batch, failed_with(text)).await, freed(0, 1, false), "{text}");
+    }
+    assert_eq!(place.store.failed(batch, Some("0% n")).await.unwrap(), 2);
+    assert_eq!(place.retry(batch, failed_with("0% n")).await, freed(2, 2, true));
+}
+
 /// The old outcome is in the row's story as it was, cut like a dropped answer.
 #[tokio::test]
 async fn a_superseded_outcome_is_told_in_the_rows_story() {

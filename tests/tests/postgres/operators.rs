@@ -173,9 +173,10 @@ async fn an_abort_beside_a_cut_back() {
     let held = rig.grants(lease, 1, 3).await;
     let again = Answer::Retry { error: "no".into(), jitter: 500, timed_out: false };
     verdicts(rig.store.call(record(lease, &held, &again)).await);
-    // In the table they stand in the other order.
-    for line in [2, 1] {
-        execute(&mut rig.raw, &format!("update spans set suspicion = suspicion where first_line = {line}")).await;
+    // In the table they stand in the other order; and they wait for longer than this test takes.
+    for line in [3, 2, 1] {
+        let later = format!("update spans set not_before = not_before + 600000000 where first_line = {line}");
+        execute(&mut rig.raw, &later).await;
     }
     // Whatever the planner does: read as they stand there, they would be locked in another one.
     for setting in ["enable_seqscan = on", "enable_indexscan = off"] {
