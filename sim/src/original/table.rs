@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::Finding;
 use super::small::{plain, rows, smallest};
 use super::windows::{Found, Search, WINDOWS, search};
 use crate::fault::{Away, Fault, Way, WitnessLoss};
@@ -25,8 +26,12 @@ pub fn table(schedules: u64) -> String {
         }
     }
     text.push_str("\nNot on the list:\n\n| what happens to the original | check | schedules |\n|---|---|---|\n");
-    for (schedules, finding) in others {
-        let _ = writeln!(text, "| {} | {} | {schedules} |", finding.cause, finding.check);
+    for (at, (schedules, first)) in others.iter().enumerate() {
+        let same = |(_, other): &&(u64, Finding)| other.cause == first.cause;
+        if !others[..at].iter().any(|other| same(&other)) {
+            let checks: Vec<&str> = others.iter().filter(same).map(|(_, other)| other.check).collect();
+            let _ = writeln!(text, "| {} | {} | {schedules} |", first.cause, checks.join(", "));
+        }
     }
     text
 }
@@ -62,7 +67,8 @@ pub fn ours(schedule: &Schedule) -> Option<crate::checks::Violation> {
     with(true).or_else(|| with(false))
 }
 
-fn tell(schedule: &Schedule) -> String {
+/// A schedule in words: how many there are, what goes wrong and when.
+pub fn tell(schedule: &Schedule) -> String {
     let options = &schedule.options;
     let count = |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let mut text = format!("{}, {}", count(options.workers.into(), "worker"), count(options.rows(), "row"));
