@@ -13,6 +13,9 @@
 //! | abort | `batch.go`, `BatchAbort` | `store` |
 //! | shutdown | `recovery.go`, `Shutdown` | `worker` |
 //!
+//! Around it: events and processes in `world`, messages in `network`, `faults`; what happened in `facts`, which `checks` judges;
+//! `windows`, the search for them, and their `table`.
+//!
 //! Its constants are in proportion to the TTL of its heartbeat, 60 s there: it is renewed every half of it, scans come every
 //! TTL, the set has three of them, the sweep comes after five to ten. Size of a claim and poll are a schedule's own. Left out, as none of the windows below needs them: several steps inside a summary, files and callbacks,
 //! slow queries, the cache of statuses.
@@ -21,17 +24,19 @@ mod checks;
 mod facts;
 mod faults;
 mod heart;
+mod network;
 mod redis;
 mod small;
 mod store;
+mod stuck;
 mod table;
 mod windows;
 mod worker;
 mod world;
 
 pub use self::checks::{Cause, Finding};
-pub use self::small::smallest;
-pub use self::table::{ours, source, table};
+pub use self::small::{plain, rows, smallest};
+pub use self::table::{ours, source, table, tell};
 pub use self::windows::{Found, Search, WINDOWS, Window, schedule, search};
 use crate::schedule::Schedule;
 

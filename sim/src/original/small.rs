@@ -4,9 +4,29 @@
 use super::run;
 use super::windows::{Found, Window};
 use crate::fault::Fault;
-use crate::options::Options;
+use crate::options::{BatchPlan, Options};
 use crate::schedule::Schedule;
 use crate::shrink::shrink;
+
+/// What shrinking mostly ends at: [`Options::small`] made simpler yet.
+pub fn plain() -> Options {
+    Options {
+        machines: 1,
+        run_us_min: 120_000,
+        claim_lines_max: 1,
+        group_lines_max: 1,
+        inner_us: 0,
+        clock_spread: 0,
+        core: u8::MAX,
+        linger_us: 0,
+        ..Options::small()
+    }
+}
+
+/// One batch of so many rows.
+pub fn rows(rows: u64) -> Vec<BatchPlan> {
+    vec![BatchPlan { rows, ..Options::small().batches[0].clone() }]
+}
 
 /// The smallest that comes of what was found.
 pub fn smallest(found: &Found) -> Schedule {
@@ -87,7 +107,7 @@ const CHANGES: [Change; 38] = [
 fn all_small(schedule: &mut Schedule) {
     one_second(schedule);
     let kept = &schedule.options;
-    let batches = kept.batches.iter().map(|batch| crate::options::BatchPlan {
+    let batches = kept.batches.iter().map(|batch| BatchPlan {
         rows: batch.rows,
         submit_at_us: batch.submit_at_us,
         ..Options::small().batches[0].clone()

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::small::smallest;
+use super::Finding;
+use super::small::{plain, rows, smallest};
 use super::windows::{Found, Search, WINDOWS, search};
 use crate::fault::{Away, Fault, Server, Way, WitnessLoss};
 use crate::options::Options;
@@ -25,8 +26,12 @@ pub fn table(schedules: u64) -> String {
         }
     }
     text.push_str("\nNot on the list:\n\n| what happens to the original | check | schedules |\n|---|---|---|\n");
-    for (schedules, finding) in others {
-        let _ = writeln!(text, "| {} | {} | {schedules} |", finding.cause, finding.check);
+    for (at, (schedules, first)) in others.iter().enumerate() {
+        let same = |(_, other): &&(u64, Finding)| other.cause == first.cause;
+        if !others[..at].iter().any(|other| same(&other)) {
+            let checks: Vec<&str> = others.iter().filter(same).map(|(_, other)| other.check).collect();
+            let _ = writeln!(text, "| {} | {} | {schedules} |", first.cause, checks.join(", "));
+        }
     }
     text
 }
@@ -62,7 +67,8 @@ pub fn ours(schedule: &Schedule) -> Option<crate::checks::Violation> {
     with(true).or_else(|| with(false))
 }
 
-fn tell(schedule: &Schedule) -> String {
+/// A schedule in words: how many there are, what goes wrong and when.
+pub fn tell(schedule: &Schedule) -> String {
     let options = &schedule.options;
     let count = |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let mut text = format!("{}, {}", count(options.workers.into(), "worker"), count(options.rows(), "row"));
@@ -134,22 +140,20 @@ fn tell_fault(fault: &Fault, workers: u8) -> String {
     }
 }
 
-/// Only what differs from [`Options::small`].
+/// Only what differs from [`plain`].
 fn schedule_source(schedule: &Schedule) -> String {
-    let small: Vec<String> = fields(&Options::small());
-    let changed: Vec<String> = fields(&schedule.options).into_iter().filter(|field| !small.contains(field)).collect();
-    let options = format!("Options {{ {} ..Options::small() }}", changed.join(" ")).replace(": [", ": vec![");
-    format!("Schedule {{ seed: {}, options: {options}, faults: vec!{:?} }}", schedule.seed, schedule.faults)
-}
-
-fn fields(options: &Options) -> Vec<String> {
-    let mut fields: Vec<String> = Vec::new();
-    let text = format!("{options:#?}");
-    for line in text.lines().filter(|line| line.starts_with("    ")) {
-        match fields.last_mut() {
-            Some(last) if line.starts_with("     ") || line.starts_with("    ]") => last.push_str(line.trim()),
-            _ => fields.push(line.trim().to_owned()),
-        }
-    }
-    fields
+    let options = &schedule.options;
+    // Batches are told apart from the rest: they take several lines.
+    let without = |options: &Options| format!("{:#?}", Options { batches: Vec::new(), ..options.clone() });
+    let (changed, plain) = (without(options), without(&plain()));
+    let mut fields: Vec<String> = match &options.batches[..] {
+        [one] if rows(one.rows) == options.batches => vec![format!("batches: rows({}),", one.rows)],
+        batches => vec![format!("batches: vec!{batches:?},")],
+    };
+    fields.extend(
+        changed.lines().zip(plain.lines()).filter(|(line, plain)| line != plain).map(|(line, _)| line.to_owned()),
+    );
+    let fields = fields.join(" ");
+    let faults = &schedule.faults;
+    format!("Schedule {{ seed: {}, options: Options {{ {fields} ..plain() }}, faults: vec!{faults:?} }}", schedule.seed)
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use sim::fault::Fault;
 use sim::options::{BatchPlan, Options};
-use sim::original::{Cause, WINDOWS, Window, ours, run, schedule, search};
+use sim::original::{Cause, WINDOWS, Window, ours, run, schedule, search, tell};
 use sim::schedule::Schedule;
 
 /// Nothing odd, no faults.
@@ -110,4 +110,16 @@ fn moved(schedule: &Schedule, nth: u64) -> Schedule {
     let later = |at: u64| (at + nth * 20_011).saturating_sub(1_000_000);
     let faults = schedule.faults.iter().map(|(at, fault)| (later(*at), *fault)).collect();
     Schedule { seed: schedule.seed + nth, faults, ..schedule.clone() }
+}
+
+/// `docs/original.md` has the shrunk schedules as they are.
+#[test]
+fn the_page_tells_of_the_shrunk_schedules() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/original.md");
+    let page = std::fs::read_to_string(page).expect("the page is there");
+    for (number, schedule) in shrunk::schedules() {
+        let row = page.lines().find(|line| line.starts_with(&format!("| {number} |"))).unwrap_or_default();
+        let told = format!("| {} | {} | holds", schedule.faults.len(), tell(&schedule));
+        assert!(row.contains(&told), "window {number} is told as {row:?}, not as {told:?}");
+    }
 }

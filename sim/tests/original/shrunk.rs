@@ -2,8 +2,9 @@
 
 use sim::fault::Fault::*;
 #[allow(unused_imports)]
-use sim::fault::{Again, Away::*, Server::*, Way::*, WitnessLoss::*};
-use sim::options::{BatchPlan, Options};
+use sim::fault::{Away::*, Server::*, Way::*, WitnessLoss::*};
+use sim::options::Options;
+use sim::original::{plain, rows};
 use sim::schedule::Schedule;
 
 /// By the window's number.
@@ -13,27 +14,7 @@ pub fn schedules() -> Vec<(u8, Schedule)> {
             1,
             Schedule {
                 seed: 1,
-                options: Options {
-                    workers: 1,
-                    machines: 1,
-                    batches: vec![BatchPlan {
-                        rows: 2,
-                        submit_at_us: 0,
-                        priority: 0,
-                        attempts_max: 3,
-                        crashes_max: 3,
-                        timeout_us: 3000000,
-                    }],
-                    run_us_min: 199999,
-                    run_us_max: 199999,
-                    claim_lines_max: 1,
-                    group_lines_max: 1,
-                    inner_us: 0,
-                    clock_spread: 0,
-                    core: 255,
-                    linger_us: 0,
-                    ..Options::small()
-                },
+                options: Options { batches: rows(2), workers: 1, run_us_min: 199999, run_us_max: 199999, ..plain() },
                 faults: vec![(340000, StoreAway { how: Refuses, for_us: 1000000 })],
             },
         ),
@@ -42,24 +23,11 @@ pub fn schedules() -> Vec<(u8, Schedule)> {
             Schedule {
                 seed: 1,
                 options: Options {
+                    batches: rows(2),
                     workers: 1,
-                    machines: 1,
-                    batches: vec![BatchPlan {
-                        rows: 2,
-                        submit_at_us: 0,
-                        priority: 0,
-                        attempts_max: 3,
-                        crashes_max: 3,
-                        timeout_us: 3000000,
-                    }],
-                    run_us_min: 120000,
-                    group_lines_max: 1,
+                    claim_lines_max: 2,
                     slow_messages_per_mille: 50,
-                    inner_us: 0,
-                    clock_spread: 0,
-                    core: 255,
-                    linger_us: 0,
-                    ..Options::small()
+                    ..plain()
                 },
                 faults: vec![(10000, Crash { worker: 0, restart_after_us: Some(1000000), reported: true })],
             },
@@ -68,28 +36,7 @@ pub fn schedules() -> Vec<(u8, Schedule)> {
             3,
             Schedule {
                 seed: 739,
-                options: Options {
-                    workers: 1,
-                    machines: 1,
-                    batches: vec![BatchPlan {
-                        rows: 1,
-                        submit_at_us: 0,
-                        priority: 0,
-                        attempts_max: 3,
-                        crashes_max: 3,
-                        timeout_us: 3000000,
-                    }],
-                    run_us_min: 120000,
-                    claim_lines_max: 1,
-                    group_lines_max: 1,
-                    latency_us_min: 9,
-                    latency_us_max: 92,
-                    inner_us: 0,
-                    clock_spread: 0,
-                    core: 255,
-                    linger_us: 0,
-                    ..Options::small()
-                },
+                options: Options { batches: rows(1), workers: 1, latency_us_min: 9, latency_us_max: 92, ..plain() },
                 faults: vec![(163, Stop { worker: 0, restart_after_us: Some(1000000) })],
             },
         ),
@@ -97,26 +44,7 @@ pub fn schedules() -> Vec<(u8, Schedule)> {
             4,
             Schedule {
                 seed: 1,
-                options: Options {
-                    workers: 1,
-                    machines: 1,
-                    batches: vec![BatchPlan {
-                        rows: 2,
-                        submit_at_us: 0,
-                        priority: 0,
-                        attempts_max: 3,
-                        crashes_max: 3,
-                        timeout_us: 3000000,
-                    }],
-                    run_us_min: 120000,
-                    claim_lines_max: 1,
-                    group_lines_max: 1,
-                    inner_us: 0,
-                    clock_spread: 0,
-                    core: 255,
-                    linger_us: 0,
-                    ..Options::small()
-                },
+                options: Options { batches: rows(2), workers: 1, ..plain() },
                 faults: vec![(100000, Crash { worker: 0, restart_after_us: Some(4000000), reported: false })],
             },
         ),
@@ -125,26 +53,12 @@ pub fn schedules() -> Vec<(u8, Schedule)> {
             Schedule {
                 seed: 67,
                 options: Options {
+                    batches: rows(1),
                     workers: 1,
-                    machines: 1,
-                    batches: vec![BatchPlan {
-                        rows: 1,
-                        submit_at_us: 0,
-                        priority: 0,
-                        attempts_max: 3,
-                        crashes_max: 3,
-                        timeout_us: 3000000,
-                    }],
                     run_us_min: 500000,
                     run_us_max: 500000,
                     slow_per_mille: 200,
-                    claim_lines_max: 1,
-                    group_lines_max: 1,
-                    inner_us: 0,
-                    clock_spread: 0,
-                    core: 255,
-                    linger_us: 0,
-                    ..Options::small()
+                    ..plain()
                 },
                 faults: vec![
                     (1000000, Witness(Flush)),
@@ -157,17 +71,11 @@ pub fn schedules() -> Vec<(u8, Schedule)> {
             Schedule {
                 seed: 1,
                 options: Options {
-                    machines: 1,
+                    batches: rows(4),
                     run_us_min: 500000,
                     run_us_max: 500000,
-                    claim_lines_max: 1,
-                    group_lines_max: 1,
                     grace_us: 250000,
-                    inner_us: 0,
-                    clock_spread: 0,
-                    core: 255,
-                    linger_us: 0,
-                    ..Options::small()
+                    ..plain()
                 },
                 faults: vec![(800000, Stop { worker: 1, restart_after_us: Some(1000000) })],
             },
@@ -176,25 +84,7 @@ pub fn schedules() -> Vec<(u8, Schedule)> {
             7,
             Schedule {
                 seed: 19648,
-                options: Options {
-                    machines: 1,
-                    batches: vec![BatchPlan {
-                        rows: 2,
-                        submit_at_us: 0,
-                        priority: 0,
-                        attempts_max: 3,
-                        crashes_max: 3,
-                        timeout_us: 3000000,
-                    }],
-                    run_us_min: 120000,
-                    group_lines_max: 1,
-                    slow_messages_per_mille: 50,
-                    inner_us: 0,
-                    clock_spread: 0,
-                    core: 255,
-                    linger_us: 0,
-                    ..Options::small()
-                },
+                options: Options { batches: rows(2), claim_lines_max: 2, slow_messages_per_mille: 50, ..plain() },
                 faults: vec![
                     (1000, Twin { worker: 1 }),
                     (100000, Crash { worker: 0, restart_after_us: Some(1000000), reported: false }),
@@ -206,26 +96,11 @@ pub fn schedules() -> Vec<(u8, Schedule)> {
             Schedule {
                 seed: 60,
                 options: Options {
+                    batches: rows(1),
                     workers: 1,
-                    machines: 1,
-                    batches: vec![BatchPlan {
-                        rows: 1,
-                        submit_at_us: 0,
-                        priority: 0,
-                        attempts_max: 3,
-                        crashes_max: 3,
-                        timeout_us: 3000000,
-                    }],
-                    run_us_min: 120000,
                     failing_per_mille: 50,
                     hanging_per_mille: 50,
-                    claim_lines_max: 1,
-                    group_lines_max: 1,
-                    inner_us: 0,
-                    clock_spread: 0,
-                    core: 255,
-                    linger_us: 0,
-                    ..Options::small()
+                    ..plain()
                 },
                 faults: vec![],
             },
@@ -234,25 +109,7 @@ pub fn schedules() -> Vec<(u8, Schedule)> {
             11,
             Schedule {
                 seed: 1,
-                options: Options {
-                    machines: 1,
-                    batches: vec![BatchPlan {
-                        rows: 1,
-                        submit_at_us: 0,
-                        priority: 0,
-                        attempts_max: 3,
-                        crashes_max: 3,
-                        timeout_us: 3000000,
-                    }],
-                    run_us_min: 120000,
-                    claim_lines_max: 1,
-                    group_lines_max: 1,
-                    inner_us: 0,
-                    clock_spread: 0,
-                    core: 255,
-                    linger_us: 0,
-                    ..Options::small()
-                },
+                options: Options { batches: rows(1), ..plain() },
                 faults: vec![(100000, Pause { worker: 0, for_us: 1500000 })],
             },
         ),
@@ -260,25 +117,7 @@ pub fn schedules() -> Vec<(u8, Schedule)> {
             12,
             Schedule {
                 seed: 3570,
-                options: Options {
-                    machines: 1,
-                    batches: vec![BatchPlan {
-                        rows: 5,
-                        submit_at_us: 0,
-                        priority: 0,
-                        attempts_max: 3,
-                        crashes_max: 3,
-                        timeout_us: 3000000,
-                    }],
-                    run_us_min: 120000,
-                    claim_lines_max: 1,
-                    group_lines_max: 1,
-                    inner_us: 0,
-                    clock_spread: 0,
-                    core: 255,
-                    linger_us: 0,
-                    ..Options::small()
-                },
+                options: Options { batches: rows(5), ..plain() },
                 faults: vec![
                     (300000, Crash { worker: 0, restart_after_us: Some(600000), reported: true }),
                     (1000000, CutStore { worker: 1, way: Both, loud: false, for_us: 1000000 }),
@@ -290,17 +129,11 @@ pub fn schedules() -> Vec<(u8, Schedule)> {
             Schedule {
                 seed: 1,
                 options: Options {
-                    machines: 1,
+                    batches: rows(4),
                     run_us_min: 500000,
                     run_us_max: 500000,
                     slow_per_mille: 200,
-                    claim_lines_max: 1,
-                    group_lines_max: 1,
-                    inner_us: 0,
-                    clock_spread: 0,
-                    core: 255,
-                    linger_us: 0,
-                    ..Options::small()
+                    ..plain()
                 },
                 faults: vec![(1000000, WitnessAway { how: Stalls, for_us: 1000000 })],
             },
@@ -309,24 +142,7 @@ pub fn schedules() -> Vec<(u8, Schedule)> {
             14,
             Schedule {
                 seed: 1,
-                options: Options {
-                    machines: 1,
-                    batches: vec![BatchPlan {
-                        rows: 2,
-                        submit_at_us: 0,
-                        priority: 0,
-                        attempts_max: 3,
-                        crashes_max: 3,
-                        timeout_us: 3000000,
-                    }],
-                    run_us_min: 120000,
-                    group_lines_max: 1,
-                    inner_us: 0,
-                    clock_spread: 0,
-                    core: 255,
-                    linger_us: 0,
-                    ..Options::small()
-                },
+                options: Options { batches: rows(2), claim_lines_max: 2, ..plain() },
                 faults: vec![
                     (9356, WitnessAway { how: Refuses, for_us: 1100000 }),
                     (100000, StoreAway { how: Stalls, for_us: 2000000 }),
@@ -337,26 +153,7 @@ pub fn schedules() -> Vec<(u8, Schedule)> {
             15,
             Schedule {
                 seed: 1,
-                options: Options {
-                    workers: 1,
-                    machines: 1,
-                    batches: vec![BatchPlan {
-                        rows: 1,
-                        submit_at_us: 0,
-                        priority: 0,
-                        attempts_max: 3,
-                        crashes_max: 3,
-                        timeout_us: 3000000,
-                    }],
-                    run_us_min: 120000,
-                    claim_lines_max: 1,
-                    group_lines_max: 1,
-                    inner_us: 0,
-                    clock_spread: 0,
-                    core: 255,
-                    linger_us: 0,
-                    ..Options::small()
-                },
+                options: Options { batches: rows(1), workers: 1, ..plain() },
                 faults: vec![(100000, Abort { batch: 0 })],
             },
         ),
@@ -364,26 +161,7 @@ pub fn schedules() -> Vec<(u8, Schedule)> {
             17,
             Schedule {
                 seed: 1,
-                options: Options {
-                    workers: 1,
-                    machines: 1,
-                    batches: vec![BatchPlan {
-                        rows: 1,
-                        submit_at_us: 0,
-                        priority: 0,
-                        attempts_max: 3,
-                        crashes_max: 3,
-                        timeout_us: 3000000,
-                    }],
-                    run_us_min: 120000,
-                    claim_lines_max: 1,
-                    group_lines_max: 1,
-                    inner_us: 0,
-                    clock_spread: 0,
-                    core: 255,
-                    linger_us: 0,
-                    ..Options::small()
-                },
+                options: Options { batches: rows(1), workers: 1, ..plain() },
                 faults: vec![(100000, LoseReplies { worker: 0, server: Store, count: 1 })],
             },
         ),
@@ -391,27 +169,7 @@ pub fn schedules() -> Vec<(u8, Schedule)> {
             18,
             Schedule {
                 seed: 1,
-                options: Options {
-                    workers: 1,
-                    machines: 1,
-                    batches: vec![BatchPlan {
-                        rows: 1,
-                        submit_at_us: 0,
-                        priority: 0,
-                        attempts_max: 3,
-                        crashes_max: 3,
-                        timeout_us: 3000000,
-                    }],
-                    run_us_min: 120000,
-                    poison_rows: 1,
-                    claim_lines_max: 1,
-                    group_lines_max: 1,
-                    inner_us: 0,
-                    clock_spread: 0,
-                    core: 255,
-                    linger_us: 0,
-                    ..Options::small()
-                },
+                options: Options { batches: rows(1), workers: 1, poison_rows: 1, ..plain() },
                 faults: vec![],
             },
         ),
