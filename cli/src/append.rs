@@ -98,6 +98,14 @@ pub enum AppendError {
         /// The other way round.
         unknown: Vec<String>,
     },
+    /// The batch has columns, and the input has none.
+    #[error("nothing was appended: batch {batch} has columns, and these rows have none")]
+    NoColumns {
+        /// The batch.
+        batch: BatchId,
+        /// Its columns.
+        header: Vec<String>,
+    },
 }
 
 fn takes_none(status: BatchStatus) -> &'static str {
@@ -118,13 +126,15 @@ fn difference(missing: &[String], unknown: &[String]) -> String {
 }
 
 /// Whether an input with these columns goes with a batch of this header: the same columns, in any order, since rows carry their
-/// names. Where either has no columns (JSON lines), anything does.
+/// names. To a batch without columns (JSON lines) anything goes; to one with columns nothing without, since its results could not be
+/// written as CSV any more.
 ///
 /// # Errors
 ///
-/// [`AppendError::Columns`], which names what differs.
+/// [`AppendError::Columns`], which names what differs, and [`AppendError::NoColumns`].
 pub fn check_columns(batch: BatchId, header: Option<&[String]>, columns: Option<&[String]>) -> Result<(), AppendError> {
-    let (Some(header), Some(columns)) = (header, columns) else { return Ok(()) };
+    let Some(header) = header else { return Ok(()) };
+    let Some(columns) = columns else { return Err(AppendError::NoColumns { batch, header: header.to_vec() }) };
     let without = |these: &[String], those: &[String]| -> Vec<String> {
         these.iter().filter(|column| !those.contains(column)).cloned().collect()
     };

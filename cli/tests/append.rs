@@ -300,8 +300,10 @@ fn columns_are_those_of_the_batch_in_any_order() {
     let header = columns(&["name", "town"]);
     check(&header, &header).unwrap();
     check(&header, &columns(&["town", "name"])).unwrap();
-    check(&header, &None).unwrap();
     check(&None, &header).unwrap();
+    check(&None, &None).unwrap();
+    let none = check(&header, &None).unwrap_err().to_string();
+    assert_eq!(none, format!("nothing was appended: batch {batch} has columns, and these rows have none"));
     let error = check(&header, &columns(&["name", "city", "zip"])).unwrap_err();
     assert_eq!(
         error.to_string(),

@@ -137,6 +137,7 @@ fn what_is_wrong_is_found_before_anything_is_done() {
         (&["run", &file, "--renew", "1ns", "--", "true"], 2, "1ms"),
         (&["run", &file, "--scan", "1ns", "--", "true"], 2, "1ms"),
         (&["run", &file, "--timeout", "0s", "--", "true"], 2, "1ms"),
+        (&["wait", "abcdefgh", "--timeout", "0s"], 2, "fencepost status BATCH"),
         (&["run", &file, "--ttl", "1y", "--", "true"], 2, "this is no duration"),
         (&["run", &fifo, "--", "true"], 2, "no regular file"),
         (&["run", "-", "--", "true"], 2, "stdin"),

@@ -155,7 +155,8 @@ fn rows_are_appended_once_under_a_key() {
 fn an_abort_is_final_and_says_what_it_ends() {
     let place = Place::new();
     let batch = place.submit(&["--rows", "120"]);
-    let asked = ["This ends 120 queued rows and 0 that run as aborted, for good.", "--yes"];
+    let asked =
+        ["This ends 120 queued rows and 0 that workers hold (they run, or are to) as aborted, for good.", "--yes"];
     place.refuses(&batch, 2, &["abort", &batch], &asked);
     let output = place.run(&["abort", &batch, "--yes", "--json"]);
     assert_eq!(code(&output), 0);
@@ -202,7 +203,11 @@ fn a_person_at_a_terminal_is_asked() {
     };
     for no in ["n\n", "\n", "what?\n"] {
         let said = answers(no, "abort", &open);
-        assert!(said.contains("3 queued rows and 0 that run") && said.contains("Go on? [y/N]"), "{said}");
+        assert!(
+            said.contains("3 queued rows and 0 that workers hold (they run, or are to)")
+                && said.contains("Go on? [y/N]"),
+            "{said}"
+        );
         assert!(said.contains("Nothing was done."), "{said}");
         assert_eq!(place.counts(&open), row_counts(3, 0, 0, 0));
         assert!(answers(no, "retry", &batch).contains("This runs 1 failed row again"));

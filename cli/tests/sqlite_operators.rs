@@ -112,6 +112,25 @@ async fn an_error_is_sought_as_it_is_written() {
     assert_eq!(place.retry(batch, failed_with("0% n")).await, freed(2, 2, true));
 }
 
+/// Texts that are too long to be kept go another way than the rest; it is one retry.
+#[tokio::test]
+async fn a_retry_of_all_failed_rows_cuts_long_errors_and_keeps_the_others_whole() {
+    let place = Place::new().await;
+    let batch = place.load(4).await;
+    let grants = place.claim(1, 4).await;
+    let error = |line| if line == 2 { "é".repeat(3000) } else { format!("no {line}") };
+    place.record(&grants, |line| Answer::Failed(error(line).into())).await;
+    assert_eq!(place.retry(batch, RetryRows::FailedWith("no".into())).await, freed(3, 2, true));
+    assert_eq!(place.retry(batch, RetryRows::Failed).await, freed(1, 2, false));
+    for line in 1..=4 {
+        let story = place.store.row_story(batch, line).await.unwrap().unwrap();
+        let kept = if line == 2 { format!("failed: {}...", "é".repeat(2048)) } else { format!("failed: no {line}") };
+        assert_eq!(story.entries.last().unwrap().detail.as_deref(), Some(kept.as_str()));
+    }
+    let counts = place.store.status(batch).await.unwrap().unwrap();
+    assert_eq!((counts.queued, counts.failed), (4, 0));
+}
+
 /// The old outcome is in the row's story as it was, cut like a dropped answer.
 #[tokio::test]
 async fn a_superseded_outcome_is_told_in_the_rows_story() {

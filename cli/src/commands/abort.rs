@@ -36,8 +36,13 @@ pub async fn abort(global: &Global, args: AbortArgs) -> Result<Exit, Failure> {
 fn would_end(counts: &BatchCounts) -> String {
     let BatchCounts { queued, inprog, .. } = counts;
     let queued = if *queued == 1 { "1 queued row".to_owned() } else { format!("{queued} queued rows") };
-    let run = if *inprog == 1 { "1 that runs".to_owned() } else { format!("{inprog} that run") };
-    format!("This ends {queued} and {run} as aborted, for good.")
+    // Claimed is not begun: a worker's queue is its own affair, and not in the store.
+    let held = if *inprog == 1 {
+        "1 that a worker holds (it runs, or is to)".to_owned()
+    } else {
+        format!("{inprog} that workers hold (they run, or are to)")
+    };
+    format!("This ends {queued} and {held} as aborted, for good.")
 }
 
 /// How often is looked whether something still runs. Workers hear of an abort within a second and cancel what runs.

@@ -23,14 +23,7 @@ pub async fn append(global: &Global, args: AppendArgs) -> Result<Exit, Failure> 
     let batch = store::batch(global, &store, &args.batch).await?;
     let id = batch.batch;
     let columns = input.as_ref().and_then(|input| input.columns());
-    if let Some(header) = batch.header.as_deref().filter(|_| columns.is_none()) {
-        // Results could not be written as CSV any more.
-        return Err(Failure::new(
-            Exit::Input,
-            format!("nothing was appended: batch {id} has columns, and these rows have none"),
-        )
-        .help(format!("append CSV with the header {}", header.join(","))));
-    }
+    check_columns(id, batch.header.as_deref(), columns).map_err(|error| failure(global, error))?;
     let appended = rows(global, &store, &batch, &args, input).await.map_err(|error| failure(global, error))?;
     let Append { lines, new } = appended;
     let count = lines.map_or(0, |lines| lines.last - lines.first + 1);
@@ -72,7 +65,6 @@ async fn rows(
     };
     match input {
         Some(mut input) => {
-            check_columns(batch.batch, batch.header.as_deref(), input.columns())?;
             let mut next = move || input.read_row().map(|row| row.map(Box::from));
             append::rows(store, batch.batch, key, &mut next, progress).await
         }
@@ -99,6 +91,10 @@ fn failure(global: &Global, error: AppendError) -> Failure {
         AppendError::Closed { status, .. } => {
             let exit = if status == fencepost_core::rules::claim::BatchStatus::Aborted { Exit::Aborted } else { Exit::Usage };
             Failure::from_error(exit, error)
+        }
+        AppendError::NoColumns { ref header, .. } => {
+            let header = header.join(",");
+            Failure::from_error(Exit::Input, error).help(format!("append CSV with the header {header}"))
         }
         AppendError::TakenOver { .. } => Failure::from_error(Exit::Unexpected, error),
         AppendError::KeyBound { .. } | AppendError::Columns { .. } | AppendError::Row { .. } => {

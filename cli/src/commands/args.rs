@@ -7,7 +7,7 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fencepost_core::Timing;
 
-use super::values::{age, allowed_url, duration, duration_from_1ms, name, on_done_url, submitted_name};
+use super::values::{age, allowed_url, duration, duration_from_1ms, name, on_done_url, submitted_name, wait_timeout};
 
 /// Process a batch of rows with any number of workers: every row gets exactly one recorded outcome.
 #[derive(Debug, Parser)]
@@ -415,7 +415,7 @@ pub struct WaitArgs {
     /// The batch's id, or an unambiguous beginning of it
     pub batch: String,
     /// Give up after so long
-    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    #[arg(long, value_parser = wait_timeout, value_name = "DURATION")]
     pub timeout: Option<Duration>,
 }
 

@@ -35,6 +35,15 @@ pub fn duration_from_1ms(text: &str) -> Result<Duration, String> {
     if duration < Duration::from_millis(1) { Err("it must be 1ms or more".to_owned()) } else { Ok(duration) }
 }
 
+/// How long `wait` waits.
+pub fn wait_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = duration(text)?;
+    if timeout.is_zero() {
+        return Err("nothing can be waited for in no time; `fencepost status BATCH` tells at once".to_owned());
+    }
+    Ok(timeout)
+}
+
 /// A name that people give, read in reports and type again.
 pub fn name(text: &str) -> Result<String, String> {
     if text.is_empty() {

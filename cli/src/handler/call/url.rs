@@ -18,8 +18,11 @@ pub enum CallUrlError {
     #[error("has a fragment (#...), which is never sent")]
     Fragment,
     /// A server may read it as a `/`, and then the path is not the one that was allowed.
-    #[error("has an encoded / or \\ (%2F, %5C) in its path")]
+    #[error("has an encoded / or \\ (%2F, %5C, %252F, ...) in its path")]
     EncodedSlash,
+    /// A server may go up a level there, and then the path is not the one that was allowed.
+    #[error("has an encoded . or .. (%2E, %252E, ...), or one with a parameter (..;), as a segment of its path")]
+    Dots,
     /// A prefix is compared with whole paths.
     #[error("has a query (?...): a prefix ends with its path")]
     Query,
@@ -58,11 +61,36 @@ fn parse(text: &str) -> Result<Url, CallUrlError> {
     if url.fragment().is_some() {
         return Err(CallUrlError::Fragment);
     }
-    let path = url.path().to_ascii_lowercase();
-    if path.contains("%2f") || path.contains("%5c") {
+    let path = decoded(url.path());
+    if path.len() != url.path().len() && slashes(&path) != slashes(url.path().as_bytes()) {
         return Err(CallUrlError::EncodedSlash);
     }
+    let stem = |segment: &[u8]| segment.split(|byte| *byte == b';').next().map(<[u8]>::to_vec);
+    if path.split(|byte| *byte == b'/').filter_map(stem).any(|stem| matches!(&*stem, b"." | b"..")) {
+        return Err(CallUrlError::Dots);
+    }
     Ok(url)
+}
+
+fn slashes(path: &[u8]) -> usize {
+    path.iter().filter(|byte| matches!(byte, b'/' | b'\\')).count()
+}
+
+/// The path as a server may read it that decodes what was encoded more than once.
+fn decoded(path: &str) -> Vec<u8> {
+    let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
+    let mut decoded: Vec<u8> = Vec::with_capacity(path.len());
+    for byte in path.bytes() {
+        decoded.push(byte);
+        // What is decoded may be the last digit of another one.
+        while let [.., b'%', high, low] = &decoded[..]
+            && let (Some(high), Some(low)) = (digit(Some(high)), digit(Some(low)))
+        {
+            decoded.truncate(decoded.len() - 3);
+            decoded.push(u8::try_from(high * 16 + low).unwrap_or_default());
+        }
+    }
+    decoded
 }
 
 #[cfg(test)]
@@ -86,6 +114,7 @@ mod tests {
             ("http://host:8080/hooks", "http://host:8080/hooks?a=b"),
             ("http://host:8080/hooks/", "http://host:8080/hooks/a"),
             ("http://host/a b", "http://host/a%20b/c"),
+            ("http://host/hooks", "http://host/hooks/a..b;c=..;/%41%25/...?to=..%2F"),
         ] {
             assert!(allowed(prefix, url), "{prefix} {url}");
         }
@@ -105,12 +134,27 @@ mod tests {
 
     #[test]
     fn what_is_no_url_to_call_is_said() {
-        let said = |text| call_url(text).unwrap_err().to_string();
+        let said = |text: &str| call_url(text).unwrap_err().to_string();
         assert!(said("host/path").contains("relative URL"), "{}", said("host/path"));
         assert!(said("file:///etc/passwd").contains("begins with file:"));
         assert!(said("https://user:secret@host/").contains("password"));
         assert!(said("https://host/#top").contains("fragment"));
-        assert!(said("https://host/hooks/..%2Fadmin").contains("encoded"));
+        for slash in ["..%2Fadmin", "..%5cadmin", "..%252fadmin", "..%25252Fadmin", "..%%32fadmin", "a%255Cb"] {
+            assert!(said(&format!("https://host/hooks/{slash}")).contains("encoded /"), "{slash}");
+        }
+        for dots in [
+            "..;/admin",
+            ".;a=b/",
+            "%2e%2e;/admin",
+            "%252e%252e/admin",
+            ".%252E/",
+            "%25252e/a",
+            "%%32e./admin",
+            "..%3b/a",
+        ] {
+            assert!(said(&format!("https://host/hooks/{dots}")).contains("a segment of its path"), "{dots}");
+        }
+        assert_eq!(call_url("https://host/hooks\\a").unwrap(), "https://host/hooks/a", "as a browser reads it");
         assert!(url_prefix("https://host/?a=b").unwrap_err().to_string().contains("query"));
     }
 }

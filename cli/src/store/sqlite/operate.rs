@@ -7,7 +7,7 @@ use sqlx::SqliteConnection;
 
 use super::append::{self, Entry, EntryKind};
 use super::codec::{int, lease_id, natural, small};
-use super::record::told;
+use super::record::{DROPPED_ANSWER_BYTES_MAX, told};
 use super::spans::{Span, SpanChanges, Tokens};
 use super::trouble::Trouble;
 use super::{SqliteStore, StoreError, batch, stopping};
@@ -15,6 +15,9 @@ use crate::store::Operates;
 
 /// A retry takes so many outcomes into memory at once.
 const OUTCOMES_AT_ONCE: i64 = 500;
+
+/// What is longer is cut.
+const KEPT_BYTES_MAX: i64 = DROPPED_ANSWER_BYTES_MAX as i64;
 
 impl Operates for SqliteStore {
     async fn hold(&self, batch: BatchId) -> Result<Operated, StoreError> {
@@ -132,16 +135,9 @@ async fn retry(
 /// What was taken away.
 #[derive(Default)]
 struct Taken {
-    lines: Vec<u64>,
+    lines: LineSet,
     success: u64,
     failed: u64,
-}
-
-impl Taken {
-    /// The last line so far.
-    fn last(&self) -> u64 {
-        self.lines.last().copied().unwrap_or_default()
-    }
 }
 
 #[derive(sqlx::FromRow)]
@@ -156,15 +152,34 @@ struct TakenRecord {
     run_us: i64,
 }
 
-// The first so many after a line.
-const TAKE_FAILED: &str = "\
+// The first so many whose errors are too long to be kept whole.
+const TAKE_FAILED_LONG: &str = "\
 delete from outcomes
 where batch = ?1 and line in (
     select line from outcomes indexed by outcomes_failed
-    where batch = ?1 and status = 'failed' and line > ?2 and (?3 is null or instr(error, ?3) > 0)
+    where batch = ?1 and status = 'failed' and (?2 is null or instr(error, ?2) > 0) and length(cast(error as blob)) > ?3
     order by line limit ?4
 )
 returning line, status, result, error, token, lease, generation, run_us";
+
+// The rest as a whole: one transaction may take a million of them, and others wait for it.
+const FAILED_RANGES: &str = "\
+select min(line), max(line) from (
+    select line, line - row_number() over (order by line) as island from outcomes indexed by outcomes_failed
+    where batch = ?1 and status = 'failed' and (?2 is null or instr(error, ?2) > 0)
+)
+group by island";
+
+const KEEP_FAILED: &str = "\
+insert into attempts (batch, generation, first_line, last_line, token, kind, lease, detail, run_us, at)
+select batch, generation, line, line, token, 'superseded', lease, status || ': ' || coalesce(error, ''), run_us, ?3
+from outcomes indexed by outcomes_failed
+where batch = ?1 and status = 'failed' and (?2 is null or instr(error, ?2) > 0)
+order by line";
+
+const TAKE_FAILED: &str = "\
+delete from outcomes
+where batch = ?1 and status = 'failed' and (?2 is null or instr(error, ?2) > 0)";
 
 const TAKE_LINE: &str = "\
 delete from outcomes
@@ -191,13 +206,26 @@ async fn take_outcomes(
         RetryRows::FailedWith(text) => Some(&**text),
     };
     loop {
-        let take = sqlx::query_as(TAKE_FAILED).bind(number).bind(int(taken.last())).bind(text).bind(OUTCOMES_AT_ONCE);
+        let take = sqlx::query_as(TAKE_FAILED_LONG).bind(number).bind(text).bind(KEPT_BYTES_MAX).bind(OUTCOMES_AT_ONCE);
         let removed: Vec<TakenRecord> = take.fetch_all(&mut *conn).await?;
         if removed.is_empty() {
-            return Ok(taken);
+            break;
         }
         supersede(conn, now, batch, removed, &mut taken).await?;
     }
+    let ranges: Vec<(i64, i64)> = sqlx::query_as(FAILED_RANGES).bind(number).bind(text).fetch_all(&mut *conn).await?;
+    let mut all = taken.lines.ranges().to_vec();
+    for (first, last) in ranges {
+        all.push(LineRange { first: natural(first)?, last: natural(last)? });
+    }
+    taken.lines = LineSet::covering(all);
+    let kept = sqlx::query(KEEP_FAILED).bind(number).bind(text).bind(now.0).execute(&mut *conn).await?.rows_affected();
+    let removed = sqlx::query(TAKE_FAILED).bind(number).bind(text).execute(conn).await?.rows_affected();
+    taken.failed += removed;
+    if kept != removed || taken.failed != taken.lines.count() {
+        return Err(Trouble::damaged("what a retry removes is not what it frees"));
+    }
+    Ok(taken)
 }
 
 async fn supersede(
@@ -215,7 +243,7 @@ async fn supersede(
     let mut entries = Vec::with_capacity(removed.len());
     for (record, detail) in removed.iter().zip(&details) {
         entries.push(entry(batch, record, detail)?);
-        taken.lines.push(natural(record.line)?);
+        taken.lines.insert(natural(record.line)?);
         match record.status.as_str() {
             "success" => taken.success += 1,
             _ => taken.failed += 1,
@@ -241,8 +269,7 @@ fn entry<'d>(batch: BatchId, record: &TakenRecord, detail: &'d str) -> Result<En
 }
 
 /// T3: a span, with a token of its own, for each run of adjacent lines; without suspicion and backoff from before.
-async fn free(conn: &mut SqliteConnection, batch: BatchId, lines: &[u64]) -> Result<(), Trouble> {
-    let lines: LineSet = lines.iter().copied().collect();
+async fn free(conn: &mut SqliteConnection, batch: BatchId, lines: &LineSet) -> Result<(), Trouble> {
     let mut tokens = Tokens::load(conn).await?;
     let mut changes = SpanChanges::of(None);
     for range in lines.ranges() {

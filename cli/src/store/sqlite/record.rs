@@ -20,7 +20,7 @@ use super::trouble::Trouble;
 use crate::handler::transactional::Effects;
 
 /// A dropped answer, or a superseded outcome, is kept in the row's story up to so many bytes.
-const DROPPED_ANSWER_BYTES_MAX: usize = 4096;
+pub(super) const DROPPED_ANSWER_BYTES_MAX: usize = 4096;
 
 /// O3: records a group in one transaction; one verdict per item, in their order.
 pub(super) async fn record(
