@@ -155,7 +155,9 @@ impl NetFault {
             | Self::RedisPause { for_us }
             | Self::RedisRefuses { for_us, .. }
             | Self::Hold { for_us, .. } => for_us,
-            Self::Kill { restart_after_us: Some(after), .. } | Self::Stop { restart_after_us: Some(after), .. } => after,
+            Self::Kill { restart_after_us: Some(after), .. } | Self::Stop { restart_after_us: Some(after), .. } => {
+                after
+            }
             _ => 0,
         }
     }

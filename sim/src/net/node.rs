@@ -131,7 +131,8 @@ pub(super) async fn work(shared: Shared, slot: usize) {
         }
     });
     SimSpawn.spawn(judge.run(ports.clone()));
-    let calls: Option<Arc<dyn Caller>> = if options.calls { Some(Arc::new(CallsOf::new(shared.clone()))) } else { None };
+    let calls: Option<Arc<dyn Caller>> =
+        if options.calls { Some(Arc::new(CallsOf::new(shared.clone()))) } else { None };
     let rows = Arc::new(RowsOf::new(shared.clone(), at));
     let reason = work.run(ports, Handlers { rows, calls }).await;
     // The process stays until its keeper has ended, too.

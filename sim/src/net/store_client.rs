@@ -104,8 +104,7 @@ fn broken(error: &std::io::Error) -> StoreError {
 
 impl Store for NetStore {
     async fn call(&self, request: StoreRequest) -> Result<StoreReply, StoreError> {
-        let (claims, records) =
-            (matches!(request, StoreRequest::Claim(_)), matches!(request, StoreRequest::Record(_)));
+        let (claims, records) = (matches!(request, StoreRequest::Claim(_)), matches!(request, StoreRequest::Record(_)));
         self.shared.lock().store_request_begins(self.process, &request);
         let answer = self.ask(request).await;
         let mut world = self.shared.lock();

@@ -22,10 +22,7 @@ pub(super) const STORE_ADDRESS: &str = "10.0.0.1:5432";
 #[derive(Debug)]
 pub(super) enum ToStore {
     /// One request; its reply comes before the next is sent.
-    Ask {
-        process: ProcessAt,
-        request: StoreRequest,
-    },
+    Ask { process: ProcessAt, request: StoreRequest },
     /// From now on changes are told, and nothing is asked.
     Watch,
 }
@@ -149,6 +146,7 @@ impl World {
             self.cover_event(event);
             self.say(|| format!("    {event:?}"));
             self.checks.fact(now, event);
+            self.compare_answer(event);
             match event {
                 E::Freed { .. } => change.free_lines = true,
                 E::BatchLoaded { .. } | E::BatchHeld { held: false, .. } => change.batches = true,

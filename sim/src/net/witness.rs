@@ -150,7 +150,12 @@ impl World {
 
     /// What Redis has done since then for this request.
     fn done_since(&self, asked_at: u64, request: &LivenessRequest) -> impl Iterator<Item = &Done> {
-        self.redis.done.iter().rev().take_while(move |done| done.at >= asked_at).filter(|done| same(&done.request, request))
+        self.redis
+            .done
+            .iter()
+            .rev()
+            .take_while(move |done| done.at >= asked_at)
+            .filter(|done| same(&done.request, request))
     }
 
     fn judge_answer(&mut self, asked_at: u64, request: &LivenessRequest, reply: &LivenessReply) {
@@ -161,7 +166,8 @@ impl World {
             return self.violate("witness answers", what);
         }
         let (LivenessRequest::Check { ttl_max, .. }, LivenessReply::Check { vouches, alive }) = (request, reply) else {
-            let fits = matches!((request, reply), (LivenessRequest::Check { .. }, _) | (_, LivenessReply::Check { .. }));
+            let fits =
+                matches!((request, reply), (LivenessRequest::Check { .. }, _) | (_, LivenessReply::Check { .. }));
             drop(done);
             if fits {
                 self.violate("witness answers", format!("{reply:?} is no answer to {request:?}"));
