@@ -77,8 +77,6 @@ marks! {
     WitnessSilent,
     /// A liveness request that Redis did got no answer.
     WitnessAnswerLost,
-    /// Silent, although Redis and the link had been well for long: at most twice in a row.
-    WitnessSilentThoughWell,
     /// A worker reported that Redis does not answer.
     WitnessTroubleTold,
     /// And that it answers again.
@@ -109,6 +107,8 @@ marks! {
     JudgedDied,
     /// R5.
     TakenOver,
+    /// R5: a second process was started under a name.
+    Twins,
     /// R3: spans freed by recovery.
     RecoveredSpan,
     /// P2.

@@ -12,8 +12,8 @@ impl World {
     /// The workers that are whole in the end: at least one.
     pub(super) fn core(&self) -> Vec<usize> {
         let mask = self.schedule.options.core;
-        let core: Vec<usize> = (0..self.slots.len()).filter(|slot| mask >> slot & 1 == 1).collect();
-        if core.is_empty() { vec![self.number_of(&[0xc0de]) as usize % self.slots.len()] } else { core }
+        let core: Vec<usize> = (0..self.workers()).filter(|slot| mask >> slot & 1 == 1).collect();
+        if core.is_empty() { vec![self.number_of(&[0xc0de]) as usize % self.workers()] } else { core }
     }
 
     pub(super) fn progress_bound_us(&self) -> u64 {

@@ -45,6 +45,11 @@ pub enum NetFault {
         /// For how long.
         for_us: u64,
     },
+    /// Somebody starts a second process under a worker's name, on another machine, whatever the first does.
+    Twin {
+        /// Whose.
+        worker: u8,
+    },
     /// S1: SIGTERM.
     Stop {
         /// Whose.
@@ -159,7 +164,7 @@ impl NetFault {
 }
 
 const PURPOSE_NET_FAULTS: u64 = 5;
-const KINDS: u64 = 17;
+const KINDS: u64 = 18;
 
 /// Draws a run's faults: some kinds only (a swarm), placed where the work is.
 pub fn draw_faults(seed: u64, options: &Options) -> Vec<(u64, NetFault)> {
@@ -211,6 +216,7 @@ fn draw_fault(draw: &mut Draw, kind: u64, options: &Options) -> NetFault {
             NetFault::RedisRefuses { why: draw.pick(&why), for_us }
         }
         15 => NetFault::StoreClockJump { by_us: draw_jump(draw, options.ttl_us) },
+        16 => NetFault::Twin { worker },
         _ if draw.chance(300) => NetFault::Abort { batch },
         _ => NetFault::Hold { batch, for_us },
     }

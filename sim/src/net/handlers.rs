@@ -6,6 +6,7 @@ use fencepost::handler::call::Caller;
 use fencepost::handler::{CancelToken, Handler, HandlerAnswer, Row};
 use fencepost_core::calls::CallGrant;
 use fencepost_core::worker::{CallAnswer, RunAnswer, RunKey};
+use fencepost_model::history::OutcomeStatus;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use madsim::time::sleep;
@@ -39,8 +40,15 @@ impl RowsOf {
         (plan, Duration::from_micros(after_cancel), Duration::from_micros(latest))
     }
 
-    fn end(&self, key: RunKey) {
-        self.shared.lock().processes[self.process].running.remove(&key);
+    fn end(&self, key: RunKey, answer: HandlerAnswer) -> HandlerAnswer {
+        let mut world = self.shared.lock();
+        world.processes[self.process].running.remove(&key);
+        match &answer {
+            HandlerAnswer::Success(_) => world.answers.insert(key, OutcomeStatus::Success),
+            HandlerAnswer::Failed(_) => world.answers.insert(key, OutcomeStatus::Failed),
+            _ => None,
+        };
+        answer
     }
 
     async fn kill(&self, key: RunKey) {
@@ -72,13 +80,11 @@ impl Handler for RowsOf {
                 if poison {
                     self.kill(key).await;
                 }
-                self.end(key);
-                answer
+                self.end(key, answer)
             }
             () = cancel.cancelled(), if !plan.deaf => {
                 sleep(after_cancel).await;
-                self.end(key);
-                HandlerAnswer::Cancelled
+                self.end(key, HandlerAnswer::Cancelled)
             }
         }
     }

@@ -22,6 +22,8 @@ use crate::fault::Way;
 pub(super) struct Slot {
     pub(super) node: Option<NodeId>,
     pub(super) incarnations: u32,
+    /// The worker whose name is used here, where it is another's.
+    pub(super) twin_of: Option<usize>,
     /// The process that runs there now.
     pub(super) current: Option<ProcessAt>,
     /// So many requests that arrive at the store lose their replies.
@@ -66,6 +68,11 @@ pub(super) struct Process {
 }
 
 impl World {
+    /// How many workers there are, twins apart.
+    pub(super) fn workers(&self) -> usize {
+        usize::from(self.schedule.options.workers.max(1))
+    }
+
     /// A process begins in a slot; its node is started by whoever calls.
     pub(super) fn begin_process(&mut self, slot: usize) {
         let schedule = self.schedule.clone();
@@ -79,12 +86,13 @@ impl World {
         // Few process ids, so that they are used again.
         let start_ticks = u64::from(number) << 32 | now;
         let identity = ProcessIdentity { machine: machine.clone(), pid: number % 3, start_ticks };
+        let named = self.slots[slot].twin_of.unwrap_or(slot);
         let at = self.processes.len();
         self.processes.push(Process {
             number: history::Process(number),
             slot,
             seed,
-            name: if options.stable_names { format!("w{slot}") } else { format!("w{slot}-{number}") },
+            name: if options.stable_names { format!("w{named}") } else { format!("w{slot}-{number}") },
             machine,
             identity: (options.identities || options.supervised).then_some(identity),
             clock: Arc::new(MonotonicClock::new(now, Instant::from_micros(seed % 1_000_000_000), rate)),
@@ -135,7 +143,9 @@ impl World {
             ExitReason::Done => {}
             ExitReason::NameInUse(_) => {
                 self.coverage.mark(NetMark::NameInUse);
-                self.plan(now + restart_us, Action::Start { slot });
+                if slot < self.workers() {
+                    self.plan(now + restart_us, Action::Start { slot });
+                }
             }
         }
         self.note(3, at as u64, 0);

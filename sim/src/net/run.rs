@@ -117,12 +117,13 @@ fn begin(shared: &Shared) {
     let workers = {
         let mut world = shared.lock();
         (world.store.node, world.redis.node) = (Some(store), Some(redis));
-        let workers = usize::from(world.schedule.options.workers.max(1));
-        world.slots = (0..workers).map(|_| Default::default()).collect();
+        let workers = world.workers();
+        world.slots = (0..=workers).map(|_| Default::default()).collect();
         (0..workers).for_each(|slot| world.begin_process(slot));
         workers
     };
-    for slot in 0..workers {
+    // The last is for twins.
+    for slot in 0..=workers {
         let ip = std::net::Ipv4Addr::new(10, 0, 1, slot as u8 + 1);
         let of_slot = shared.clone();
         let work = move || node::work(of_slot.clone(), slot);

@@ -146,6 +146,7 @@ impl World {
             self.cover_event(event);
             self.say(|| format!("    {event:?}"));
             self.checks.fact(now, event);
+            self.compare_answer(event);
             match event {
                 E::Freed { .. } => change.free_lines = true,
                 E::BatchLoaded { .. } | E::BatchHeld { held: false, .. } => change.batches = true,

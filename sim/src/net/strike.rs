@@ -30,7 +30,7 @@ impl World {
             Action::Submit(at) => {
                 if self.submit(at) && self.healed {
                     // Workers that leave when nothing is open may have left before this submit.
-                    (0..self.slots.len()).for_each(|slot| self.start_if_none(slot));
+                    (0..self.workers()).for_each(|slot| self.start_if_none(slot));
                 }
             }
             Action::Heal => self.heal(),
@@ -59,6 +59,7 @@ impl World {
                 let Some(at) = self.slots[slot].current else { return false };
                 self.pause(at, now + for_us);
             }
+            NetFault::Twin { worker } => return self.twin(worker),
             NetFault::Stop { worker, restart_after_us } => {
                 let slot = self.slot(worker);
                 if let Some(after) = restart_after_us {
@@ -120,7 +121,19 @@ impl World {
     }
 
     fn slot(&self, worker: u8) -> usize {
-        usize::from(worker) % self.slots.len()
+        usize::from(worker) % self.workers()
+    }
+
+    /// There is one place for twins.
+    fn twin(&mut self, worker: u8) -> bool {
+        let (spare, of) = (self.workers(), self.slot(worker));
+        if self.slots[spare].current.is_some() || self.healed {
+            return false;
+        }
+        self.coverage.mark(NetMark::Twins);
+        self.slots[spare].twin_of = Some(of);
+        self.start_if_none(spare);
+        true
     }
 
     fn on_redis(&self, act: impl FnOnce(&Handle, NodeId)) {

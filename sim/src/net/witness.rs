@@ -4,8 +4,6 @@
 //! compared with what the server did: it must be an answer to that very request, done between question and answer; it must
 //! come in time; and there must be one once all has been well for long enough.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use fencepost::driver::{Clock, Liveness, Observer};
@@ -68,12 +66,7 @@ pub(super) struct Witness {
     clock: SimClock,
     redis: RedisLiveness<RedisNode, SimClock, SimSpawn>,
     limit: Duration,
-    /// How often in a row there was no answer although all was well.
-    silent: Arc<AtomicU32>,
 }
-
-/// So often in a row there may be none: a connection that an outage broke may be found out late.
-const SILENT_MAX: u32 = 2;
 
 /// After so long without trouble there must be answers: an attempt to connect may take 5 s, the pause after it 5 s, on a clock that is a
 /// tenth slow.
@@ -86,11 +79,11 @@ impl Witness {
     pub(super) fn new(shared: &Shared, process: ProcessAt, clock: SimClock, seed: u64) -> Self {
         let node = RedisNode { shared: shared.clone(), process };
         let redis = RedisLiveness::with(node, clock.clone(), SimSpawn, "store", seed);
-        Self { shared: shared.clone(), process, clock, redis, limit: LIMIT_MAX, silent: Arc::default() }
+        Self { shared: shared.clone(), process, clock, redis, limit: LIMIT_MAX }
     }
 
     fn over(&self, redis: RedisLiveness<RedisNode, SimClock, SimSpawn>, limit: Duration) -> Self {
-        Self { redis, limit, silent: Arc::default(), ..self.clone() }
+        Self { redis, limit, ..self.clone() }
     }
 }
 
@@ -118,7 +111,6 @@ impl Liveness for Witness {
         match &reply {
             Some(reply) => {
                 world.coverage.mark(NetMark::WitnessAnswered);
-                self.silent.store(0, Ordering::Relaxed);
                 world.judge_answer(asked_at, &request, reply);
             }
             None => {
@@ -138,12 +130,7 @@ impl Witness {
         let well = world.redis_reachable_since(self.process).is_some_and(|since| since + SETTLED_US <= asked_at);
         // Where a few messages take as long as a request may, none may be heard of.
         let roomy = micros(self.limit) > 8 * world.schedule.options.latency_us_max + 10_000;
-        if !well || !roomy {
-            self.silent.store(0, Ordering::Relaxed);
-            return;
-        }
-        world.coverage.mark(NetMark::WitnessSilentThoughWell);
-        if self.silent.fetch_add(1, Ordering::Relaxed) >= SILENT_MAX {
+        if well && roomy {
             world.violate("witness answers", format!("no answer to {request:?}, though all is well for long"));
         }
     }

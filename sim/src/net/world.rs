@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use fencepost_core::BatchId;
 use fencepost_core::store::{Operated, ProcessIdentity};
 use fencepost_core::worker::RunKey;
-use fencepost_model::history;
+use fencepost_model::history::{self, OutcomeStatus, RecordedWhy};
 use fencepost_model::store::{BatchSpec, Rows};
 use madsim::time::TimeHandle;
 use tokio::sync::Notify;
@@ -76,6 +76,8 @@ pub(super) struct World {
     pub(super) ordered: BTreeSet<RunKey>,
     /// Those that a handler was called for.
     pub(super) ran: BTreeSet<RunKey>,
+    /// What handlers answered, where that is an outcome.
+    pub(super) answers: BTreeMap<RunKey, OutcomeStatus>,
     pub(super) holds: BTreeMap<BatchId, u64>,
     pub(super) submitted: usize,
     pub(super) ended_at: Option<u64>,
@@ -126,6 +128,7 @@ impl World {
             ledger: BTreeMap::new(),
             ordered: BTreeSet::new(),
             ran: BTreeSet::new(),
+            answers: BTreeMap::new(),
             holds: BTreeMap::new(),
             submitted: 0,
             ended_at: None,
@@ -256,6 +259,18 @@ impl World {
         self.processes[at].running.insert(key);
         if !self.ordered.insert(key) {
             self.violate("L6", format!("{key:?} is run twice, now by {process:?}"));
+        }
+    }
+
+    /// What is recorded as a handler's answer is what that very run answered.
+    pub(super) fn compare_answer(&mut self, event: &history::Event) {
+        let history::Event::Recorded { batch, line, token, status, why: RecordedWhy::Answered, .. } = *event else {
+            return;
+        };
+        let key = RunKey { batch, line, token };
+        let answered = self.answers.get(&key);
+        if answered != Some(&status) {
+            self.violate("answers", format!("{key:?} is recorded as {status:?}, its handler answered {answered:?}"));
         }
     }
 
