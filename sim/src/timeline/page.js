@@ -1,6 +1,7 @@
 'use strict';
 const data = JSON.parse(document.getElementById('data').textContent);
 const $ = id => document.getElementById(id);
+const tip = $('tip');
 const html = text => String(text).replace(/[&<>"]/g, c => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' })[c]);
 const colour = owner => owner === undefined ? '' : `--c:var(--o${owner % 12})`;
 
@@ -153,6 +154,7 @@ function show(from, to) {
   let size = Math.min(Math.max(to - from, Math.min(least, max)), max * 1.04);
   let start = Math.max(-max * 0.02, Math.min(from, max * 1.02 - size));
   view = [start, start + size];
+  tip.hidden = true;
   draw();
 }
 const fit = () => show(-uMax() * 0.01, uMax() * 1.02);
@@ -458,12 +460,12 @@ function follow() {
 }
 
 // --- hands
-const tip = $('tip');
 function tipFor(target) {
   const list = [];
   if (target.dataset.e) {
     const all = target.dataset.e.split(' ').map(i => data.events[i]);
-    for (const e of all.slice(0, 12)) list.push(`<div><span class="t">${exact(e.at)}</span>${words(e.text)}</div>`);
+    const most = [...all].sort((a, b) => kindOf(b.kind).weight - kindOf(a.kind).weight).slice(0, 12).sort((a, b) => a.i - b.i);
+    for (const e of most) list.push(`<div><span class="t">${exact(e.at)}</span>${words(e.text)}</div>`);
     if (all.length > 12) list.push(`<div>and ${all.length - 12} more: zoom in</div>`);
   }
   if (target.dataset.b) { const b = data.bars[target.dataset.b]; list.push(`<div><span class="t">${exact(b.from)} – ${exact(b.to)}</span></div><div>${words(b.text)}</div>`); }
