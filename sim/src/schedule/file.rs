@@ -61,9 +61,7 @@ pub enum FileError {
 #[derive(Debug, thiserror::Error)]
 pub enum BadSchedule {
     /// No JSON, or not of this form.
-    #[error(
-        "{0}. A schedule is {{\"seed\": N, \"options\": {{...}}, \"faults\": [...]}}; `shrink SEED --out FILE` writes one"
-    )]
+    #[error("{0} (`sim replay 0` prints a schedule to compare with)")]
     Form(#[from] serde_json::Error),
     /// No such option.
     #[error("line {line}: there is no option `{name}`{}", similar.as_ref().map_or_else(String::new, |name| format!("; do you mean `{name}`?")))]

@@ -1,6 +1,7 @@
 'use strict';
 const data = JSON.parse(document.getElementById('data').textContent);
 const $ = id => document.getElementById(id);
+const tip = $('tip');
 const html = text => String(text).replace(/[&<>"]/g, c => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' })[c]);
 const colour = owner => owner === undefined ? '' : `--c:var(--o${owner % 12})`;
 
@@ -34,10 +35,14 @@ const time = (us, step = 1) => {
 };
 const exact = us => us >= 1e6 ? `${(us / 1e6).toFixed(us < 1e8 ? 4 : 3)} s` : us >= 1e3 ? `${(us / 1e3).toFixed(2)} ms` : `${us} µs`;
 
-/** Two ways to lay out time: as it is, or with every gap between two events drawn by its logarithm. */
+/**
+ * Two ways to lay out time: as it is, or with every gap between two events drawn by its logarithm. What is routine does not
+ * count: hours of nothing but renewals are quiet time.
+ */
+const telling = data.events.filter(e => kindOf(e.kind).group !== 'routine');
 const moments = (() => {
   const all = new Set([0, data.end_us]);
-  for (const e of data.events) all.add(e.at);
+  for (const e of telling) all.add(e.at);
   for (const b of data.bars) { all.add(b.from); all.add(b.to); }
   return [...all].filter(t => t <= data.end_us).sort((a, b) => a - b);
 })();
@@ -129,7 +134,7 @@ function layOut() {
   data.batches.forEach((batch, at) => {
     const rows = shownRows(at, batch);
     const size = rows.length <= 12 ? 22 : rows.length <= 40 ? 13 : 9;
-    const sub = rows.length < batch.lines ? `${rows.length} of ${batch.lines} rows` : `${batch.lines} rows`;
+    const sub = rows.length < batch.lines ? `${rows.length} of ${batch.lines} rows` : `${batch.lines} row${batch.lines === 1 ? '' : 's'}`;
     add({ key: `b${at}`, title: batch.name, sub, rows, size, rowAt: new Map(rows.map((line, i) => [line, i])), marks: 0, height: Math.max(28, rows.length * size) });
   });
   return y;
@@ -149,6 +154,7 @@ function show(from, to) {
   let size = Math.min(Math.max(to - from, Math.min(least, max)), max * 1.04);
   let start = Math.max(-max * 0.02, Math.min(from, max * 1.02 - size));
   view = [start, start + size];
+  tip.hidden = true;
   draw();
 }
 const fit = () => show(-uMax() * 0.01, uMax() * 1.02);
@@ -383,13 +389,13 @@ function render() {
   out += `<g clip-path="url(#inside)">${inner}</g>`;
   for (const e of data.events) if (e.kind === 'calm') { const x = X(e.at); if (x >= GUTTER && x <= width) out += `<path class="calm" d="M${x} 0V${height}" data-e="${e.i}"/>`; }
   for (const at of [picked, hovered]) if (at) { const x = X(at.at); if (x >= GUTTER && x <= width) out += `<path class="cursor" d="M${x.toFixed(1)} 0V${height}"/>`; }
-  let axis = marks.map(([x, text]) => `<path class="sep" d="M${x.toFixed(1)} 20v6"/><text class="mid dim" x="${x.toFixed(1)}" y="15">${text}</text>`).join('');
+  const flag = data.violation ? X(data.violation.at) : -999, flagAt = flag > width - 130 ? flag - 128 : flag;
+  let axis = marks.filter(([x]) => !data.violation || x < flagAt - 34 || x > flagAt + 162).map(([x, text]) => `<path class="sep" d="M${x.toFixed(1)} 20v6"/><text class="mid dim" x="${x.toFixed(1)}" y="15">${text}</text>`).join('');
   if (data.violation) {
-    const x = X(data.violation.at);
+    const x = flag;
     if (x >= GUTTER && x <= width + 1) {
       out += `<path class="violation" d="M${x.toFixed(1)} 0V${height}"/>`;
-      const left = x > width - 130 ? x - 128 : x;
-      axis += `<rect x="${left}" y="2" width="128" height="17" rx="3" fill="var(--bad)"/><text class="on" x="${left + 5}" y="14">✗ ${html(data.violation.check).slice(0, 20)}</text>`;
+      axis += `<rect x="${flagAt}" y="2" width="128" height="17" rx="3" fill="var(--bad)"/><text class="on" x="${flagAt + 5}" y="14">✗ ${html(data.violation.check).slice(0, 20)}</text>`;
     }
   }
   for (const lane of lanes) {
@@ -426,7 +432,7 @@ function tell(row) {
   draw();
 }
 const inStory = e => isOf(e, story) || e.kind === 'violation' || (e.lane[0] === 'f' && e.kind !== 'poison')
-  || (story.owners.has(e.owner) && !e.rows && ['faults', 'leases'].includes(kindOf(e.kind).group));
+  || (story.owners.has(e.owner) && !e.rows && (['faults', 'leases'].includes(kindOf(e.kind).group) || ['settled', 'closed'].includes(e.kind)));
 function fillList() {
   const find = $('find').value.trim().toLowerCase();
   listed = data.events.filter(e => (story ? inStory(e) : e.kind === 'violation' || shownGroups.has(kindOf(e.kind).group)) && (!find || plain(e).includes(find)));
@@ -454,12 +460,12 @@ function follow() {
 }
 
 // --- hands
-const tip = $('tip');
 function tipFor(target) {
   const list = [];
   if (target.dataset.e) {
     const all = target.dataset.e.split(' ').map(i => data.events[i]);
-    for (const e of all.slice(0, 12)) list.push(`<div><span class="t">${exact(e.at)}</span>${words(e.text)}</div>`);
+    const most = [...all].sort((a, b) => kindOf(b.kind).weight - kindOf(a.kind).weight).slice(0, 12).sort((a, b) => a.i - b.i);
+    for (const e of most) list.push(`<div><span class="t">${exact(e.at)}</span>${words(e.text)}</div>`);
     if (all.length > 12) list.push(`<div>and ${all.length - 12} more: zoom in</div>`);
   }
   if (target.dataset.b) { const b = data.bars[target.dataset.b]; list.push(`<div><span class="t">${exact(b.from)} – ${exact(b.to)}</span></div><div>${words(b.text)}</div>`); }
@@ -537,7 +543,8 @@ $('about').textContent = data.about.join(' · ') + (data.left_out ? ` · ${data.
 if (data.violation) {
   $('violation').hidden = $('to-violation').hidden = false;
   $('violation').innerHTML = `<b>✗ ${html(data.violation.check)}</b> is violated at ${exact(data.violation.at)}: ${words(data.violation.text)}`;
-  const [, id, line] = /\b([0-9a-z]{8}),? (?:line|row) (\d+)/.exec(data.violation.text) || [];
+  const text = data.violation.text;
+  const [, id, line] = /\b([0-9a-z]{8}),? (?:line|row) (\d+)/.exec(text) || /\b([0-9a-z]{8}) \[.*?lines: \{(\d+)/.exec(text) || [];
   const at = data.batches.findIndex(batch => batch.id === id);
   if (at >= 0) {
     $('violation').insertAdjacentHTML('beforeend', ` <button id="why">the story of row ${line}</button>`);
@@ -554,9 +561,9 @@ $('schedule').textContent = data.schedule;
 
 /** Where true time would put nearly all events on few pixels, quiet time is squeezed to begin with. */
 function crowded() {
-  const telling = data.events.filter(e => kindOf(e.kind).group !== 'routine');
   const columns = new Set(telling.map(e => Math.round(e.at / data.end_us * 900)));
-  return columns.size < Math.min(telling.length, 900) * 0.2;
+  const times = telling.map(e => e.at).sort((a, b) => a - b), part = share => times[Math.floor((times.length - 1) * share)] || 0;
+  return columns.size < Math.min(telling.length, 900) * 0.2 || part(0.9) - part(0.05) < data.end_us / 10;
 }
 const wish = new URLSearchParams(location.hash.slice(1));
 squeezed = wish.has('squeezed') ? wish.get('squeezed') === '1' : crowded();

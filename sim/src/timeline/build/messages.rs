@@ -46,10 +46,10 @@ impl Builder {
         let Some(at) = self.messages.get(&message).copied() else { return };
         let request = &mut self.out.messages[at];
         (request.heard, request.ok) = (Some(self.now), ok);
-        request.text = format!("{}. {text}", request.text);
+        let asked = request.text.clone();
+        request.text = format!("{asked}; {text}");
         if !ok {
-            let text = request.text.clone();
-            self.at_process(message.process, "trouble", text);
+            self.at_process(message.process, "trouble", format!("{text}: {asked}"));
         }
     }
 }
