@@ -17,6 +17,7 @@ pub mod coverage;
 pub mod draw;
 pub mod explore;
 pub mod fault;
+pub mod model_check;
 pub mod options;
 pub mod planted;
 pub mod rows;

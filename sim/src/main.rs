@@ -9,7 +9,7 @@ use sim::planted::PlantedBug;
 use sim::run_traced;
 use sim::schedule::Schedule;
 
-const USAGE: &str = "usage: sim explore [--schedules N] [--jobs J] [--seed FIRST] | sim replay SEED [--shrunk] | sim planted [--schedules N]";
+const USAGE: &str = "usage: sim explore [--schedules N] [--jobs J] [--seed FIRST] | sim replay SEED [--shrunk] | sim planted [--schedules N] | sim model-check [--scope NAME] [--mistakes]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
             None => usage(),
         },
         Some("planted") => planted(number(&args, "--schedules", 10_000)),
+        Some("model-check") => sim::model_check::command::model_check(&args),
         _ => usage(),
     }
 }

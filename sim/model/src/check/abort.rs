@@ -17,7 +17,7 @@ const NAME: &str = "11 abort";
 /// - later than `told`, where there are notifications, on a process that has been well, with the store there, since before the abort;
 /// - later than `notice` on a process that was well, with the store there, for all of that time;
 /// - later than a ttl and `notice` on any process with a steady clock: its licence has run out.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub struct Abort {
     notice: u64,
     told: Option<u64>,
@@ -29,7 +29,13 @@ pub struct Abort {
 impl Abort {
     /// For an empty store.
     pub fn new(notice: Duration, told: Option<Duration>) -> Self {
-        Self { notice: micros(notice), told: told.map(micros), health: Health::default(), aborted: BTreeMap::new(), outcomes: BTreeMap::new() }
+        Self {
+            notice: micros(notice),
+            told: told.map(micros),
+            health: Health::default(),
+            aborted: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
+        }
     }
 
     fn starts(&self, at: u64, process: Process, batch: BatchId) -> Result<(), Violation> {

@@ -31,7 +31,13 @@ pub struct BoundedRecovery {
 impl BoundedRecovery {
     /// For an empty store.
     pub fn new(slack: Duration) -> Self {
-        Self { slack: micros(slack), health: Health::default(), renewed_at: BTreeMap::new(), heartbeats_linger: false, next: None }
+        Self {
+            slack: micros(slack),
+            health: Health::default(),
+            renewed_at: BTreeMap::new(),
+            heartbeats_linger: false,
+            next: None,
+        }
     }
 
     fn in_time(&self, at: u64) -> Result<(), Violation> {
