@@ -9,7 +9,7 @@ use crate::rules::claim::BatchStatus;
 use crate::time::StoreTime;
 
 /// Which completion calls a worker makes.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Calls {
     /// Of batches of these operations.
     pub operations: Vec<String>,
@@ -27,7 +27,7 @@ impl Calls {
 }
 
 /// Asks for a call to make.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ClaimCall {
     /// Under which lease.
     pub lease: LeaseId,
@@ -39,7 +39,7 @@ pub struct ClaimCall {
 }
 
 /// The answer to a claim of a call.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ClaimCallReply {
     /// Granted, perhaps nothing.
     Granted {
@@ -57,7 +57,7 @@ pub enum ClaimCallReply {
 }
 
 /// A call handed to a worker.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CallGrant {
     /// Which end, and under which token.
     pub key: CallKey,
@@ -79,7 +79,7 @@ pub struct CallKey {
 }
 
 /// The end of one generation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BatchEnd {
     /// The batch's key, where it was submitted under one.
     pub key: Option<String>,
@@ -100,7 +100,7 @@ pub struct BatchEnd {
 }
 
 /// What came of a call, to be recorded. May be repeated as it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RecordCall {
     /// The lease under which it was claimed.
     pub lease: LeaseId,
@@ -111,7 +111,7 @@ pub struct RecordCall {
 }
 
 /// What came of a call.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum CallOutcome {
     /// It was heard: no more calls for this end.
     Delivered,
@@ -127,7 +127,7 @@ pub enum CallOutcome {
 }
 
 /// What became of the record of a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CallVerdict {
     /// Recorded now.
     Recorded,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::calls::Calls;
 
 /// The timings of a lease and its watch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Timing {
     /// How long a lease lasts without a renewal.
     pub ttl: Duration,
@@ -115,7 +115,7 @@ impl fmt::Display for TimingError {
 impl std::error::Error for TimingError {}
 
 /// A worker's options beyond its lease.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct WorkerOptions {
     /// The timings of lease and watch.
     pub timing: Timing,

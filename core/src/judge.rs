@@ -18,7 +18,7 @@ use crate::store::{
 use crate::time::{Instant, StoreTime};
 
 /// How a judge looks.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct JudgeOptions {
     /// The judge's own timings: how often it scans, how long a request may take.
     pub timing: Timing,
@@ -31,7 +31,7 @@ pub struct JudgeOptions {
 }
 
 /// What a judge is told.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum JudgeInput {
     /// The store answered, or did not.
     Store(RequestId, Result<StoreReply, StoreFailure>),
@@ -48,7 +48,7 @@ pub enum JudgeInput {
 }
 
 /// What a judge wants done.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum JudgeEffect {
     /// Ask the store.
     Store(RequestId, StoreRequest),
@@ -61,7 +61,7 @@ pub enum JudgeEffect {
 }
 
 /// What a judge did.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum JudgeEvent {
     /// A lease was declared dead by this judge.
     Recovered {
@@ -79,14 +79,14 @@ pub enum JudgeEvent {
 }
 
 /// An act of recovery that waits or is under way. One at a time is under way; one that cannot be done blocks no other.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct Act {
     view: LeaseView,
     now: StoreTime,
     cause: EndCause,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 enum Acting {
     No,
     /// Asking the second witness about a lease that lapsed.
@@ -98,7 +98,7 @@ enum Acting {
 const REPORTS_MAX: usize = 64;
 
 /// The judging machine of one worker.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub struct Judge {
     options: JudgeOptions,
     own_lease: Option<LeaseId>,

@@ -28,7 +28,7 @@ use keeping::Held;
 use taking::Predecessor;
 
 /// Who the keeper keeps a lease for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct KeeperOptions {
     /// The worker's name.
     pub worker: String,
@@ -49,7 +49,7 @@ pub struct KeeperOptions {
 }
 
 /// What a keeper is told.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum KeeperInput {
     /// The store answered, or did not.
     Store(RequestId, Result<StoreReply, StoreFailure>),
@@ -62,7 +62,7 @@ pub enum KeeperInput {
 }
 
 /// What a worker wants of its keeper.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum KeeperCommand {
     /// What the worker holds: for the mirror, and for the question which batches are closed (S2).
     Running(Vec<(BatchId, LineSet)>),
@@ -73,7 +73,7 @@ pub enum KeeperCommand {
 }
 
 /// What a keeper wants done.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum KeeperEffect {
     /// Ask the store.
     Store(RequestId, StoreRequest),
@@ -86,7 +86,7 @@ pub enum KeeperEffect {
 }
 
 /// What a worker learns about its lease.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum LeaseEvent {
     /// L1: the lease is held; claims may begin. Also tells of every renewal.
     Held {
@@ -111,7 +111,7 @@ pub enum LeaseEvent {
     Dropped,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 enum State {
     /// Before a lease: `next_at` is when to ask (again).
     Taking { next_at: Instant, asked: Option<(RequestId, Instant)>, predecessor: Option<Predecessor> },
@@ -128,7 +128,7 @@ enum State {
 }
 
 /// What follows once the crashes are taken back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum AfterWithdrawal {
     TakeAnother,
     /// S1: the worker wants to leave.
@@ -141,7 +141,7 @@ enum AfterWithdrawal {
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(1);
 
 /// The lease-keeping machine of one worker.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub struct Keeper {
     options: KeeperOptions,
     ids: Stream,

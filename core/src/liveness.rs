@@ -7,7 +7,7 @@ use crate::ids::{BatchId, LeaseId};
 use crate::lines::LineSet;
 
 /// A request to the second witness.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum LivenessRequest {
     /// L2, L3: set or extend the heartbeat, and publish the running rows in full: a mirror for people.
     Beat {
@@ -42,7 +42,7 @@ pub enum LivenessRequest {
 }
 
 /// A reply of the second witness. No reply means that it cannot vouch.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum LivenessReply {
     /// To [`LivenessRequest::Beat`], [`LivenessRequest::Publish`] and [`LivenessRequest::Leave`].
     Done,

@@ -1,7 +1,7 @@
 //! Random numbers as values: a stream that is fully given by its seed.
 
 /// SplitMix64 (Steele, Lea, Flood 2014). Not for secrets: it spreads backoffs, and ids where the seed is unique.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub struct Stream {
     state: u64,
 }

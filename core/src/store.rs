@@ -12,7 +12,7 @@ use crate::rules::claim::BatchStatus;
 use crate::time::StoreTime;
 
 /// A request to the row store.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum StoreRequest {
     /// L1, R5: take a lease.
     TakeLease(TakeLease),
@@ -67,7 +67,7 @@ pub enum StoreRequest {
 }
 
 /// A reply of the row store; its variants pair with [`StoreRequest`]'s.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum StoreReply {
     /// To [`StoreRequest::TakeLease`].
     TakeLease(TakeLeaseReply),
@@ -99,7 +99,7 @@ pub enum StoreReply {
 }
 
 /// Why a request has no reply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StoreFailure {
     /// It did not happen, and will not.
     NotDone,
@@ -119,7 +119,7 @@ pub struct ProcessIdentity {
 }
 
 /// L1: what a worker says when it takes a lease.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct TakeLease {
     /// Chosen by the worker, so that a take with an unknown end is repeated as it is.
     pub lease: LeaseId,
@@ -140,7 +140,7 @@ pub struct TakeLease {
 }
 
 /// The answer to a take.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum TakeLeaseReply {
     /// The lease is live: taken now or by an earlier try.
     Taken,
@@ -156,7 +156,7 @@ pub enum TakeLeaseReply {
 }
 
 /// The answer to a renewal.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum RenewReply {
     /// Extended.
     Renewed {
@@ -171,7 +171,7 @@ pub enum RenewReply {
 }
 
 /// C1, C3: what a worker wants.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct Claim {
     /// Under which lease.
     pub lease: LeaseId,
@@ -189,7 +189,7 @@ pub struct Claim {
 }
 
 /// The answer to a claim.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum ClaimReply {
     /// Granted, perhaps nothing.
     Granted {
@@ -209,7 +209,7 @@ pub enum ClaimReply {
 }
 
 /// A span handed to a worker.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct Grant {
     /// Its batch.
     pub batch: BatchId,
@@ -230,7 +230,7 @@ pub struct Grant {
 }
 
 /// A row to run.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct GrantedRow {
     /// Its 1-based place in the batch.
     pub line: u64,
@@ -241,7 +241,7 @@ pub struct GrantedRow {
 }
 
 /// O3: a group of answers. All items are of one lease.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct Record {
     /// The lease under which the lines were claimed.
     pub lease: LeaseId,
@@ -250,7 +250,7 @@ pub struct Record {
 }
 
 /// One row's answer.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct RecordItem {
     /// The batch.
     pub batch: BatchId,
@@ -265,7 +265,7 @@ pub struct RecordItem {
 }
 
 /// O5, O6: what came of a run.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum Answer {
     /// Done, with the result as JSON text.
     Success(Box<str>),
@@ -283,7 +283,7 @@ pub enum Answer {
 }
 
 /// O1: what became of one answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// Recorded now: the span under this token still held the line.
     Recorded(Recorded),
@@ -294,7 +294,7 @@ pub enum Verdict {
 }
 
 /// What was recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Recorded {
     /// The outcome `success`.
     Success,
@@ -305,7 +305,7 @@ pub enum Recorded {
 }
 
 /// A live lease as a judge sees it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct LeaseView {
     /// Which lease.
     pub lease: LeaseId,
@@ -324,7 +324,7 @@ pub struct LeaseView {
 }
 
 /// The answer to a look.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct LookReply {
     /// The store's clock.
     pub now: StoreTime,
@@ -335,7 +335,7 @@ pub struct LookReply {
 }
 
 /// R3: an act of recovery, conditional on what was seen.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct Recover {
     /// The lease to declare dead.
     pub lease: LeaseId,
@@ -351,7 +351,7 @@ pub struct Recover {
 }
 
 /// Why a lease ends other than by its own worker dropping it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EndCause {
     /// R2: past its time and unchanged through a second look. Its lines become suspect (P2).
     Lapsed,
@@ -362,7 +362,7 @@ pub enum EndCause {
 }
 
 /// The answer to a recovery.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum RecoverReply {
     /// Declared dead, spans freed.
     Recovered {
@@ -391,7 +391,7 @@ pub enum Operated {
 }
 
 /// S5: which rows an operator has run again.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum RetryRows {
     /// All that failed.
     Failed,
@@ -408,7 +408,7 @@ pub enum RetryRows {
 }
 
 /// S5: what came of an operator's retry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Retried {
     /// Done, as far as anything matched.
     Rows {

@@ -48,7 +48,7 @@ pub struct RunKey {
 }
 
 /// What a worker is told.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum WorkerInput {
     /// The keeper tells about the lease.
     Lease(LeaseEvent),
@@ -71,7 +71,7 @@ pub enum WorkerInput {
 }
 
 /// What came of a run.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum RunAnswer {
     /// Done, with the result as JSON text.
     Success(Box<str>),
@@ -87,7 +87,7 @@ pub enum RunAnswer {
 }
 
 /// What a worker wants done.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum WorkerEffect {
     /// Ask the store.
     Store(RequestId, StoreRequest),
@@ -112,7 +112,7 @@ pub enum WorkerEffect {
 }
 
 /// A row to run.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct StartRun {
     /// Which run.
     pub key: RunKey,
@@ -127,7 +127,7 @@ pub struct StartRun {
 }
 
 /// What happened, for people.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum WorkerEvent {
     /// A lease is held and claims may begin.
     LeaseTaken(LeaseId),
@@ -162,7 +162,7 @@ pub enum WorkerEvent {
 }
 
 /// Why a worker left.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ExitReason {
     /// Asked to (S1).
     Stopped,
@@ -172,7 +172,7 @@ pub enum ExitReason {
     NameInUse(String),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct Licence {
     lease: LeaseId,
     ends: Instant,
@@ -181,7 +181,7 @@ struct Licence {
 }
 
 /// The worker machine.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub struct Worker {
     options: WorkerOptions,
     random: Stream,

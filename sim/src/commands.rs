@@ -1,6 +1,7 @@
 //! The commands, one module each, and what they share: which schedule is meant, and exit codes.
 
 mod explore;
+mod model_check;
 #[cfg(madsim)]
 mod net;
 mod original;
@@ -57,6 +58,9 @@ pub enum Command {
     Timeline(timeline::Timeline),
     /// Tell after how many schedules each planted bug is found
     Planted(planted::Planted),
+    /// Go through all interleavings of small scopes
+    #[command(after_help = EXIT_CODES)]
+    ModelCheck(model_check::ModelCheck),
     /// Tell which windows the protocol that ours descends from falls into
     Original(original::Original),
     /// Level 2: run one seed on the simulated network again
@@ -77,6 +81,7 @@ impl Command {
             Self::Shrink(shrink) => shrink.run(),
             Self::Timeline(timeline) => timeline.run(),
             Self::Planted(planted) => Ok(planted.run()),
+            Self::ModelCheck(check) => Ok(check.run()),
             Self::Original(original) => Ok(original.run()),
             #[cfg(madsim)]
             Self::Net(net) => Ok(net.run()),

@@ -21,6 +21,7 @@ pub mod coverage;
 pub mod draw;
 pub mod explore;
 pub mod fault;
+pub mod model_check;
 #[cfg(madsim)]
 pub mod net;
 pub mod options;

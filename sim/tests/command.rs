@@ -9,6 +9,7 @@ use sim::planted::PlantedBug;
 use sim::schedule::{Schedule, file};
 use sim::{run, run_planted};
 
+#[allow(clippy::unwrap_used)]
 fn sim(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sim")).args(args).current_dir(folder).output().unwrap()
 }

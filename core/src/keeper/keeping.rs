@@ -18,7 +18,7 @@ const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 /// Answers to so many renewals are waited for at once; older ones are forgotten.
 const RENEWALS_ASKED_MAX: usize = 8;
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Held {
     /// Renewals whose answer is still of interest, oldest first.
     pub(super) asked: VecDeque<(RequestId, Instant)>,

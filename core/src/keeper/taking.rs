@@ -13,7 +13,7 @@ use crate::store::{EndCause, LeaseView, Recover, StoreRequest, TakeLease, TakeLe
 use crate::time::{Instant, StoreTime};
 
 /// R5: a live lease under our stable name.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Predecessor {
     pub(super) look: SecondLook,
     pub(super) view: LeaseView,

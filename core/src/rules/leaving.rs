@@ -72,7 +72,7 @@ pub fn s3_moved_at(moved_at: StoreTime, now: StoreTime) -> StoreTime {
 }
 
 /// S3: how far an append's record is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AppendState {
     /// Its rows are being stored beyond the batch's total.
     Loading,

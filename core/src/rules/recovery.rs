@@ -8,7 +8,7 @@ use crate::store::{EndCause, LeaseView, ProcessIdentity};
 use crate::time::{Instant, StoreTime};
 
 /// What a machine says of a process id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ProcessState {
     /// A process of that id and start time runs (stopped ones too).
     Running,
@@ -86,7 +86,7 @@ pub fn r2_too_far_ahead(lease: &LeaseView, now: StoreTime) -> bool {
 }
 
 /// R2: a judge's own watch over one lease: since when it has been seen unchanged, on the judge's monotonic clock.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct SecondLook {
     /// Which lease.
     pub lease: LeaseId,

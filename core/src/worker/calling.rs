@@ -12,7 +12,7 @@ use crate::store::{StoreFailure, StoreReply, StoreRequest};
 use crate::time::Instant;
 
 /// What came of a call.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum CallAnswer {
     /// It was heard.
     Delivered,
@@ -23,7 +23,7 @@ pub enum CallAnswer {
 }
 
 /// Calls under way, and what is owed to the store about them.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Calling {
     asked: Option<(RequestId, Instant)>,
     next_at: Instant,
@@ -33,7 +33,7 @@ pub(super) struct Calling {
     owed: BTreeMap<CallKey, Owed>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct RunningCall {
     lease: LeaseId,
     started_at: Instant,
@@ -43,7 +43,7 @@ struct RunningCall {
 }
 
 /// Why a call was cancelled: decides what becomes of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum CancelCallReason {
     /// O6: a try that failed.
     Timeout,
@@ -53,7 +53,7 @@ pub(super) enum CancelCallReason {
     LeaseEnds,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct Owed {
     record: RecordCall,
     asked: Option<(RequestId, Instant)>,

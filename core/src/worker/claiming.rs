@@ -10,7 +10,7 @@ use crate::rules::claim::{c3_claim_lines, c3_lines_ahead, c3_newcomer_lines};
 use crate::store::{Claim, ClaimReply, Grant, StoreFailure, StoreReply, StoreRequest};
 use crate::time::Instant;
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) enum ClaimState {
     Idle,
     Asked {

@@ -11,7 +11,7 @@ use crate::rules::leaving::s1_grace_ends;
 use crate::store::{StoreFailure, StoreReply, StoreRequest};
 use crate::time::Instant;
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) enum Leaving {
     No,
     /// S1: claims nothing; running rows may end until `grace_ends`.
@@ -36,13 +36,13 @@ impl Leaving {
 type Lines = BTreeMap<(BatchId, Token), Vec<u64>>;
 
 /// Lines on their way back. One request at a time, repeated until its end is known (O2).
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub(super) struct WaitingGiveBack {
     waiting: BTreeMap<LeaseId, Lines>,
     under_way: Option<GiveBackRequest>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct GiveBackRequest {
     lease: LeaseId,
     lines: Vec<(BatchId, Token, LineSet)>,

@@ -11,7 +11,7 @@ use crate::ids::{BatchId, Token};
 use crate::store::GrantedRow;
 
 /// A span held, as far as it is not started.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct QueuedSpan {
     pub(super) batch: BatchId,
     pub(super) token: Token,
@@ -22,7 +22,7 @@ pub(super) struct QueuedSpan {
 }
 
 /// What is held of one batch. Neither it nor a span of it is without rows.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct OfBatch {
     batch: BatchId,
     spans: VecDeque<QueuedSpan>,
@@ -30,7 +30,7 @@ struct OfBatch {
 }
 
 /// All of them: the batch that has waited longest for a turn first.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub(super) struct Queue {
     waiting: VecDeque<OfBatch>,
     rows: u64,

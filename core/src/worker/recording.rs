@@ -10,7 +10,7 @@ use crate::store::{Answer, Record, RecordItem, StoreFailure, StoreReply, StoreRe
 use crate::time::Instant;
 
 /// Answers on their way to the store.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub(super) struct Recording {
     /// Answers that wait for a group, oldest first.
     waiting: VecDeque<Waiting>,
@@ -22,14 +22,14 @@ pub(super) struct Recording {
     full_bytes: usize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct Waiting {
     lease: LeaseId,
     since: Instant,
     item: RecordItem,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct Group {
     record: Record,
     asked: Option<(RequestId, Instant)>,

@@ -9,7 +9,7 @@ use crate::rules::outcome::o6_deadline;
 use crate::store::Answer;
 use crate::time::Instant;
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Run {
     pub(super) lease: LeaseId,
     started_at: Instant,
@@ -20,7 +20,7 @@ pub(super) struct Run {
 }
 
 /// Why a run was cancelled: decides what becomes of its line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum CancelReason {
     /// O6: an attempt.
     Timeout,

@@ -23,7 +23,7 @@ pub enum OutcomeStatus {
 }
 
 /// Why an outcome was recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RecordedWhy {
     /// The handler's own answer.
     Answered,
@@ -34,7 +34,7 @@ pub enum RecordedWhy {
 }
 
 /// Why lines became free.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FreedWhy {
     /// C1: the rest of a free span of which a part was claimed. It was free before, too.
     Split,
@@ -51,7 +51,7 @@ pub enum FreedWhy {
 }
 
 /// How a lease ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LeaseEnd {
     /// S1: dropped by its own worker.
     Dropped,
@@ -64,7 +64,7 @@ pub enum LeaseEnd {
 }
 
 /// A worker's link, cut in one or both directions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Link {
     /// To the row store.
     Store,
@@ -73,7 +73,7 @@ pub enum Link {
 }
 
 /// One thing that happened. Within a transaction the order of events is that of its writes.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum Event {
     /// L1: a lease was inserted.
     LeaseTaken {

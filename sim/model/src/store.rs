@@ -44,7 +44,7 @@ use self::stopping::Stopping;
 use crate::history::{Event, FreedWhy, LeaseEnd};
 
 /// The store's state.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct ModelStore {
     last_token: LastToken,
     batches: BTreeMap<BatchId, Batch>,
@@ -61,7 +61,7 @@ pub struct ModelStore {
     touched: BTreeSet<BatchId>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 struct LastToken(Token);
 
 impl Default for LastToken {
@@ -70,7 +70,7 @@ impl Default for LastToken {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 struct Lease {
     take: TakeLease,
     taken_at: StoreTime,

@@ -83,7 +83,7 @@ pub struct SpanView {
 }
 
 /// S2: lines of an aborted batch that may still run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct StoppingView {
     /// The token that they were held under.
     pub token: Token,
@@ -98,7 +98,7 @@ pub struct StoppingView {
 }
 
 /// An outcome.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct OutcomeView {
     /// The line.
     pub line: u64,
@@ -118,7 +118,7 @@ pub struct OutcomeView {
 
 /// Counts kept by one lease for one batch. Operators' retries take off the outcomes that they take away under lease 0, which may
 /// be below zero by that; the sum over all leases never is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Tally {
     /// Outcomes `success`.
     pub success: i64,
@@ -163,7 +163,7 @@ pub struct LogCounts {
 }
 
 /// Rows by status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct RowCounts {
     /// Never claimed, or free.
     pub queued: u64,

@@ -17,7 +17,7 @@ const NAME: &str = "11 abort";
 /// - later than `told`, where there are notifications, on a process that has been well, with the store there, since before the abort;
 /// - later than `notice` on a process that was well, with the store there, for all of that time;
 /// - later than a ttl and `notice` on any process with a steady clock: its licence has run out.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub struct Abort {
     notice: u64,
     told: Option<u64>,

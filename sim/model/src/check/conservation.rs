@@ -20,14 +20,14 @@ const NAME: &str = "1 conservation";
 /// - by each snapshot, from scratch: every line of a batch is in exactly one of: an outcome, a span, beyond the cursor; every
 ///   held span's lease is live; an ended batch has nothing but outcomes, an aborted one no span; the counts and tallies
 ///   that the store keeps equal the rows and the log; and the snapshot is what the events say.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct Conservation {
     batches: BTreeMap<BatchId, Mirror>,
     live: BTreeSet<LeaseId>,
     purged: BTreeSet<BatchId>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Place {
     Fresh,
     Free(Token),
@@ -36,7 +36,7 @@ enum Place {
     Aborted,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct Mirror {
     /// The first line that was never claimed.
     cursor: u64,

@@ -18,7 +18,7 @@ const NAME: &str = "8 ends once";
 /// completion for each end, and no other; that a completion call is made only
 /// for an end, and recorded as delivered once, after a call; that a call is held by live leases only, and by nobody once it is
 /// delivered, which it then stays; that only an ended batch is purged, and that nothing is noted of it afterwards.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct EndsOnce {
     batches: BTreeMap<BatchId, Life>,
     ends: BTreeMap<(BatchId, u32), BatchStatus>,
@@ -28,7 +28,7 @@ pub struct EndsOnce {
     delivered_in_state: BTreeSet<(BatchId, u32)>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct Life {
     generation: u32,
     failed: BTreeSet<u64>,

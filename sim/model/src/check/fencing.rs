@@ -12,7 +12,7 @@ const NAME: &str = "3 fencing";
 
 /// Asserts that an answer is recorded under the newest token that its line ever had, that a row which crashed too often is
 /// recorded under a newer one, and that in every snapshot each span's and each outcome's token is its lines' newest.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct Fencing {
     newest: BTreeMap<BatchId, Vec<Token>>,
 }

@@ -7,7 +7,7 @@ use fencepost_core::{LeaseId, Timing};
 use crate::history::{Event, Link, Process};
 
 /// Facts about one process.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Facts {
     pub timing: Timing,
     pub steady: bool,
@@ -33,7 +33,7 @@ impl Facts {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub(super) struct Health {
     processes: BTreeMap<Process, Facts>,
     of_lease: BTreeMap<LeaseId, Process>,

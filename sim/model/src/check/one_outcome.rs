@@ -14,13 +14,13 @@ const NAME: &str = "2 one outcome";
 /// token and status, and that a snapshot has none that was not told. Only an operator's retry takes outcomes away, and only
 /// those of the lines it names (of a batch whose events are not told, as many as its log has superseded since), and a purge, which
 /// takes all of a batch; after it none is recorded.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct OneOutcome {
     batches: BTreeMap<BatchId, Known>,
     purged: BTreeSet<BatchId>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 struct Known {
     outcomes: BTreeMap<u64, (Token, OutcomeStatus)>,
     superseded: u64,

@@ -20,7 +20,7 @@ const FREE_SPANS_MAX: usize = 64;
 ///
 /// Suspects are left out: they wait for the few who may take them, and invariant 7 sees to their end. For stores that do one
 /// transaction at a time; one that skips locked records may pass by a line that is just being claimed.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct Order {
     batches: BTreeMap<BatchId, Waiting>,
     handles: BTreeMap<LeaseId, Vec<String>>,
@@ -28,7 +28,7 @@ pub struct Order {
 }
 
 /// An open batch.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct Waiting {
     operation: String,
     priority: i32,
@@ -47,7 +47,7 @@ impl Waiting {
 }
 
 /// The claim under way.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Current {
     lease: LeaseId,
     number: u64,

@@ -13,7 +13,7 @@ const NAME: &str = "4 ownership";
 /// Asserts that a line is claimed only while nobody holds it, by a lease that is live at that moment; that every change of
 /// hands gives it a larger token than it ever had; that it is recorded or given back only by who holds it; that no two
 /// spans carry one token and no claim reuses one.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct Ownership {
     lines: BTreeMap<(BatchId, u64), Line>,
     live: BTreeSet<LeaseId>,
@@ -21,7 +21,7 @@ pub struct Ownership {
 }
 
 /// The tokens that were drawn so far.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 enum Drawn {
     /// By one transaction after the other: each is larger than all before.
     InOrder(Option<Token>),
@@ -53,7 +53,7 @@ impl Drawn {
     }
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Hash, Default)]
 struct Line {
     holder: Option<LeaseId>,
     token: Option<Token>,

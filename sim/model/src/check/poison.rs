@@ -20,7 +20,7 @@ const NAME: &str = "9 poison";
 ///   batch has no fresh line; a lease holds one suspect span at a time;
 /// - only a line that was held alone crashes, and not by its lease's being dropped;
 /// - a row that kills its worker never succeeds; no other row fails by crashes of which one was the doing of another row.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub struct Poison {
     health: Health,
     kills: BTreeSet<(BatchId, u64)>,
@@ -34,7 +34,7 @@ pub struct Poison {
     many_at_once: bool,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 struct Span {
     batch: BatchId,
     lease: Option<LeaseId>,
@@ -46,7 +46,7 @@ struct Span {
     whole: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 struct Counters {
     used: u32,
     crashed: u32,

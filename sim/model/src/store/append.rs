@@ -11,7 +11,7 @@ use fencepost_core::{AppendId, BatchId, LineRange, StoreTime};
 use super::{Event, ModelStore};
 
 /// An append's record, with what it staged.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Append {
     pub batch: BatchId,
     key: Option<Box<str>>,

@@ -13,7 +13,7 @@ use crate::history::OutcomeStatus;
 use crate::view::{RowCounts, Tally};
 
 /// What a submit says of its batch.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BatchSpec {
     /// Its id, chosen by the submitter.
     pub batch: BatchId,
@@ -47,7 +47,7 @@ impl BatchSpec {
 }
 
 /// Rows to load.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Rows {
     /// So many rows with empty inputs: they cost no memory.
     Empty(u64),
@@ -56,7 +56,7 @@ pub enum Rows {
 }
 
 /// A recorded outcome.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Outcome {
     /// How the row ended.
     pub status: OutcomeStatus,
@@ -79,7 +79,7 @@ pub struct Outcome {
 }
 
 /// Who holds a span.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Holder {
     pub lease: LeaseId,
     pub number: u64,
@@ -87,7 +87,7 @@ pub(super) struct Holder {
 }
 
 /// A span; its token is the key that it is kept under.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Span {
     pub lines: LineSet,
     pub holder: Option<Holder>,
@@ -111,7 +111,7 @@ impl Span {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Batch {
     pub spec: BatchSpec,
     pub status: BatchStatus,

@@ -13,7 +13,7 @@ use super::{Event, ModelStore};
 use crate::view::{CallView, CompletionView, RowCounts};
 
 /// The end of one generation, and its call.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Completion {
     pub(super) batch: BatchId,
     pub(super) generation: u32,
@@ -23,7 +23,7 @@ pub(super) struct Completion {
 }
 
 /// Where a call is in its life.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub(super) struct Call {
     token: Option<Token>,
     lease: Option<LeaseId>,

@@ -29,7 +29,7 @@ pub enum LogKind {
 }
 
 /// An entry in the log of attempts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LogEntry {
     /// In which generation; of a superseded outcome: its own.
     pub generation: u32,
@@ -48,7 +48,7 @@ pub struct LogEntry {
 }
 
 /// The log of one batch.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub(super) struct Log {
     entries: Vec<LogEntry>,
     /// Entries of the kinds that count per line.

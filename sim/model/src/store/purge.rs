@@ -13,7 +13,7 @@ use super::batch::Batch;
 use super::{Event, ModelStore};
 
 /// A batch whose purge has begun: nothing of it is seen any more.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Purge {
     rows: u64,
     last_line: u64,

@@ -8,7 +8,7 @@ use fencepost_core::{BatchId, LeaseId, LineSet, Token};
 use crate::view::StoppingView;
 
 /// What was held at an abort, by token, as far as its end was not told.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub(super) struct Stopping(BTreeMap<Token, StoppingView>);
 
 impl Stopping {
