@@ -324,12 +324,8 @@ impl Fault {
             Self::CrashAt { worker, effects, restart_after_us } if effects > 0 => {
                 vec![Self::CrashAt { worker, effects: effects / 2, restart_after_us }]
             }
-            Self::StoreClockJump { by_us } => {
-                smaller(by_us).map(|by_us| Self::StoreClockJump { by_us }).collect()
-            }
-            Self::WitnessClockJump { by_us } => {
-                smaller(by_us).map(|by_us| Self::WitnessClockJump { by_us }).collect()
-            }
+            Self::StoreClockJump { by_us } => smaller(by_us).map(|by_us| Self::StoreClockJump { by_us }).collect(),
+            Self::WitnessClockJump { by_us } => smaller(by_us).map(|by_us| Self::WitnessClockJump { by_us }).collect(),
             Self::Failover { behind_us } => halves(behind_us).map(|behind_us| Self::Failover { behind_us }).collect(),
             _ => Vec::new(),
         }

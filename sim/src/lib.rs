@@ -9,12 +9,14 @@
 //! | running one schedule | [`run`], [`run_planted`] |
 //! | many schedules, and the report of a failure | [`explore`] |
 //! | making a failing schedule small | [`shrink`] |
+//! | all faults, and pairs of some, in small scopes | [`exhaustive`] |
 //! | what was seen | [`coverage`] |
 //! | bugs that must be found | [`planted`] |
 
 pub mod checks;
 pub mod coverage;
 pub mod draw;
+pub mod exhaustive;
 pub mod explore;
 pub mod fault;
 pub mod options;

@@ -1,15 +1,15 @@
-//! `sim explore --schedules N --jobs J --seed S`, `sim replay SEED [--shrunk]`, `sim planted`.
+//! `sim explore --schedules N --jobs J --seed S`, `sim replay SEED [--shrunk]`, `sim planted`, `sim exhaustive`.
 
 use std::process::ExitCode;
 use std::time::Instant;
 
 use sim::coverage::Mark;
-use sim::explore::{Failure, explore, find_planted};
-use sim::planted::PlantedBug;
+use sim::explore::{Failure, explore};
+use sim::planted::table;
 use sim::run_traced;
 use sim::schedule::Schedule;
 
-const USAGE: &str = "usage: sim explore [--schedules N] [--jobs J] [--seed FIRST] | sim replay SEED [--shrunk] | sim planted [--schedules N]";
+const USAGE: &str = "usage: sim explore [--schedules N] [--jobs J] [--seed FIRST] | sim replay SEED [--shrunk] | sim planted [--schedules N] | sim exhaustive";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -19,20 +19,21 @@ fn main() -> ExitCode {
             Some(seed) => replay(seed, args.iter().any(|arg| arg == "--shrunk")),
             None => usage(),
         },
-        Some("planted") => planted(number(&args, "--schedules", 10_000)),
+        Some("exhaustive") => exhaustive(),
+        Some("planted") => planted(number(&args, "--schedules", 100_000)),
         _ => usage(),
     }
 }
 
-/// Prints after how many schedules each planted bug is found.
+/// Prints after how many schedules each planted bug is found, and how.
 fn planted(schedules: u64) -> ExitCode {
-    for bug in PlantedBug::ALL {
-        match find_planted(bug, 0..schedules) {
-            Some((seed, violation)) => println!("{bug:?}: {} schedules, {violation:.200}", seed + 1),
-            None => println!("{bug:?}: not found in {schedules}"),
-        }
-    }
-    ExitCode::SUCCESS
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if table(schedules, threads, |line| print!("{line}")) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn exhaustive() -> ExitCode {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if sim::exhaustive::all(threads, |line| print!("{line}")) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn usage() -> ExitCode {

@@ -11,8 +11,29 @@ type Kind = fn(&mut Draw, &Options) -> Fault;
 
 /// All kinds, weighted by how often they stand here.
 const KINDS: [Kind; 24] = [
-    lose_replies, delay, duplicate, cut_store, cut_store, cut_witness, pause, pause, crash, crash, crash_at, twin, stop,
-    store_away, store_restart, store_clock, worker_clock, witness_loss, witness_trouble, hold, append, abort, retry,
+    lose_replies,
+    delay,
+    duplicate,
+    cut_store,
+    cut_store,
+    cut_witness,
+    pause,
+    pause,
+    crash,
+    crash,
+    crash_at,
+    twin,
+    stop,
+    store_away,
+    store_restart,
+    store_clock,
+    worker_clock,
+    witness_loss,
+    witness_trouble,
+    hold,
+    append,
+    abort,
+    retry,
     purge,
 ];
 

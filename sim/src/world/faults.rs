@@ -45,7 +45,9 @@ impl World<'_> {
                 let Some(at) = self.victim(worker) else { return false };
                 self.processes[at].dies_after = Some((effects, restart_after_us));
             }
-            Fault::ClockRate { worker, millionths } => return self.change_clock(worker, Rate::from_millionths(millionths)),
+            Fault::ClockRate { worker, millionths } => {
+                return self.change_clock(worker, Rate::from_millionths(millionths));
+            }
             Fault::Twin { worker } => {
                 let slot = self.slot(worker);
                 self.start(slot);

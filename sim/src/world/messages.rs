@@ -1,11 +1,11 @@
 //! Messages between processes, store and witness, and what may happen to them on their way.
 
-use fencepost_core::{BatchId, RequestId};
 use fencepost_core::judge::JudgeInput;
 use fencepost_core::keeper::KeeperInput;
 use fencepost_core::liveness::{LivenessReply, LivenessRequest};
 use fencepost_core::store::{ClaimReply, RecordItem, RecoverReply, StoreFailure, StoreReply, StoreRequest, Verdict};
 use fencepost_core::worker::WorkerInput;
+use fencepost_core::{BatchId, RequestId};
 use fencepost_model::history::{self, FreedWhy, LeaseEnd, Link, RecordedWhy};
 
 use super::{Event, Machine, ProcessAt, StoreCall, World};
