@@ -1,5 +1,7 @@
 //! A simulator that finds nothing proves nothing: each planted bug must be found within so many schedules.
 
+#![allow(clippy::expect_used)]
+
 use std::path::Path;
 use std::process::Command;
 

@@ -479,7 +479,7 @@ mod tests {
 
     #[test]
     fn each_break_of_a_snapshot_is_told() {
-        let breaks: [(fn(&mut BatchView), &str); 9] = [
+        let breaks: [Break; 9] = [
             (|view| view.cursor = 0, "cursor 0"),
             (|view| view.cursor = 5, "cursor 5"),
             (|view| view.spans[0].lines = LineSet::range(2, 3), "in two places"),

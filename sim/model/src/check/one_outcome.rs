@@ -181,7 +181,7 @@ mod tests {
             checker.on_state(1, &good_view()).unwrap();
             checker
         };
-        let breaks: [(fn(&mut BatchView), &str); 3] = [
+        let breaks: [Break; 3] = [
             (|view| view.outcomes.push(view.outcomes[0].clone()), "has two outcomes"),
             (|view| view.outcomes[0].status = OutcomeStatus::Failed, "was (t1, Success) and is"),
             (|view| view.outcomes.push(OutcomeView { line: 2, ..view.outcomes[0].clone() }), "were not told"),

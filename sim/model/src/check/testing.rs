@@ -225,6 +225,9 @@ pub fn fails_with(mut checker: impl Checker, events: &[Event], words: &str) {
     assert!(seen.as_ref().is_err_and(|seen| seen.what.contains(words)), "{last:?}: {seen:?} and not {words:?}");
 }
 
+/// What breaks a batch's snapshot, and words of what is then seen.
+pub type Break = (fn(&mut BatchView), &'static str);
+
 /// What is seen of a snapshot is told in these words.
 pub fn state_fails_with(checker: &mut dyn Checker, view: &StoreView, words: &str) {
     let seen = checker.on_state(99, view);
