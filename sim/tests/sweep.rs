@@ -32,6 +32,7 @@ fn quiet_schedules_are_quiet() {
             core: u8::MAX,
             until_done: false,
             calls: false,
+            lost_per_mille: 0,
             ..Options::from_seed(seed)
         };
         let run = run(&Schedule { seed, options, faults: Vec::new() });
