@@ -1,5 +1,6 @@
 //! The commands, one module each, and what they share: which schedule is meant, and exit codes.
 
+mod exhaustive;
 mod explore;
 mod model_check;
 #[cfg(madsim)]
@@ -57,7 +58,11 @@ pub enum Command {
     #[command(after_help = EXIT_CODES)]
     Timeline(timeline::Timeline),
     /// Tell after how many schedules each planted bug is found
+    #[command(after_help = EXIT_CODES)]
     Planted(planted::Planted),
+    /// Run small settings with every single fault, and every pair of some, at every event
+    #[command(after_help = EXIT_CODES)]
+    Exhaustive(exhaustive::Exhaustive),
     /// Go through all interleavings of small scopes
     #[command(after_help = EXIT_CODES)]
     ModelCheck(model_check::ModelCheck),
@@ -81,6 +86,7 @@ impl Command {
             Self::Shrink(shrink) => shrink.run(),
             Self::Timeline(timeline) => timeline.run(),
             Self::Planted(planted) => Ok(planted.run()),
+            Self::Exhaustive(exhaustive) => Ok(exhaustive.run()),
             Self::ModelCheck(check) => Ok(check.run()),
             Self::Original(original) => Ok(original.run()),
             #[cfg(madsim)]
@@ -175,6 +181,6 @@ struct PlantedArg {
 }
 
 fn bugs() -> impl TypedValueParser<Value = PlantedBug> {
-    let names = PossibleValuesParser::new(PlantedBug::ALL.map(|bug| bug.to_string()));
+    let names = PossibleValuesParser::new(PlantedBug::all().iter().map(ToString::to_string));
     names.try_map(|name| PlantedBug::named(&name).ok_or("no such bug"))
 }

@@ -111,15 +111,6 @@ pub fn explore_planted(seeds: std::ops::Range<u64>, jobs: usize, bug: Option<Pla
     Sweep { coverage, failure }
 }
 
-/// The first of these seeds whose run with a planted bug violates anything, and what.
-pub fn find_planted(bug: PlantedBug, seeds: std::ops::Range<u64>) -> Option<(u64, Violation)> {
-    quiet_panics();
-    seeds.into_iter().find_map(|seed| {
-        let violation = run_planted(&Schedule::from_seed(seed), Some(bug)).violation?;
-        Some((seed, violation))
-    })
-}
-
 /// Panics of simulated code are results; they are not printed.
 pub fn quiet_panics() {
     static ONCE: std::sync::Once = std::sync::Once::new();

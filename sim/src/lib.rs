@@ -11,6 +11,7 @@
 //! | what a run tells of itself, and a page that draws it | [`trace`], [`timeline`] |
 //! | many schedules, and the report of a failure | [`explore`] |
 //! | making a failing schedule small | [`shrink`] |
+//! | all faults, and pairs of some, in small scopes | [`exhaustive`] |
 //! | what was seen | [`coverage`] |
 //! | bugs that must be found | [`planted`] |
 //! | level 2 | `net` |
@@ -19,6 +20,7 @@
 pub mod checks;
 pub mod coverage;
 pub mod draw;
+pub mod exhaustive;
 pub mod explore;
 pub mod fault;
 pub mod model_check;

@@ -265,7 +265,7 @@ impl<'a> World<'a> {
             heap: BinaryHeap::new(),
             events: Vec::new(),
             free: Vec::new(),
-            store: ModelStore::new(),
+            store: planted::store(bug),
             store_clock: WallClock::new(0, StoreTime(STORE_EPOCH), Rate::from_millionths(options.store_rate)),
             store_server: Presence::default(),
             witness: ModelLiveness::new(Instant::from_micros(0)),

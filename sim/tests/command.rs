@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use fencepost_model::store::Mistake;
 use sim::checks::{Kind, PANIC, Violation};
-use sim::explore::{Failure, find_planted};
-use sim::planted::PlantedBug;
+use sim::explore::Failure;
+use sim::planted::{Found, PlantedBug, find};
 use sim::schedule::{Schedule, file};
 use sim::{run, run_planted};
 
@@ -50,14 +51,15 @@ fn checks_are_told_apart() {
     let kind = |check| Violation { check, at_us: 0, what: String::new() }.kind();
     assert_eq!((kind("3 fencing"), kind("7 progress"), kind(PANIC)), (Kind::Safety, Kind::Liveness, Kind::Panic));
     // A planted bug after which rows never end is a matter of liveness, whatever its check is called.
-    let (_, violation) = find_planted(PlantedBug::NoSettle, 0..100).unwrap();
+    let violation = find(PlantedBug::NoSettle, 0..300, 2).unwrap().violation;
     assert_eq!(violation.kind(), Kind::Liveness, "{violation}");
 }
 
 #[test]
 fn explore_writes_what_it_found_and_all_commands_read_it() {
     let folder = tempfile::tempdir().unwrap();
-    let explored = sim(folder.path(), &["explore", "--schedules", "100", "--planted", "NoFence", "--save", "found"]);
+    let explored =
+        sim(folder.path(), &["explore", "--schedules", "100", "--planted", "NoTokenCheck", "--save", "found"]);
     assert_eq!(explored.status.code(), Some(1));
     let told = text(&explored.stdout);
     for wanted in
@@ -65,21 +67,21 @@ fn explore_writes_what_it_found_and_all_commands_read_it() {
     {
         assert!(told.contains(wanted), "{wanted} is not in {told}");
     }
-    let shrunk = folder.path().join("found/seed-3-NoFence-shrunk.json");
-    assert_eq!(file::read(&folder.path().join("found/seed-3-NoFence.json")).unwrap(), Schedule::from_seed(3));
+    let shrunk = folder.path().join("found/seed-3-NoTokenCheck-shrunk.json");
+    assert_eq!(file::read(&folder.path().join("found/seed-3-NoTokenCheck.json")).unwrap(), Schedule::from_seed(3));
     assert!(file::read(&shrunk).unwrap().faults.len() < Schedule::from_seed(3).faults.len());
 
     let shrunk = shrunk.to_str().unwrap();
-    let replayed = sim(folder.path(), &["replay", shrunk, "--planted", "NoFence"]);
+    let replayed = sim(folder.path(), &["replay", shrunk, "--planted", "NoTokenCheck"]);
     assert_eq!(replayed.status.code(), Some(1));
     assert!(text(&replayed.stdout).contains("violates [1 conservation]"));
     let without = sim(folder.path(), &["replay", shrunk]);
     assert_eq!(without.status.code(), Some(0), "{}", text(&without.stdout));
-    let drawn = sim(folder.path(), &["timeline", shrunk, "--planted", "NoFence"]);
+    let drawn = sim(folder.path(), &["timeline", shrunk, "--planted", "NoTokenCheck"]);
     assert_eq!(drawn.status.code(), Some(1));
-    let page = std::fs::read_to_string(folder.path().join("seed-3-NoFence-shrunk.html")).unwrap();
+    let page = std::fs::read_to_string(folder.path().join("seed-3-NoTokenCheck-shrunk.html")).unwrap();
     assert!(page.contains("1 conservation"));
-    let again = sim(folder.path(), &["shrink", shrunk, "--planted", "NoFence", "--out", "again.json"]);
+    let again = sim(folder.path(), &["shrink", shrunk, "--planted", "NoTokenCheck", "--out", "again.json"]);
     assert_eq!(again.status.code(), Some(1));
     assert_eq!(std::fs::read(folder.path().join("again.json")).unwrap(), std::fs::read(shrunk).unwrap());
 }
@@ -88,7 +90,7 @@ fn explore_writes_what_it_found_and_all_commands_read_it() {
 #[test]
 fn printed_commands_work() {
     let folder = tempfile::tempdir().unwrap();
-    let shrink = sim(folder.path(), &["shrink", "3", "--planted", "NoFence"]);
+    let shrink = sim(folder.path(), &["shrink", "3", "--planted", "NoTokenCheck"]);
     let told = text(&shrink.stdout);
     let printed: Vec<Vec<&str>> = told
         .lines()
@@ -105,8 +107,10 @@ fn printed_commands_work() {
 /// Of several bugs: what is left still fails, in the same check, and is smaller.
 #[test]
 fn a_shrunk_schedule_still_fails() {
-    for bug in [PlantedBug::NoFence, PlantedBug::RecoveryByHeartbeat, PlantedBug::GiveBackForgotten] {
-        let (seed, violation) = find_planted(bug, 0..500).unwrap();
+    for bug in
+        [PlantedBug::Store(Mistake::NoTokenCheck), PlantedBug::RecoveryByHeartbeat, PlantedBug::GiveBackForgotten]
+    {
+        let Found { seed, violation, .. } = find(bug, 0..2000, 2).unwrap();
         let failure = Failure::of(&Schedule::from_seed(seed), violation.clone(), Some(bug));
         let again = run_planted(&failure.shrunk, Some(bug)).violation.unwrap();
         assert_eq!(again.check, violation.check, "{bug}");

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use fencepost_model::history::{Event as Fact, FreedWhy, LeaseEnd};
+use fencepost_model::store::Mistake;
 use sim::coverage::Mark;
 use sim::explore::quiet_panics;
 use sim::fault::Fault;
@@ -45,7 +46,7 @@ fn a_trace_leaves_the_run_as_it_is() {
 fn a_page_has_every_recovery_and_every_fenced_write() {
     quiet_panics();
     let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
-    for (seed, bug) in (0..300).map(|seed| (seed, None)).chain([(3, Some(PlantedBug::NoFence))]) {
+    for (seed, bug) in (0..300).map(|seed| (seed, None)).chain([(3, Some(PlantedBug::Store(Mistake::NoTokenCheck)))]) {
         let (schedule, run, trace) = traced(seed, bug);
         let drawn = timeline(&schedule, bug, &run, &trace);
         let on_page = |kind: &str| drawn.events.iter().filter(|event| event.kind == kind).count() as u64;
@@ -94,14 +95,14 @@ fn bars_begin_and_end_with_what_they_show() {
 
 #[test]
 fn a_page_tells_what_is_violated_and_how_to_have_it_again() {
-    let bug = Some(PlantedBug::NoFence);
+    let bug = Some(PlantedBug::Store(Mistake::NoTokenCheck));
     let (schedule, run, trace) = traced(3, bug);
     let violation = run.violation.clone().expect("it is planted");
     let drawn = timeline(&schedule, bug, &run, &trace);
     let broken = drawn.violation.clone().expect("it is drawn");
     assert_eq!((broken.check.as_str(), broken.at, broken.text), (violation.check, violation.at_us, violation.what));
     assert_eq!(drawn.events.last().map(|event| event.kind), Some("violation"));
-    assert_eq!(drawn.replay, "cargo run -p sim -- replay 3 --planted NoFence");
+    assert_eq!(drawn.replay, "cargo run -p sim -- replay 3 --planted NoTokenCheck");
 
     let page = page(&schedule, bug, &run, &trace);
     let data = page.split("<script type=\"application/json\" id=\"data\">").nth(1).expect("the data");

@@ -314,6 +314,17 @@ pub enum Event {
         /// The run's token.
         token: Token,
     },
+    /// Fact: a handler ended, or its worker gave it up.
+    HandlerEnded {
+        /// Which process.
+        process: Process,
+        /// The batch.
+        batch: BatchId,
+        /// The line.
+        line: u64,
+        /// The run's token.
+        token: Token,
+    },
     /// Fact: this row kills its worker whenever it runs.
     RowKills {
         /// The batch.

@@ -12,6 +12,7 @@ mod claim;
 mod load;
 mod log;
 mod look;
+mod mistakes;
 mod operate;
 #[cfg(test)]
 mod operate_tests;
@@ -39,6 +40,8 @@ pub use self::batch::{BatchSpec, Outcome, Rows};
 use self::calls::Completion;
 pub use self::load::Loaded;
 pub use self::log::{LogEntry, LogKind};
+pub use self::mistakes::Mistake;
+use self::mistakes::Mistaken;
 use self::purge::Purge;
 use self::stopping::Stopping;
 use crate::history::{Event, FreedWhy, LeaseEnd};
@@ -59,6 +62,7 @@ pub struct ModelStore {
     completions: Vec<Completion>,
     events: Vec<Event>,
     touched: BTreeSet<BatchId>,
+    mistaken: Mistaken,
 }
 
 #[derive(Debug, Clone, Hash)]
@@ -128,6 +132,7 @@ impl ModelStore {
 
     /// Does one request at `now` by the store's clock.
     pub fn apply(&mut self, now: StoreTime, request: &StoreRequest) -> StoreReply {
+        self.begin_mistaken(now, Some(request));
         match request {
             StoreRequest::TakeLease(take) => StoreReply::TakeLease(self.take_lease(now, take)),
             StoreRequest::Renew { lease, batches } => StoreReply::Renew(self.renew(now, *lease, batches)),
@@ -202,10 +207,11 @@ impl ModelStore {
     }
 
     fn renew(&mut self, now: StoreTime, lease: LeaseId, batches: &[BatchId]) -> RenewReply {
+        let (any_state, not_late) = (self.makes(Mistake::RenewsTheDead), self.makes(Mistake::RefusesTheLate));
         let Some(found) = self.leases.get_mut(&lease) else {
             return RenewReply::Refused { taken_over: false };
         };
-        if !l2_renewable(found.state) {
+        if !(l2_renewable(found.state) || any_state) || (not_late && now >= found.expires_at) {
             let taken_over = found.state == LeaseState::TakenOver;
             return RenewReply::Refused { taken_over };
         }
@@ -279,6 +285,10 @@ impl ModelStore {
     }
 
     fn give_back_span(&mut self, now: StoreTime, lease: LeaseId, batch: BatchId, token: Token, lines: &LineSet) {
+        if self.makes(Mistake::GiveBackWithoutToken) {
+            self.give_back_anyhow(now, lease, batch, token, lines);
+            return;
+        }
         let Some(found) = self.batches.get_mut(&batch) else {
             return;
         };
@@ -309,7 +319,9 @@ impl ModelStore {
     /// Puts a free span under a new token.
     fn free(&mut self, batch: BatchId, from: Token, span: Span, why: FreedWhy) {
         debug_assert!(span.holder.is_none());
-        let token = self.draw();
+        let keeps = why == FreedWhy::Recovered && self.makes(Mistake::RecoveryKeepsTokens);
+        let keeps = keeps && self.batches.get(&batch).is_some_and(|batch| batch.span(from).is_none());
+        let token = if keeps { from } else { self.draw() };
         self.events.push(Event::Freed {
             batch,
             lines: span.lines.clone(),
@@ -321,7 +333,11 @@ impl ModelStore {
         });
         self.touched.insert(batch);
         if let Some(batch) = self.batches.get_mut(&batch) {
-            batch.put_span(token, span);
+            if keeps {
+                batch.put_span_back(token, span);
+            } else {
+                batch.put_span(token, span);
+            }
         }
     }
 

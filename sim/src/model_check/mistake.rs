@@ -1,45 +1,60 @@
-//! Mistakes that a store might make: put between core and model, as in [`crate::planted`].
+//! Mistakes that a store might make: put between core and model. The planted bugs ([`crate::planted`]) are more, and need more than these scopes.
 
 use fencepost_core::StoreTime;
 use fencepost_core::store::{Record, Recorded, Recover, RenewReply, StoreReply, StoreRequest, Verdict};
 use fencepost_model::history::{Event, OutcomeStatus, RecordedWhy};
 use fencepost_model::store::ModelStore;
 
-use crate::planted::PlantedBug;
+/// One of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mistake {
+    /// O1: an answer is recorded although the line is out of its token's hands.
+    NoFence,
+    /// O1: one fenced line gives the verdict for its whole group.
+    FenceForGroup,
+    /// C2: what a lost claim took is never told.
+    NoSettle,
+    /// C2: settling leaves the claim's number open.
+    SettleLeavesNumberOpen,
+    /// R3: the act does not ask whether the lease was renewed since.
+    SeenCountIgnored,
+    /// L2: a dead lease is renewed as if it lived.
+    LeaseStateIgnored,
+    /// L4: lines given back stay where they are.
+    GiveBackForgotten,
+}
 
 /// Those that a search can be told to make.
-pub const MISTAKES: [PlantedBug; 7] = [
-    PlantedBug::NoFence,
-    PlantedBug::FenceForGroup,
-    PlantedBug::NoSettle,
-    PlantedBug::SettleLeavesNumberOpen,
-    PlantedBug::SeenCountIgnored,
-    PlantedBug::LeaseStateIgnored,
-    PlantedBug::GiveBackForgotten,
+pub const MISTAKES: [Mistake; 7] = [
+    Mistake::NoFence,
+    Mistake::FenceForGroup,
+    Mistake::NoSettle,
+    Mistake::SettleLeavesNumberOpen,
+    Mistake::SeenCountIgnored,
+    Mistake::LeaseStateIgnored,
+    Mistake::GiveBackForgotten,
 ];
 
 /// Does a request; what the checkers are told besides.
 pub(super) fn apply(
-    mistake: Option<PlantedBug>,
+    mistake: Option<Mistake>,
     store: &mut ModelStore,
     now: StoreTime,
     request: &StoreRequest,
 ) -> (StoreReply, Vec<Event>) {
     let reply = match (mistake, request) {
-        (Some(PlantedBug::NoFence), StoreRequest::Record(record)) => return unfenced(store, now, record),
-        (Some(PlantedBug::FenceForGroup), StoreRequest::Record(record)) => match store.clone().apply(now, request) {
+        (Some(Mistake::NoFence), StoreRequest::Record(record)) => return unfenced(store, now, record),
+        (Some(Mistake::FenceForGroup), StoreRequest::Record(record)) => match store.clone().apply(now, request) {
             StoreReply::Record(verdicts) if verdicts.contains(&Verdict::Fenced) => {
                 StoreReply::Record(vec![Verdict::Fenced; record.items.len()])
             }
             _ => store.apply(now, request),
         },
-        (Some(PlantedBug::NoSettle), StoreRequest::SettleClaim { .. }) => StoreReply::SettleClaim(Vec::new()),
-        (Some(PlantedBug::SettleLeavesNumberOpen), StoreRequest::SettleClaim { .. }) => {
-            store.clone().apply(now, request)
-        }
-        (Some(PlantedBug::GiveBackForgotten), StoreRequest::GiveBack { .. }) => StoreReply::GiveBack,
-        (Some(PlantedBug::SeenCountIgnored), StoreRequest::Recover(recover)) => unseen(store, now, recover),
-        (Some(PlantedBug::LeaseStateIgnored), StoreRequest::Renew { .. }) => match store.apply(now, request) {
+        (Some(Mistake::NoSettle), StoreRequest::SettleClaim { .. }) => StoreReply::SettleClaim(Vec::new()),
+        (Some(Mistake::SettleLeavesNumberOpen), StoreRequest::SettleClaim { .. }) => store.clone().apply(now, request),
+        (Some(Mistake::GiveBackForgotten), StoreRequest::GiveBack { .. }) => StoreReply::GiveBack,
+        (Some(Mistake::SeenCountIgnored), StoreRequest::Recover(recover)) => unseen(store, now, recover),
+        (Some(Mistake::LeaseStateIgnored), StoreRequest::Renew { .. }) => match store.apply(now, request) {
             StoreReply::Renew(RenewReply::Refused { .. }) => {
                 StoreReply::Renew(RenewReply::Renewed { closed: Vec::new() })
             }

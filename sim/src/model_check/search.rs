@@ -5,12 +5,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use super::action::Action;
+use super::mistake::Mistake;
 use super::scope::Scope;
 use super::state::State;
 use super::step::Setting;
 use super::trace;
 use crate::checks::Violation;
-use crate::planted::PlantedBug;
 
 /// What a search came to.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub struct Report {
 }
 
 /// Searches all states of a scope, or so many.
-pub fn search(scope: &Scope, mistake: Option<PlantedBug>, states_max: usize) -> Report {
+pub fn search(scope: &Scope, mistake: Option<Mistake>, states_max: usize) -> Report {
     let began = Instant::now();
     let setting = Setting { scope, mistake };
     let mut report = Report {

@@ -11,17 +11,17 @@ use fencepost_model::store::{BatchSpec, ModelStore, Rows};
 
 use super::action::Action;
 use super::invariants::Watch;
+use super::mistake::Mistake;
 use super::mistake::apply;
 use super::scope::{End, Operation, Scope, UNIT, batch};
 use super::state::{Alive, Content, Handler, Machine, Message, Operator, Part, Process, State};
 use crate::checks::Violation;
-use crate::planted::PlantedBug;
 
 /// What a search is of.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Setting<'a> {
     pub(super) scope: &'a Scope,
-    pub(super) mistake: Option<PlantedBug>,
+    pub(super) mistake: Option<Mistake>,
 }
 
 /// A middling backoff, so that few moments matter: the jitter that o5_backoff makes one second of, or two, or four.

@@ -56,6 +56,7 @@ impl World<'_> {
     pub(super) fn abandon_handler(&mut self, at: ProcessAt, key: RunKey) {
         self.coverage.mark(Mark::Abandoned);
         self.trace(|world| What::RunAbandoned(world.processes[at].number, key));
+        self.tell_end(at, key);
         let after = self.number_of(&[at as u64, key.token.0, key.line, 1]) % self.schedule.options.ttl_us;
         self.push(self.now + after, Event::RunEnds { process: at, key, answer: RunAnswer::Cancelled });
     }
@@ -64,14 +65,19 @@ impl World<'_> {
         if !self.receives(at, || Event::RunEnds { process: at, key, answer: answer.clone() }) {
             return;
         }
-        let process = &mut self.processes[at];
-        if process.handlers.remove(&key).is_some() {
+        if self.processes[at].handlers.remove(&key).is_some() {
             self.trace(|world| What::RunEnded(world.processes[at].number, key, answer.clone()));
+            self.tell_end(at, key);
             let process = &mut self.processes[at];
             let now = process.clock.now(self.now);
             process.worker.handle_input(now, WorkerInput::RunEnded(key, answer));
             self.settle(at);
         }
+    }
+
+    fn tell_end(&mut self, at: ProcessAt, key: RunKey) {
+        let RunKey { batch, line, token } = key;
+        self.fact(history::Event::HandlerEnded { process: self.processes[at].number, batch, line, token });
     }
 
     pub(super) fn row_kills(&mut self, at: ProcessAt, key: RunKey) {

@@ -1,15 +1,21 @@
 //! The store as the processes meet it: the model, or the model with a planted bug around it.
 
-use std::time::Duration;
-
-use fencepost_core::store::{
-    EndCause, LookReply, Record, Recorded, Recover, RenewReply, StoreReply, StoreRequest, Verdict,
-};
+use fencepost_core::liveness::{LivenessReply, LivenessRequest};
+use fencepost_core::store::{EndCause, LeaseView, LookReply, Recorded, Recover, StoreReply, StoreRequest, Verdict};
 use fencepost_core::{RequestId, StoreTime};
-use fencepost_model::history::{self, OutcomeStatus, RecordedWhy};
+use fencepost_model::store::ModelStore;
 
 use super::{Event, Machine, ProcessAt, StoreCall, World};
 use crate::planted::PlantedBug;
+
+/// The store, with its mistake.
+pub(super) fn store(bug: Option<PlantedBug>) -> ModelStore {
+    let store = ModelStore::new();
+    match bug.and_then(PlantedBug::mistake) {
+        Some(mistake) => store.with_mistake(mistake),
+        None => store,
+    }
+}
 
 impl World<'_> {
     /// Does a request.
@@ -23,7 +29,6 @@ impl World<'_> {
 
     fn apply_with(&mut self, bug: PlantedBug, now: StoreTime, call: &StoreCall) -> StoreReply {
         match (bug, &call.request) {
-            (PlantedBug::NoFence, StoreRequest::Record(record)) => self.record_unfenced(now, record),
             (PlantedBug::FenceForGroup, StoreRequest::Record(record)) => {
                 let trial = self.store.clone().apply(now, &call.request);
                 match trial {
@@ -43,38 +48,26 @@ impl World<'_> {
                 self.store.apply(now, &StoreRequest::Claim(claim))
             }
             (PlantedBug::SeenCountIgnored, StoreRequest::Recover(recover)) => self.recover_unseen(now, recover),
-            (PlantedBug::LeaseStateIgnored, StoreRequest::Renew { .. }) => match self.store.apply(now, &call.request) {
-                StoreReply::Renew(RenewReply::Refused { .. }) => {
-                    StoreReply::Renew(RenewReply::Renewed { closed: Vec::new() })
-                }
-                reply => reply,
-            },
-            (PlantedBug::RecoveryByJudgeClock, StoreRequest::Look) => self.judge_by_own_clock(now, call.process),
-            (PlantedBug::RecoveryByHeartbeat, StoreRequest::Look) => self.judge_by_heartbeat(now, call.process),
+            (PlantedBug::RecoveryByJudgeClock, StoreRequest::Look) => {
+                let look = self.look(now);
+                StoreReply::Look(LookReply { now: self.wall_of(call.process, look.now), ..look })
+            }
+            (PlantedBug::RecoveryByJudgeClock, StoreRequest::Recover(recover)) => {
+                let off = self.wall_of(call.process, StoreTime(0)).0;
+                let seen_at = StoreTime(recover.seen_at.0 - off);
+                self.store.apply(now, &StoreRequest::Recover(Recover { seen_at, ..recover.clone() }))
+            }
+            (PlantedBug::NoSecondLook, StoreRequest::Look) => {
+                self.judge_at_once(now, call.process, |_, view| now >= view.expires_at)
+            }
+            (PlantedBug::RecoveryByHeartbeat, StoreRequest::Look) => {
+                self.judge_at_once(now, call.process, |world, view| world.misses_beat(view) == Some(true))
+            }
+            (PlantedBug::YoungWitnessBelieved, StoreRequest::Look) => {
+                self.judge_at_once(now, call.process, |world, view| world.misses_beat(view) == Some(false))
+            }
             (_, request) => self.store.apply(now, request),
         }
-    }
-
-    /// The checkers are told of every fenced answer as if it had been recorded.
-    fn record_unfenced(&mut self, now: StoreTime, record: &Record) -> StoreReply {
-        let reply = self.store.apply(now, &StoreRequest::Record(record.clone()));
-        let StoreReply::Record(mut verdicts) = reply else { return reply };
-        for (item, verdict) in record.items.iter().zip(&mut verdicts) {
-            if *verdict == Verdict::Fenced {
-                *verdict = Verdict::Recorded(Recorded::Success);
-                self.fact(history::Event::Recorded {
-                    batch: item.batch,
-                    line: item.line,
-                    token: item.token,
-                    lease: record.lease,
-                    status: OutcomeStatus::Success,
-                    attempts: 1,
-                    crashes: 0,
-                    why: RecordedWhy::Answered,
-                });
-            }
-        }
-        StoreReply::Record(verdicts)
     }
 
     fn look(&mut self, now: StoreTime) -> LookReply {
@@ -90,25 +83,29 @@ impl World<'_> {
         self.store.apply(now, &StoreRequest::Recover(Recover { renewals, seen_at: now, ..recover.clone() }))
     }
 
-    fn judge_by_own_clock(&mut self, now: StoreTime, judge: ProcessAt) -> StoreReply {
+    /// What this process's wall clock shows at a moment of the store's: off by up to eight times the ttl.
+    fn wall_of(&self, process: ProcessAt, now: StoreTime) -> StoreTime {
         let ttl_us = self.schedule.options.ttl_us;
-        let off = self.number_of(&[self.processes[judge].slot as u64, 0xc10c]) % (2 * ttl_us);
-        let wall = now + Duration::from_micros(off);
-        self.judge_at_once(now, judge, |_, view| wall >= view.expires_at)
+        let off = self.number_of(&[self.processes[process].slot as u64, 0xc10c]) % (16 * ttl_us + 1);
+        StoreTime(now.0 + off as i64 - 8 * ttl_us as i64)
     }
 
-    fn judge_by_heartbeat(&mut self, now: StoreTime, judge: ProcessAt) -> StoreReply {
-        let liveness = self.schedule.options.liveness;
-        self.judge_at_once(now, judge, |world, view| {
-            liveness && !world.witness.has_beat(world.witness_now(), view.lease)
-        })
+    /// Whether a lease has no heartbeat, and the second witness vouches. None: it has one, or there is no witness.
+    fn misses_beat(&self, view: &LeaseView) -> Option<bool> {
+        let now = self.witness_now();
+        if !self.schedule.options.liveness || self.witness_server.is_away() || self.witness.has_beat(now, view.lease) {
+            return None;
+        }
+        let check = LivenessRequest::Check { leases: vec![view.lease], ttl_max: view.ttl };
+        let reply = self.witness.clone().apply(now, &check);
+        Some(matches!(reply, LivenessReply::Check { vouches: true, .. }))
     }
 
     fn judge_at_once(
         &mut self,
         now: StoreTime,
         judge: ProcessAt,
-        is_dead: impl Fn(&Self, &fencepost_core::store::LeaseView) -> bool,
+        is_dead: impl Fn(&Self, &LeaseView) -> bool,
     ) -> StoreReply {
         let own = self.processes[judge].keeper.lease();
         for view in self.look(now).leases {

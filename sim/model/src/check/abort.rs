@@ -1,9 +1,9 @@
 //! Invariant 11: abort.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use fencepost_core::BatchId;
+use fencepost_core::{BatchId, LeaseId, Token};
 
 use super::health::Health;
 use super::{Checker, Violation, ensure, micros};
@@ -17,6 +17,9 @@ const NAME: &str = "11 abort";
 /// - later than `told`, where there are notifications, on a process that has been well, with the store there, since before the abort;
 /// - later than `notice` on a process that was well, with the store there, for all of that time;
 /// - later than a ttl and `notice` on any process with a steady clock: its licence has run out.
+///
+/// And that it is purged (S6) only when no handler of it is at work in a living process under a lease that is live. (One whose worker
+/// gave it up is not.)
 #[derive(Debug, Clone, Hash)]
 pub struct Abort {
     notice: u64,
@@ -24,6 +27,10 @@ pub struct Abort {
     health: Health,
     aborted: BTreeMap<BatchId, u64>,
     outcomes: BTreeMap<BatchId, Vec<OutcomeView>>,
+    live: BTreeSet<LeaseId>,
+    /// Whose claim a token is.
+    claims: BTreeMap<Token, LeaseId>,
+    running: BTreeSet<(Process, BatchId, u64, Token)>,
 }
 
 impl Abort {
@@ -35,7 +42,38 @@ impl Abort {
             health: Health::default(),
             aborted: BTreeMap::new(),
             outcomes: BTreeMap::new(),
+            live: BTreeSet::new(),
+            claims: BTreeMap::new(),
+            running: BTreeSet::new(),
         }
+    }
+
+    /// Facts of runs and of the leases that they go on under.
+    fn run(&mut self, event: &Event) {
+        match *event {
+            Event::LeaseTaken { lease, .. } => drop(self.live.insert(lease)),
+            Event::LeaseEnded { lease, .. } => drop(self.live.remove(&lease)),
+            Event::Claimed { token, lease, .. } => drop(self.claims.insert(token, lease)),
+            Event::HandlerStarted { process, batch, line, token } => {
+                self.running.insert((process, batch, line, token));
+            }
+            Event::HandlerEnded { process, batch, line, token } => {
+                self.running.remove(&(process, batch, line, token));
+            }
+            Event::WorkerCrashed { process, .. } | Event::WorkerLeft { process } => {
+                self.running.retain(|(of, ..)| *of != process);
+            }
+            _ => {}
+        }
+    }
+
+    /// S6, S2: what was held at its abort may have ended, or nobody knows of it any more.
+    fn purge(&self, at: u64, batch: BatchId) -> Result<(), Violation> {
+        let runs = |(_, of, _, token): &&(Process, BatchId, u64, Token)| {
+            *of == batch && self.claims.get(token).is_some_and(|lease| self.live.contains(lease))
+        };
+        let running = self.running.iter().find(runs).filter(|_| self.aborted.contains_key(&batch));
+        ensure(running.is_none(), NAME, at, || format!("{batch} is purged while {running:?} is at work"))
     }
 
     fn starts(&self, at: u64, process: Process, batch: BatchId) -> Result<(), Violation> {
@@ -62,7 +100,9 @@ impl Checker for Abort {
     }
 
     fn on_event(&mut self, at: u64, event: &Event) -> Result<(), Violation> {
+        self.run(event);
         match event {
+            Event::BatchPurged { batch } => self.purge(at, *batch)?,
             Event::BatchAborted { batch, .. } => {
                 self.aborted.insert(*batch, at);
             }
@@ -97,7 +137,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::testing::*;
     use super::*;
-    use crate::history::Link;
+    use crate::history::{LeaseEnd, Link};
 
     fn checker() -> Abort {
         Abort::new(Duration::from_secs(1), None)
@@ -143,8 +183,28 @@ mod tests {
     }
 
     #[test]
+    fn a_purge_while_a_handler_is_at_work_is_seen() {
+        let process = Process(1);
+        let (batch, line, token) = (batch(), 1, Token(1));
+        let mut events = started(1, 1);
+        events.extend([batch_loaded(batch, 1, 0), claimed(1..=1, 1, None, 1)]);
+        events.extend([Event::HandlerStarted { process, batch, line, token }, aborted()]);
+        fails(&mut checker(), &[events.clone(), vec![purged()]].concat());
+        let ends = [
+            Event::HandlerEnded { process, batch, line, token },
+            Event::WorkerCrashed { process, by_row: None },
+            Event::WorkerLeft { process },
+            lease_ended(1, LeaseEnd::Lapsed),
+        ];
+        for end in ends {
+            passes(&mut checker(), &[events.clone(), vec![end, purged()]].concat());
+        }
+    }
+
+    #[test]
     fn changes_after_an_abort_are_seen() {
-        for change in [claimed(1..=1, 1, None, 1), recorded(1, 1, 1), retried(2, &[(1..=1, 2)])] {
+        let back = freed(1..=1, 2, 1, crate::history::FreedWhy::GivenBack, 0);
+        for change in [claimed(1..=1, 1, None, 1), back, recorded(1, 1, 1), retried(2, &[(1..=1, 2)])] {
             let mut events = loaded(1);
             events.extend([aborted(), change]);
             fails(&mut checker(), &events);

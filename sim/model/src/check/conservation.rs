@@ -293,6 +293,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::testing::*;
     use super::*;
+    use crate::history::LeaseEnd;
 
     #[test]
     fn a_good_history_passes() {
@@ -432,5 +433,84 @@ mod tests {
         checker.on_state(1, &view).unwrap();
         view.batches[0].tallies[0].1.success = -3;
         checker.on_state(2, &view).unwrap_err();
+    }
+
+    #[test]
+    fn each_event_that_does_not_fit_is_seen() {
+        let died = lease_ended(1, LeaseEnd::Died);
+        let none = Event::Claimed {
+            batch: batch(),
+            lines: LineSet::new(),
+            token: Token(2),
+            from: Some(Token(1)),
+            lease: lease(1),
+            number: 1,
+            suspicion: 0,
+            alone: false,
+        };
+        let by_crash = |by| recorded_as(1, 9, by, OutcomeStatus::Failed, 0, 2, RecordedWhy::CrashedTooOften);
+        let back = |from| freed(1..=1, 2, from, FreedWhy::GivenBack, 0);
+        let one = || claimed(1..=1, 1, None, 1);
+        let breaks = [
+            (vec![batch_loaded(batch(), 3, 0)], "is loaded twice"),
+            (vec![died, one()], "claims and is not live"),
+            (vec![none], "change hands"),
+            // Out of a span that does not hold them, or is not free.
+            (vec![one(), back(1), claimed(1..=1, 3, Some(1), 2)], "line 1 goes to Held"),
+            (vec![one(), back(7)], "line 1 goes to Free"),
+            (vec![one(), freed(1..=1, 2, 1, FreedWhy::Split, 0)], "line 1 goes to Free"),
+            (vec![one(), recorded(1, 2, 1)], "line 1 goes to Done"),
+            (vec![one(), recorded(1, 1, 2)], "line 1 goes to Done"),
+            (vec![one(), by_crash(2)], "line 1 goes to Done"),
+            (vec![claimed(1..=4, 1, None, 1)], "line 4 goes to Held"),
+        ];
+        for (broken, words) in breaks {
+            fails_with(Conservation::new(), &[loaded(3), broken].concat(), words);
+        }
+        for (unknown, words) in [
+            (one(), "lines of unknown batch"),
+            (back(1), "lines of unknown batch"),
+            (appended(1, 1), "appended to unknown batch"),
+            (ended(), "unknown batch"),
+        ] {
+            fails_with(Conservation::new(), &[lease_taken(1), unknown], words);
+        }
+    }
+
+    #[test]
+    fn each_break_of_a_snapshot_is_told() {
+        let breaks: [Break; 9] = [
+            (|view| view.cursor = 0, "cursor 0"),
+            (|view| view.cursor = 5, "cursor 5"),
+            (|view| view.spans[0].lines = LineSet::range(2, 3), "in two places"),
+            (|view| view.outcomes[0].line = 9, "has no line 9"),
+            (|view| view.spans[0].lines = LineSet::new(), "has no lines"),
+            (|view| view.status = BatchStatus::Loading, "is loading"),
+            (|view| view.status = BatchStatus::Aborted, "is aborted and has 1 spans"),
+            (|view| view.status = BatchStatus::Success, "has ended and has open lines"),
+            (|view| view.tallies[0].1.retried = 1, "tallies"),
+        ];
+        for (break_it, words) in breaks {
+            let mut view = good_view();
+            break_it(&mut view.batches[0]);
+            state_fails_with(&mut Conservation::new(), &view, words);
+        }
+        let mut view = good_view();
+        view.batches[0].outcomes.clear();
+        state_fails_with(&mut Conservation::new(), &view, "line 1 is nowhere");
+    }
+
+    #[test]
+    fn a_snapshot_that_is_not_what_was_told_and_a_batch_that_is_gone_are_seen() {
+        let mut checker = Conservation::new();
+        let told = [claimed(1..=2, 1, None, 1), recorded(1, 1, 1)];
+        passes(&mut checker, &[loaded(3), told.to_vec()].concat());
+        let mut view = good_view();
+        checker.on_state(9, &view).unwrap();
+        view.batches[0].spans[0].token = Token(4);
+        state_fails_with(&mut checker, &view, "by its events");
+        let empty = StoreView { whole: true, ..StoreView::default() };
+        checker.at_end(9, &empty).unwrap_err();
+        checker.at_end(9, &StoreView { whole: false, ..empty }).unwrap();
     }
 }

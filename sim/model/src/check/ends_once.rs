@@ -271,4 +271,40 @@ mod tests {
         fails(&mut EndsOnce::new(), &[events.clone(), vec![end(2, BatchStatus::Failed)]].concat());
         passes(&mut EndsOnce::new(), &[events, vec![end(2, BatchStatus::Success)]].concat());
     }
+
+    #[test]
+    fn each_break_is_told() {
+        let (batch, generation) = (batch(), 1);
+        let call = || Event::CompletionCalled { batch, generation };
+        let delivered = || Event::CompletionDelivered { batch, generation };
+        let end = |generation| Event::BatchEnded { batch, generation, status: BatchStatus::Success };
+        let breaks = [
+            (vec![end(2)], "ends in generation 2"),
+            (vec![call()], "is called for and has not ended"),
+            (vec![end(1), delivered()], "was not called for"),
+            (vec![end(1), call(), delivered(), delivered()], "is delivered twice"),
+            (vec![end(1), recorded(1, 1, 1)], "is not open and changes"),
+            (vec![end(1), freed(1..=1, 2, 1, crate::history::FreedWhy::GivenBack, 0)], "is not open and changes"),
+        ];
+        for (broken, words) in breaks {
+            fails_with(EndsOnce::new(), &[loaded(1), broken].concat(), words);
+        }
+        fails_with(EndsOnce::new(), &[end(1)], "unknown batch");
+        fails_with(EndsOnce::new(), &[retried(1, &[(1..=1, 9)])], "unknown batch");
+    }
+
+    #[test]
+    fn a_completion_of_another_end_or_of_none_is_seen() {
+        let of = |generation, status| {
+            let (counts, call) = (RowCounts::default(), CallView::default());
+            let completion = CompletionView { batch: batch(), generation, status, counts, call };
+            StoreView { completions: vec![completion], ..StoreView::default() }
+        };
+        let mut checker = EndsOnce::new();
+        passes(&mut checker, &loaded(1));
+        state_fails_with(&mut checker, &of(1, BatchStatus::Success), "ended as None");
+        passes(&mut checker, &[ended()]);
+        checker.on_state(99, &of(1, BatchStatus::Success)).unwrap();
+        state_fails_with(&mut checker, &of(1, BatchStatus::Failed), "ended as Some(Success)");
+    }
 }

@@ -96,7 +96,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::testing::*;
     use super::*;
-    use crate::history::FreedWhy;
+    use crate::history::{FreedWhy, OutcomeStatus};
 
     #[test]
     fn a_good_history_passes() {
@@ -128,5 +128,23 @@ mod tests {
         events.extend([claimed(1..=1, 1, None, 1), recorded(1, 1, 1), retried(1, &[(1..=1, 2)])]);
         fails(&mut Fencing::new(), &[events.clone(), vec![recorded(1, 1, 1)]].concat());
         passes(&mut Fencing::new(), &[events, vec![claimed(1..=1, 3, Some(2), 2), recorded(1, 3, 1)]].concat());
+    }
+
+    #[test]
+    fn a_crash_that_fails_a_row_under_no_newer_token_is_seen() {
+        let by_crash = |token| recorded_as(1, token, 1, OutcomeStatus::Failed, 0, 2, RecordedWhy::CrashedTooOften);
+        let events = |token| [loaded(1), vec![claimed(1..=1, 4, None, 1), by_crash(token)]].concat();
+        passes(&mut Fencing::new(), &events(5));
+        fails_with(Fencing::new(), &events(4), "newest is");
+        fails_with(Fencing::new(), &events(3), "newest is");
+    }
+
+    #[test]
+    fn an_outcome_under_an_older_token_in_a_snapshot_is_seen() {
+        let mut checker = Fencing::new();
+        passes(&mut checker, &[loaded(3), vec![claimed(1..=2, 1, None, 1), recorded(1, 1, 1)]].concat());
+        let mut view = good_view();
+        view.batches[0].outcomes[0].token = Token(0);
+        state_fails_with(&mut checker, &view, "line 1 is under");
     }
 }

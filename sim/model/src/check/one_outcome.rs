@@ -102,6 +102,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::testing::*;
     use super::*;
+    use crate::view::OutcomeView;
 
     #[test]
     fn a_good_history_passes() {
@@ -170,5 +171,25 @@ mod tests {
         view.batches[0].logged.superseded = 2;
         view.batches[0].outcomes.clear();
         checker.on_state(4, &view).unwrap_err();
+    }
+
+    #[test]
+    fn outcomes_that_were_not_told_twins_and_other_statuses_are_seen() {
+        let told = || {
+            let mut checker = OneOutcome::new();
+            passes(&mut checker, &[batch_loaded(batch(), 3, 0), recorded(1, 1, 1)]);
+            checker.on_state(1, &good_view()).unwrap();
+            checker
+        };
+        let breaks: [Break; 3] = [
+            (|view| view.outcomes.push(view.outcomes[0].clone()), "has two outcomes"),
+            (|view| view.outcomes[0].status = OutcomeStatus::Failed, "was (t1, Success) and is"),
+            (|view| view.outcomes.push(OutcomeView { line: 2, ..view.outcomes[0].clone() }), "were not told"),
+        ];
+        for (break_it, words) in breaks {
+            let mut view = good_view();
+            break_it(&mut view.batches[0]);
+            state_fails_with(&mut told(), &view, words);
+        }
     }
 }

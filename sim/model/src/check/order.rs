@@ -18,6 +18,8 @@ const FREE_SPANS_MAX: usize = 64;
 /// - between batches: while such lines of a batch wait, no batch of lower priority is claimed by a lease that handles its
 ///   operation, and no other batch of its priority twice.
 ///
+/// And that nothing is claimed from a batch that is held.
+///
 /// Suspects are left out: they wait for the few who may take them, and invariant 7 sees to their end. For stores that do one
 /// transaction at a time; one that skips locked records may pass by a line that is just being claimed.
 #[derive(Debug, Clone, Hash, Default)]
@@ -72,6 +74,8 @@ impl Order {
 
     fn claim(&mut self, at: u64, claimed: &Claimed<'_>) -> Result<(), Violation> {
         let &Claimed { batch, lines, from, lease, number, alone } = claimed;
+        let held = self.batches.get(&batch).is_some_and(|waiting| waiting.held);
+        ensure(!held, NAME, at, || format!("{lines:?} of {batch} are claimed while it is held"))?;
         let goes_on = self.claim.as_ref().is_some_and(|claim| claim.lease == lease && claim.number == number);
         if !goes_on {
             self.claim = Some(Current { lease, number, free_spans: 0 });
@@ -274,9 +278,27 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_from_a_held_batch_is_seen() {
+        let held = |held| Event::BatchHeld { batch: batch(), held };
+        let mut events = loaded(2);
+        events.extend([held(true), held(false), claimed(1..=1, 1, None, 1)]);
+        passes(&mut Order::new(), &events);
+        events.extend([held(true), claimed(2..=2, 2, None, 2)]);
+        fails(&mut Order::new(), &events);
+    }
+
+    #[test]
     fn a_lower_priority_first_is_seen() {
         let mut events = vec![lease_taken(1), batch_loaded(other(1), 9, 0), batch_loaded(other(2), 9, 1)];
         events.push(claimed_of(other(1), 1, 1));
         fails(&mut Order::new(), &events);
+    }
+
+    #[test]
+    fn each_break_is_told() {
+        let back = |lines, token| freed(lines, token, 1, FreedWhy::GivenBack, 0);
+        let two = || [loaded(3), vec![claimed(1..=2, 1, None, 1), back(1..=1, 2), back(2..=2, 3)]].concat();
+        fails_with(Order::new(), &[two(), vec![claimed(3..=3, 4, None, 2)]].concat(), "which came back");
+        fails_with(Order::new(), &[two(), vec![claimed(2..=2, 4, Some(3), 2)]].concat(), "before Some((1");
     }
 }

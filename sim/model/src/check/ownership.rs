@@ -225,4 +225,36 @@ mod tests {
         view.batches[0].spans.push(twin);
         Ownership::new().on_state(1, &view).unwrap_err();
     }
+
+    #[test]
+    fn each_break_is_told() {
+        let back = |from| freed(1..=1, 3, from, FreedWhy::GivenBack, 0);
+        let one = || claimed(1..=1, 2, None, 1);
+        let breaks = [
+            (vec![lease_taken(1)], "is taken twice"),
+            (vec![lease_ended(2, LeaseEnd::Dropped)], "ends and was not live"),
+            (vec![renewed(2, 1)], "is renewed and is not live"),
+            (vec![claimed_by(2, 1..=1, 2, None, 1, 0, false)], "claims and is not live"),
+            (vec![one(), claimed(1..=1, 3, None, 2)], "line 1 goes to"),
+            (vec![one(), back(1)], "line 1 goes to"),
+            (vec![one(), freed(1..=1, 3, 2, FreedWhy::Split, 0)], "line 1 goes to"),
+            (vec![one(), claimed(2..=2, 2, None, 2)], "was drawn before"),
+            (vec![recorded(1, 2, 1)], "is recorded by"),
+        ];
+        for (broken, words) in breaks {
+            fails_with(Ownership::new(), &[loaded(3), broken].concat(), words);
+        }
+        let many = [loaded(3), vec![claimed(1..=1, 5, None, 1), freed(1..=1, 4, 5, FreedWhy::GivenBack, 0)]].concat();
+        fails_with(Ownership::of_many_at_once(), &many, "line 1: 4 after");
+    }
+
+    #[test]
+    fn what_a_snapshot_has_twice_is_told() {
+        let mut view = good_view();
+        let twin = view.batches[0].spans[0].clone();
+        view.batches[0].spans.push(crate::view::SpanView { token: Token(9), ..twin.clone() });
+        state_fails_with(&mut Ownership::new(), &view, "is held twice");
+        view.batches[0].spans[1] = crate::view::SpanView { lines: LineSet::single(3), ..twin };
+        state_fails_with(&mut Ownership::new(), &view, "two spans under");
+    }
 }

@@ -511,4 +511,41 @@ mod tests {
         fails(&mut Poison::new(), &[events.clone(), vec![at(0)]].concat());
         passes(&mut Poison::new(), &[events, vec![at(1)]].concat());
     }
+
+    #[test]
+    fn rows_that_run_out_early_late_or_by_no_death_are_seen() {
+        let retry_of = |token, from| freed(1..=1, token, from, FreedWhy::Retried, 0);
+        let exhausted =
+            |token, attempts| recorded_as(1, token, 1, OutcomeStatus::Failed, attempts, 0, RecordedWhy::Exhausted);
+        // Attempts: three at most.
+        let two = vec![claimed(1..=1, 1, None, 1), retry_of(2, 1), claimed(1..=1, 3, Some(2), 2)];
+        fails_with(Poison::new(), &[loaded(1), two.clone(), vec![exhausted(3, 2)]].concat(), "fails early");
+        let three = [loaded(1), two, vec![retry_of(4, 3), claimed(1..=1, 5, Some(4), 3)]].concat();
+        passes(&mut Poison::new(), &[three.clone(), vec![exhausted(5, 3)]].concat());
+        fails_with(Poison::new(), &[three, vec![retry_of(6, 5)]].concat(), "has used 3 attempts and is free");
+        // Crashes: two at least.
+        let mut one_crash = two_deaths(None);
+        let second = one_crash.iter().rposition(|event| matches!(event, Event::WorkerCrashed { .. })).unwrap_or(0);
+        one_crash.truncate(second);
+        fails_with(Poison::new(), &[one_crash.clone(), vec![failed(0, 1)]].concat(), "fails early");
+        // By an orderly exit, and by none.
+        let dropped = [lease_ended(4, LeaseEnd::Dropped), crashed(1, 8, 4)].to_vec();
+        fails_with(Poison::new(), &[one_crash.clone(), dropped].concat(), "was not judged");
+        fails_with(Poison::new(), &[one_crash, vec![crashed(1, 8, 4)]].concat(), "was not judged");
+    }
+
+    #[test]
+    fn who_runs_a_suspect_alone_claims_nothing_and_nothing_else_is_claimed_alone() {
+        let mut events = loaded(3);
+        events.extend([claimed(1..=1, 1, None, 1), lease_ended(1, LeaseEnd::Died)]);
+        events.extend([freed(1..=1, 2, 1, FreedWhy::Recovered, 1), lease_taken(2)]);
+        let alone = claimed_by(2, 1..=1, 3, Some(2), 1, 1, true);
+        let more = claimed_by(2, 2..=2, 4, None, 2, 0, false);
+        passes(&mut Poison::new(), &[events.clone(), vec![alone.clone()]].concat());
+        fails_with(Poison::new(), &[events.clone(), vec![alone, more]].concat(), "claims beside a suspect");
+        let fresh = claimed_by(2, 2..=2, 4, None, 2, 0, true);
+        fails_with(Poison::new(), &[events.clone(), vec![fresh]].concat(), "a single suspect: false");
+        let unknown = freed(1..=1, 4, 9, FreedWhy::GivenBack, 0);
+        fails_with(Poison::new(), &[events, vec![unknown]].concat(), "unknown span");
+    }
 }

@@ -155,4 +155,14 @@ mod tests {
         events.extend([held(200_000, false), (210_001, Event::Tick)]);
         assert_eq!(first_failure(&mut checker(), &events), Some(8));
     }
+
+    #[test]
+    fn a_batch_that_is_stuck_when_the_run_ends_is_seen() {
+        let mut checker = checker();
+        let mut events = at_ms(0, loaded(1));
+        events.push((90_000, Event::FaultsStopped));
+        assert_eq!(first_failure(&mut checker, &events), None);
+        checker.at_end(100_000_000, &StoreView::default()).unwrap();
+        checker.at_end(100_000_001, &StoreView::default()).unwrap_err();
+    }
 }

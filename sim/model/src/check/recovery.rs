@@ -159,4 +159,25 @@ mod tests {
         let back = [crash(), alone[1].clone(), (50_000, Event::WorkerResumed { process: judge })];
         assert!(!bears(&back, 72_101));
     }
+
+    #[test]
+    fn an_end_of_the_run_without_the_end_of_the_lease_is_seen() {
+        let mut checker = BoundedRecovery::new(Duration::from_millis(100));
+        let mut events = at_ms(0, started(1, 1));
+        events.extend(at_ms(0, started(2, 2)));
+        events.push(crash());
+        assert_eq!(first_failure(&mut checker, &events), None);
+        assert!(checker.at_end(23_100_000, &StoreView::default()).is_ok());
+        assert!(checker.at_end(23_100_001, &StoreView::default()).is_err());
+    }
+
+    #[test]
+    fn heartbeats_that_linger_excuse_a_ttl_and_a_clock_that_jumps_what_was_before() {
+        let linger = [crash(), (2000, Event::HeartbeatsLinger)];
+        assert!(bears(&linger, 31_100));
+        assert!(!bears(&linger, 31_101));
+        let jump = [crash(), (2000, Event::StoreClockJumped { by: 1 })];
+        assert!(bears(&jump, 24_100));
+        assert!(!bears(&jump, 24_101));
+    }
 }

@@ -217,6 +217,23 @@ pub fn fails(checker: &mut dyn Checker, events: &[Event]) {
     assert!(seen.is_err(), "{last:?} passes");
 }
 
+/// All but the last pass, and what is seen of the last is told in these words.
+pub fn fails_with(mut checker: impl Checker, events: &[Event], words: &str) {
+    let Some((last, before)) = events.split_last() else { panic!("no events") };
+    passes(&mut checker, before);
+    let seen = checker.on_event(before.len() as u64, last);
+    assert!(seen.as_ref().is_err_and(|seen| seen.what.contains(words)), "{last:?}: {seen:?} and not {words:?}");
+}
+
+/// What breaks a batch's snapshot, and words of what is then seen.
+pub type Break = (fn(&mut BatchView), &'static str);
+
+/// What is seen of a snapshot is told in these words.
+pub fn state_fails_with(checker: &mut dyn Checker, view: &StoreView, words: &str) {
+    let seen = checker.on_state(99, view);
+    assert!(seen.as_ref().is_err_and(|seen| seen.what.contains(words)), "{seen:?} and not {words:?}");
+}
+
 /// Events with their times in milliseconds; whether and where they fail.
 pub fn first_failure(checker: &mut dyn Checker, events: &[(u64, Event)]) -> Option<usize> {
     events.iter().position(|(at_ms, event)| checker.on_event(at_ms * 1000, event).is_err())

@@ -8,7 +8,7 @@ use fencepost_core::rules::leaving::{
 };
 use fencepost_core::{AppendId, BatchId, LineRange, StoreTime};
 
-use super::{Event, ModelStore};
+use super::{Event, Mistake, ModelStore};
 
 /// An append's record, with what it staged.
 #[derive(Debug, Clone, Hash)]
@@ -112,7 +112,8 @@ impl ModelStore {
 
     /// S3: makes the rows the batch's. None: it has not so many.
     pub fn finish_append(&mut self, batch: BatchId, append: AppendId, end: &AppendEnd) -> Option<Appended> {
-        let status = self.status_of(batch);
+        let anyhow = self.makes(Mistake::AppendToEnded);
+        let status = self.status_of(batch).map(|status| if anyhow { BatchStatus::Open } else { status });
         let own = self.append_of(batch, append).cloned();
         let lines = own.as_ref().and_then(Append::lines);
         let seen = own.as_ref().map(|own| (own.state, own.digest.as_deref()));
@@ -138,9 +139,14 @@ impl ModelStore {
     }
 
     fn raise_total(&mut self, batch: BatchId, rows: Vec<Box<str>>) {
+        let anyhow = self.makes(Mistake::AppendToEnded);
         let Some(found) = self.batches.get_mut(&batch).filter(|_| !rows.is_empty()) else { return };
         let first = found.total + 1;
-        found.append(rows);
+        if anyhow {
+            found.append_anyhow(rows);
+        } else {
+            found.append(rows);
+        }
         self.events.push(Event::BatchAppended { batch, lines: LineRange { first, last: found.total } });
         self.touched.insert(batch);
     }

@@ -187,6 +187,11 @@ impl Batch {
     /// S3: the total is raised over these rows.
     pub(super) fn append(&mut self, rows: Vec<Box<str>>) {
         debug_assert_eq!(self.status, BatchStatus::Open);
+        self.append_anyhow(rows);
+    }
+
+    /// Whatever its status.
+    pub(super) fn append_anyhow(&mut self, rows: Vec<Box<str>>) {
         self.inputs.resize(self.total as usize, Box::default());
         self.total += rows.len() as u64;
         self.inputs.extend(rows);
@@ -238,6 +243,11 @@ impl Batch {
 
     pub(super) fn put_span(&mut self, token: Token, span: Span) {
         debug_assert!(self.spans.last_key_value().is_none_or(|(last, _)| *last < token), "tokens only grow");
+        self.put_span_back(token, span);
+    }
+
+    /// Under a token that may be an old one.
+    pub(super) fn put_span_back(&mut self, token: Token, span: Span) {
         let Some(first) = span.lines.first() else {
             unreachable!("a finished span is gone");
         };

@@ -9,7 +9,7 @@ use fencepost_core::rules::lease::l1_may_claim;
 use fencepost_core::rules::outcome::Fence;
 use fencepost_core::{BatchId, LeaseId, StoreTime, Token};
 
-use super::{Event, ModelStore};
+use super::{Event, Mistake, ModelStore};
 use crate::view::{CallView, CompletionView, RowCounts};
 
 /// The end of one generation, and its call.
@@ -119,10 +119,11 @@ impl ModelStore {
 
     pub(super) fn record_call(&mut self, now: StoreTime, record: &RecordCall) -> CallVerdict {
         let CallKey { batch, generation, token } = record.key;
+        let any_token = self.makes(Mistake::CallWithoutToken);
         let own = |found: &&mut Completion| (found.batch, found.generation) == (batch, generation);
         let Some(found) = self.completions.iter_mut().find(own) else { return CallVerdict::Fenced };
         let call = &mut found.call;
-        let held = call.lease == Some(record.lease) && call.token == Some(token);
+        let held = any_token || (call.lease == Some(record.lease) && call.token == Some(token));
         match s7_fence(held, token, call.token) {
             Fence::Before => return CallVerdict::RecordedBefore,
             Fence::Fenced => return CallVerdict::Fenced,

@@ -12,7 +12,7 @@ use fencepost_core::store::{Claim, ClaimReply, Grant};
 use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, Token};
 
 use super::batch::{Batch, Holder, Span};
-use super::{Event, FreedWhy, ModelStore};
+use super::{Event, FreedWhy, Mistake, ModelStore};
 
 /// A claim takes at most so many free spans.
 const FREE_SPANS_MAX: usize = 64;
@@ -85,16 +85,21 @@ impl ModelStore {
             priority: batch.spec.priority,
             last_claim: batch.last_claim,
         };
-        let mut turns: Vec<BatchTurn> = open.filter(|batch| batch.is_claimable(operations)).map(turn).collect();
+        let mut turns: Vec<BatchTurn> =
+            open.filter(|batch| batch.is_claimable(operations) || self.claims_from_held(batch)).map(turn).collect();
         c3_batch_order(&mut turns);
         turns.into_iter().map(|turn| turn.batch).collect()
+    }
+
+    fn claims_from_held(&self, batch: &Batch) -> bool {
+        self.makes(Mistake::ClaimsFromHeld) && batch.held
     }
 
     /// P2: at most one worker in two works on suspects.
     fn within_quota(&self, lease: LeaseId) -> bool {
         let on_suspects = |other: &&LeaseId| **other != lease && self.leases[*other].suspects > 0;
         let others = self.live.iter().filter(on_suspects).count();
-        p2_may_take_suspect(others as u64, self.live.len() as u64)
+        p2_may_take_suspect(others as u64, self.live.len() as u64) || self.makes(Mistake::QuotaIgnored)
     }
 
     /// P2: whether there is anything to claim but suspects.
@@ -157,17 +162,21 @@ impl ModelStore {
     }
 
     fn take_fresh(&mut self, claim: &Claim, batch: BatchId, lines: u64) -> Option<Grant> {
+        let mut first = self.batches.get(&batch)?.cursor;
+        if self.makes(Mistake::LinesGrantedTwice) {
+            first = self.cursor_by_mistake(claim.lease, batch, first);
+        }
         let found = self.batches.get_mut(&batch)?;
         debug_assert!(lines <= found.fresh_lines());
         let span = Span {
-            lines: LineSet::range(found.cursor, found.cursor + lines - 1),
+            lines: LineSet::range(first, first + lines - 1),
             holder: None,
             not_before: None,
             suspicion: 0,
             tried: false,
             from_lease: None,
         };
-        found.cursor += lines;
+        found.cursor = first + lines;
         self.write_held(claim, batch, None, span, false)
     }
 

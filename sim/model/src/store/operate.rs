@@ -7,7 +7,7 @@ use fencepost_core::{BatchId, LeaseId, LineRange, LineSet, StoreTime, Token};
 
 use super::batch::{Batch, Outcome, Span};
 use super::log::{LogEntry, LogKind};
-use super::{Event, ModelStore};
+use super::{Event, Mistake, ModelStore};
 use crate::history::OutcomeStatus;
 
 impl ModelStore {
@@ -35,6 +35,7 @@ impl ModelStore {
 
     /// S2: locks the batch, ends it, then removes its spans; what was held is kept as what may still run.
     pub fn abort(&mut self, now: StoreTime, id: BatchId) -> Operated {
+        self.begin_mistaken(now, None);
         let found = self.batches.get_mut(&id);
         let comes_to = s2_abort(found.as_ref().map(|batch| batch.status));
         let (Operated::Now, Some(batch)) = (comes_to, found) else { return comes_to };
@@ -52,6 +53,7 @@ impl ModelStore {
 
     /// S5: turns outcomes back into free spans, one for each run of adjacent lines. Repeated, it takes away what is there then.
     pub fn retry(&mut self, now: StoreTime, id: BatchId, rows: &RetryRows) -> Retried {
+        let keeps_generation = self.makes(Mistake::RetryKeepsGeneration);
         let found = self.batches.get_mut(&id);
         let reopens = match s5_may_retry(found.as_ref().map(|batch| batch.status)) {
             MayRetry::Yes { reopens } => reopens,
@@ -63,8 +65,9 @@ impl ModelStore {
         let lines: LineSet =
             batch.outcomes().filter(|(line, row)| is_meant(rows, *line, row)).map(|(line, _)| line).collect();
         let freed = lines.count();
-        let generation = s5_generation(batch.generation, reopens, freed);
-        let reopened = generation != batch.generation;
+        let next = s5_generation(batch.generation, reopens, freed);
+        let reopened = next != batch.generation;
+        let generation = if keeps_generation { batch.generation } else { next };
         if freed == 0 {
             return Retried::Rows { freed, generation, reopened };
         }

@@ -10,7 +10,7 @@ use fencepost_core::rules::leaving::{
 use fencepost_core::{AppendId, BatchId, LeaseId, StoreTime};
 
 use super::batch::Batch;
-use super::{Event, ModelStore};
+use super::{Event, Mistake, ModelStore};
 
 /// A batch whose purge has begun: nothing of it is seen any more.
 #[derive(Debug, Clone, Hash)]
@@ -57,8 +57,8 @@ impl ModelStore {
         let found = self.batches.get(&id).map(|batch| PurgeCandidate {
             status: batch.status,
             ended_at: batch.ended_at,
-            has_spans: !batch.spans().is_empty(),
-            busy: self.stopping.is_of(id) || self.call_is_made(id),
+            has_spans: !batch.spans().is_empty() && !self.makes(Mistake::PurgeAsksForNothing),
+            busy: !self.makes(Mistake::PurgeAsksForNothing) && (self.stopping.is_of(id) || self.call_is_made(id)),
         });
         let begun = s6_begin_purge(found, self.purges.contains_key(&id), ended_before);
         if begun != PurgeBegun::Now {

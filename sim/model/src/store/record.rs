@@ -8,7 +8,7 @@ use fencepost_core::{BatchId, LeaseId, LineRange, LineSet, StoreTime, Token};
 
 use super::batch::{Batch, LeftSpan, Outcome, Span};
 use super::log::{LogEntry, LogKind};
-use super::{Event, FreedWhy, ModelStore};
+use super::{Event, FreedWhy, Mistake, ModelStore};
 use crate::history::{OutcomeStatus, RecordedWhy};
 
 impl ModelStore {
@@ -22,6 +22,9 @@ impl ModelStore {
             }
             verdicts.push(verdict);
         }
+        if self.makes(Mistake::EndApart) {
+            self.end_later(record.lease, std::mem::take(&mut changed));
+        }
         for batch in t1_lock_order(changed) {
             self.end_if_done(now, batch);
         }
@@ -30,10 +33,10 @@ impl ModelStore {
     }
 
     fn record_item(&mut self, now: StoreTime, lease: LeaseId, item: &RecordItem) -> Verdict {
-        let Some(batch) = self.batches.get_mut(&item.batch) else {
+        let left = self.take_answered(lease, item);
+        let Some(batch) = self.batches.get(&item.batch) else {
             return Verdict::Fenced;
         };
-        let left = if batch.status == BatchStatus::Open { batch.take_line(lease, item.token, item.line) } else { None };
         match (fence(batch, left.is_some(), item), left) {
             (Fence::Holds, Some(left)) => Verdict::Recorded(self.record_held(now, lease, item, &left)),
             (Fence::Before, _) => {
@@ -46,6 +49,20 @@ impl ModelStore {
                 Verdict::Fenced
             }
         }
+    }
+
+    /// Takes the line out of the span that holds it under the answer's token.
+    fn take_answered(&mut self, lease: LeaseId, item: &RecordItem) -> Option<LeftSpan> {
+        let open = self.batches.get_mut(&item.batch).filter(|batch| batch.status == BatchStatus::Open);
+        let left = open.and_then(|batch| batch.take_line(lease, item.token, item.line));
+        left.or_else(|| self.take_by_mistake(lease, item))
+    }
+
+    /// O5: attempts used.
+    pub(super) fn used(&self, batch: BatchId, line: u64) -> u32 {
+        let log = self.batches[&batch].log();
+        let by_crashes = if self.makes(Mistake::CrashUsesAttempt) { log.crashes(line) } else { 0 };
+        log.used(line) + by_crashes
     }
 
     /// The line has just left its span.
@@ -65,7 +82,7 @@ impl ModelStore {
             }
             Answer::Retry { error, jitter, timed_out } => {
                 let batch = &self.batches[&item.batch];
-                match o5_after_retry(batch.log().used(item.line), batch.spec.attempts_max, *jitter) {
+                match o5_after_retry(self.used(item.batch, item.line), batch.spec.attempts_max, *jitter) {
                     AfterRetry::Exhausted => {
                         let failed = OutcomeStatus::Failed;
                         self.record_answer(now, lease, item, failed, error, RecordedWhy::Exhausted);
@@ -95,7 +112,7 @@ impl ModelStore {
             text: text.into(),
             token: item.token,
             lease,
-            attempts: batch.log().used(item.line).saturating_add(1),
+            attempts: self.used(item.batch, item.line).saturating_add(1),
             crashes: batch.log().crashes(item.line),
             generation: batch.generation,
             run_time: item.run_time,
@@ -225,7 +242,11 @@ impl ModelStore {
         };
         batch.status = status;
         batch.ended_at = Some(now);
-        self.add_completion(now, id, status);
+        if self.makes(Mistake::CompletionApart) {
+            self.complete_later(now, id, status);
+        } else {
+            self.add_completion(now, id, status);
+        }
         self.open.remove(&id);
         self.touched.insert(id);
     }

@@ -10,7 +10,7 @@ use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, Token};
 
 use super::batch::{Outcome, Span};
 use super::log::LogKind;
-use super::{Event, FreedWhy, LeaseEnd, ModelStore, freed};
+use super::{Event, FreedWhy, LeaseEnd, Mistake, ModelStore, freed};
 use crate::history::{OutcomeStatus, RecordedWhy};
 
 /// What came of a recovery so far.
@@ -62,7 +62,17 @@ impl ModelStore {
         sum: &mut Sum,
     ) {
         let alone = span.holder.is_some_and(|holder| holder.alone);
+        if self.makes(Mistake::WholeLeaseBlamed) {
+            for line in span.lines.iter() {
+                let one = Span { lines: LineSet::single(line), ..span.clone() };
+                self.crash(now, recover, batch, token, &one, sum);
+            }
+            return;
+        }
         match p2_after_end(&span.lines, span.suspicion, alone) {
+            AfterEnd::Suspect { suspicion, .. } if self.makes(Mistake::SuspectsNotHalved) => {
+                self.free_recovered(now, recover, batch, token, span, vec![span.lines.clone()], suspicion, sum);
+            }
             AfterEnd::Suspect { parts, suspicion } => {
                 self.free_recovered(now, recover, batch, token, span, parts, suspicion, sum);
             }
@@ -122,7 +132,7 @@ impl ModelStore {
             text: "crashed its worker too often".into(),
             token,
             lease: recover.lease,
-            attempts: found.log().used(line),
+            attempts: self.used(batch, line),
             crashes,
             generation: found.generation,
             run_time: Duration::ZERO,
@@ -134,7 +144,8 @@ impl ModelStore {
 
     /// R2: leases and not-before times that lie further ahead than they ever may.
     pub(super) fn cut_back(&mut self, now: StoreTime, backoff_max: Duration) {
-        for id in &self.live {
+        let leases_too = !self.makes(Mistake::NoCutBack);
+        for id in self.live.iter().filter(|_| leases_too) {
             let Some(lease) = self.leases.get_mut(id) else {
                 continue;
             };

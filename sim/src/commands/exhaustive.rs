@@ -1,0 +1,24 @@
+//! `sim exhaustive`
+
+use std::num::NonZero;
+use std::thread;
+
+use clap::Args;
+use sim::checks::Kind;
+
+use super::End;
+
+#[derive(Debug, Args)]
+pub struct Exhaustive {
+    /// So many at once [default: one per processor]
+    #[arg(long, value_name = "J")]
+    jobs: Option<usize>,
+}
+
+impl Exhaustive {
+    pub fn run(&self) -> End {
+        let jobs = self.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get));
+        let holds = sim::exhaustive::all(jobs, |line| print!("{line}"));
+        if holds { End::Holds } else { End::Violated(Kind::Safety) }
+    }
+}
