@@ -18,6 +18,7 @@ macro_rules! marks {
         }
     };
 }
+#[cfg(madsim)]
 pub(crate) use marks;
 
 /// Situations worth counting.

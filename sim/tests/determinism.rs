@@ -27,3 +27,31 @@ fn other_seeds_run_otherwise() {
     let hashes: std::collections::BTreeSet<u64> = (0..100).map(|seed| run(&Schedule::from_seed(seed)).hash).collect();
     assert_eq!(hashes.len(), 100);
 }
+
+/// Unless it is biased, `select!` draws which branch it looks at first from a source that no seed decides.
+#[test]
+fn every_select_of_simulated_code_is_biased() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut folders: Vec<std::path::PathBuf> =
+        ["cli/src/driver", "cli/src/liveness", "sim/src"].map(|of| root.join(of)).into();
+    let mut files = vec![root.join("cli/src/driver.rs")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("a folder of the workspace") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    let mut selects = 0;
+    for file in files.iter().filter(|file| file.extension().is_some_and(|of| of == "rs")) {
+        let text = std::fs::read_to_string(file).expect("a source file");
+        for after in text.split("select! {").skip(1) {
+            selects += 1;
+            assert!(
+                after.trim_start().starts_with("biased;"),
+                "an unbiased select! in {}: {after:.60}",
+                file.display()
+            );
+        }
+    }
+    assert!(selects >= 8, "only {selects} were found");
+}

@@ -38,13 +38,13 @@ mod with_madsim {
     #[test]
     fn the_same_seed_runs_the_same_way_twice() {
         let mut hashes = BTreeSet::new();
-        for seed in 0..100 {
+        for seed in 0..200 {
             let schedule = NetSchedule::from_seed(seed);
             let (first, second) = (run(&schedule), run(&schedule));
             assert_eq!(first.hash, second.hash, "seed {seed}");
             assert_eq!(first.coverage, second.coverage, "seed {seed}");
             hashes.insert(first.hash);
         }
-        assert_eq!(hashes.len(), 100);
+        assert_eq!(hashes.len(), 200);
     }
 }

@@ -12,14 +12,14 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use fencepost_core::liveness::{LivenessReply, LivenessRequest};
 use fencepost_core::random::Stream;
 use fencepost_core::{Instant, LeaseId};
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use self::connecting::{CaError, Connect, RedisServer};
 use self::keys::Keys;
@@ -75,7 +75,9 @@ struct Link<K: Connect, C: Clock, T: Spawn> {
     /// This connection's number there.
     who: u64,
     seed: u64,
-    state: watch::Sender<State<K::Connection>>,
+    state: Mutex<State<K::Connection>>,
+    /// Wakes who waits for another state, in order: a `watch` would wake them in an order that no simulator's seed decides.
+    changed: Notify,
     generation: AtomicU64,
 }
 
@@ -170,8 +172,8 @@ impl<K: Connect, C: Clock, T: Spawn> RedisLiveness<K, C, T> {
 impl<K: Connect, C: Clock, T: Spawn> Link<K, C, T> {
     fn new(connect: K, clock: C, spawn: T, keys: Keys, limit: Duration, trouble: Arc<Trouble>, seed: u64) -> Self {
         let who = trouble.connection();
-        let (state, _) = watch::channel(State::Idle);
-        Self { connect, clock, spawn, keys, limit, trouble, who, seed, state, generation: AtomicU64::new(0) }
+        let (state, changed) = (Mutex::new(State::Idle), Notify::new());
+        Self { connect, clock, spawn, keys, limit, trouble, who, seed, state, changed, generation: AtomicU64::new(0) }
     }
 
     /// The same with a connection of its own.
@@ -225,46 +227,46 @@ impl<K: Connect, C: Clock, T: Spawn> Link<K, C, T> {
     /// The connection; one that is just being made is waited for.
     async fn connection(self: &Arc<Self>, ends: Instant) -> Result<(K::Connection, u64), Arc<str>> {
         self.begin();
-        let mut news = self.state.subscribe();
         let made = async {
-            let state = news.wait_for(|state| !matches!(state, State::Idle | State::Connecting)).await.ok()?;
-            match &*state {
-                State::Up(connection, generation) => Some(Ok((connection.clone(), *generation))),
-                State::Down(why) => Some(Err(why.clone())),
-                State::Idle | State::Connecting => None,
+            loop {
+                let changed = self.changed.notified();
+                match &*self.state() {
+                    State::Up(connection, generation) => return Ok((connection.clone(), *generation)),
+                    State::Down(why) => return Err(why.clone()),
+                    State::Idle | State::Connecting => {}
+                }
+                changed.await;
             }
         };
-        self.until(ends, made)
-            .await
-            .flatten()
-            .unwrap_or_else(|| Err(format!("no connection within {:?}", self.limit).into()))
+        self.until(ends, made).await.unwrap_or_else(|| Err(format!("no connection within {:?}", self.limit).into()))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<K::Connection>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts another state in this one's place where it is such a one; tells whether it was.
+    fn change(&self, to: State<K::Connection>, from: impl FnOnce(&State<K::Connection>) -> bool) -> bool {
+        let mut state = self.state();
+        let changes = from(&state);
+        if changes {
+            *state = to;
+            drop(state);
+            self.changed.notify_waiters();
+        }
+        changes
     }
 
     /// Begins to connect if nobody has.
     fn begin(self: &Arc<Self>) {
-        let began = self.state.send_if_modified(|state| {
-            let begins = matches!(state, State::Idle);
-            if begins {
-                *state = State::Connecting;
-            }
-            begins
-        });
-        if began {
+        if self.change(State::Connecting, |state| matches!(state, State::Idle)) {
             self.connect_again();
         }
     }
 
     /// This connection is of no use: another is made.
     fn lost(self: &Arc<Self>, generation: u64, now: State<K::Connection>) {
-        let mut now = Some(now);
-        let was_up = self.state.send_if_modified(|state| match state {
-            State::Up(_, of) if *of == generation => {
-                *state = now.take().unwrap_or(State::Connecting);
-                true
-            }
-            _ => false,
-        });
-        if was_up {
+        if self.change(now, |state| matches!(state, State::Up(_, of) if *of == generation)) {
             self.connect_again();
         }
     }
@@ -313,13 +315,13 @@ async fn keep_connecting<K: Connect, C: Clock, T: Spawn>(link: Weak<Link<K, C, T
             Ok(connection) => {
                 let generation = link.generation.fetch_add(1, Ordering::Relaxed);
                 link.trouble.connected(link.who);
-                link.state.send_replace(State::Up(connection, generation));
+                link.change(State::Up(connection, generation), |_| true);
                 return;
             }
             Err(error) => {
                 // Told first: whoever waits goes on with the state.
                 link.trouble.began(link.who, Kind::Lost, clock.now(), &error);
-                link.state.send_replace(State::Down(error.to_string().into()));
+                link.change(State::Down(error.to_string().into()), |_| true);
             }
         }
         drop(link);

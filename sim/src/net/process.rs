@@ -14,6 +14,7 @@ use madsim::task::NodeId;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::coverage::NetMark;
+use super::fault::Server;
 use super::world::{Action, ProcessAt, World};
 use crate::fault::Way;
 
@@ -34,6 +35,16 @@ pub(super) struct Slot {
     pub(super) redis_link_since: u64,
     /// After the faults have stopped: whole, or as broken as it was.
     pub(super) core: bool,
+}
+
+impl Slot {
+    /// How its link to a server is cut, and until when.
+    pub(super) const fn cut_of(&mut self, server: Server) -> &mut Option<(Way, u64)> {
+        match server {
+            Server::Store => &mut self.store_cut,
+            Server::Redis => &mut self.redis_cut,
+        }
+    }
 }
 
 /// A process.

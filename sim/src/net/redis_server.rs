@@ -2,6 +2,7 @@
 //! differential test has shown a real server to do with them.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fencepost::liveness::redis::keys::rows;
@@ -13,7 +14,7 @@ use fencepost_model::liveness::{ModelLiveness, uptime_s};
 use madsim::net::{TcpListener, TcpStream};
 use madsim::task::NodeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::coverage::NetMark;
 use super::fault::Refusal;
@@ -37,8 +38,8 @@ pub(super) struct Redis {
     pub(super) refuses: Option<(Refusal, u64)>,
     /// When any of this last changed.
     pub(super) since: u64,
-    /// Raised when all connections are to be closed.
-    hang_up: watch::Sender<u64>,
+    /// All connections are to be closed.
+    hang_up: Arc<Notify>,
     /// What was done lately.
     pub(super) done: VecDeque<Done>,
 }
@@ -74,7 +75,7 @@ impl Redis {
             paused: None,
             refuses: None,
             since: 0,
-            hang_up: watch::channel(0).0,
+            hang_up: Arc::default(),
             done: VecDeque::new(),
         }
     }
@@ -89,7 +90,7 @@ impl Redis {
     }
 
     pub(super) fn close_connections(&self) {
-        self.hang_up.send_modify(|times| *times += 1);
+        self.hang_up.notify_waiters();
     }
 }
 
@@ -99,17 +100,17 @@ pub(super) async fn serve(shared: Shared) {
         return shared.lock().violate("simulator", "Redis cannot listen".to_owned());
     };
     while let Ok((stream, _)) = listener.accept().await {
-        let hang_up = shared.lock().redis.hang_up.subscribe();
+        let hang_up = shared.lock().redis.hang_up.clone();
         madsim::task::spawn(talk(shared.clone(), stream, hang_up));
     }
 }
 
-async fn talk(shared: Shared, mut stream: TcpStream, mut hang_up: watch::Receiver<u64>) {
+async fn talk(shared: Shared, mut stream: TcpStream, hang_up: Arc<Notify>) {
     let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
     loop {
         let length = tokio::select! {
             biased;
-            _ = hang_up.changed() => return,
+            () = hang_up.notified() => return,
             read = stream.read(&mut buffer) => read.unwrap_or(0),
         };
         if length == 0 {

@@ -236,16 +236,12 @@ impl World {
     }
 
     pub(super) fn cut(&mut self, slot: usize, server: Server, way: Way, until: u64) {
-        self.heal_link(slot, server, u64::MAX, false);
+        let was = self.slots[slot].cut_of(server).replace((way, until));
+        if let Some((was, _)) = was {
+            self.set_clogs(slot, server, was, false);
+        }
         self.set_clogs(slot, server, way, true);
-        let now = self.now();
-        let was = match server {
-            Server::Store => self.slots[slot].store_cut.replace((way, until)),
-            Server::Redis => {
-                self.slots[slot].redis_link_since = now;
-                self.slots[slot].redis_cut.replace((way, until))
-            }
-        };
+        self.link_changes(slot, server);
         if server == Server::Store && way != Way::Both {
             self.coverage.mark(NetMark::StoreCutOneWay);
         }
@@ -253,6 +249,12 @@ impl World {
             self.link_trouble(at, link_of(server), true);
         }
         self.plan_end(until);
+    }
+
+    fn link_changes(&mut self, slot: usize, server: Server) {
+        if server == Server::Redis {
+            self.slots[slot].redis_link_since = self.now();
+        }
     }
 
     fn set_clogs(&self, slot: usize, server: Server, way: Way, clogged: bool) {
@@ -271,24 +273,11 @@ impl World {
         }
     }
 
-    /// Ends a cut that has run out; where it is to be replaced by another, the checkers do not hear of it.
-    fn heal_link(&mut self, slot: usize, server: Server, upto: u64, heals: bool) {
-        let now = self.now();
-        let cut = match server {
-            Server::Store => &mut self.slots[slot].store_cut,
-            Server::Redis => &mut self.slots[slot].redis_cut,
-        };
-        let Some((way, _)) = cut.filter(|(_, until)| *until <= upto) else { return };
-        if heals {
-            *cut = None;
-        }
+    /// Ends a cut that has run out.
+    fn heal_link(&mut self, slot: usize, server: Server, upto: u64) {
+        let Some((way, _)) = self.slots[slot].cut_of(server).take_if(|(_, until)| *until <= upto) else { return };
         self.set_clogs(slot, server, way, false);
-        if !heals {
-            return;
-        }
-        if server == Server::Redis {
-            self.slots[slot].redis_link_since = now;
-        }
+        self.link_changes(slot, server);
         if let Some(at) = self.slots[slot].current {
             self.link_trouble(at, link_of(server), false);
         }
@@ -329,12 +318,9 @@ impl World {
     }
 
     /// Whether messages between this process and that server may be lost.
-    pub(super) fn loses_messages(&self, at: ProcessAt, server: Server) -> bool {
-        let slot = &self.slots[self.processes[at].slot];
-        let cut = match server {
-            Server::Store => slot.store_cut,
-            Server::Redis => slot.redis_cut,
-        };
+    pub(super) fn loses_messages(&mut self, at: ProcessAt, server: Server) -> bool {
+        let slot = self.processes[at].slot;
+        let cut = *self.slots[slot].cut_of(server);
         cut.is_some() || self.bad_network.is_some()
     }
 
@@ -365,8 +351,8 @@ impl World {
         self.bring_servers_back(upto);
         self.mend_network(upto);
         for slot in 0..self.slots.len() {
-            self.heal_link(slot, Server::Store, upto, true);
-            self.heal_link(slot, Server::Redis, upto, true);
+            self.heal_link(slot, Server::Store, upto);
+            self.heal_link(slot, Server::Redis, upto);
         }
         for at in self.living() {
             if self.processes[at].paused.is_some_and(|(_, until)| until <= upto) {
@@ -424,8 +410,8 @@ impl World {
     pub(super) fn heal_slot(&mut self, slot: usize) {
         self.slots[slot].core = true;
         self.slots[slot].lose_replies = 0;
-        self.heal_link(slot, Server::Store, u64::MAX, true);
-        self.heal_link(slot, Server::Redis, u64::MAX, true);
+        self.heal_link(slot, Server::Store, u64::MAX);
+        self.heal_link(slot, Server::Redis, u64::MAX);
         if let Some(at) = self.slots[slot].current {
             self.resume(at);
         }
