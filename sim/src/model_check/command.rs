@@ -10,6 +10,9 @@ use crate::explore::quiet_panics;
 /// So many states fit into a few gigabytes.
 const STATES_MAX: usize = 20_000_000;
 
+/// A history that only goes on and on is not shown to its end.
+const SHOWN: usize = 60;
+
 /// Searches one scope, or all of them.
 pub fn model_check(args: &[String]) -> ExitCode {
     let value = |name: &str| args.iter().position(|arg| arg == name).and_then(|at| args.get(at + 1));
@@ -64,7 +67,9 @@ fn mistakes(scopes: &[Scope], states_max: usize) -> ExitCode {
                     report.states,
                     steps.len()
                 );
-                println!("{violation}\n  {}\n", steps.join("\n  "));
+                let shown = &steps[..steps.len().min(SHOWN)];
+                println!("{violation}\n  {}", shown.join("\n  "));
+                println!("  ({} more)\n", steps.len() - shown.len());
             }
         }
     }
