@@ -51,7 +51,7 @@ impl State {
             asks || tells
         });
         let keeper_is_due = alive.timeout(Machine::Keeper).is_some_and(|at| at <= self.now());
-        !asks && !(agent.judge && keeper_is_due)
+        !(asks || agent.judge && keeper_is_due)
     }
 
     fn may_not_wait(&self, agent: Agent, action: &Action) -> bool {
