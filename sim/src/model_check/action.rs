@@ -69,13 +69,17 @@ impl State {
 
     /// Nothing happens any more unless an operator acts or a message comes that may as well be lost.
     pub(super) fn is_quiet(&self, actions: &[Action]) -> bool {
-        actions.iter().all(|action| match action {
-            Action::Deliver(at) => self.network[*at].late,
-            Action::Operate(_) | Action::Lose(_) | Action::HoldBack(_) | Action::Duplicate(_) | Action::Fail(..) => {
-                true
-            }
-            _ => false,
-        })
+        let waits_for_nobody = self.operator.resume_by.is_none();
+        waits_for_nobody
+            && actions.iter().all(|action| match action {
+                Action::Deliver(at) => self.network[*at].late,
+                Action::Operate(_)
+                | Action::Lose(_)
+                | Action::HoldBack(_)
+                | Action::Duplicate(_)
+                | Action::Fail(..) => true,
+                _ => false,
+            })
     }
 
     fn machines(&self, actions: &mut Vec<Action>) {

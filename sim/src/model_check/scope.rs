@@ -78,6 +78,8 @@ pub struct Scope {
     pub faults: Faults,
     /// What operators do.
     pub operations: &'static [Operation],
+    /// Leases are taken before the search begins, one after the other.
+    pub warm: bool,
     /// S7: whether completion calls are made.
     pub calls: bool,
     /// The threads of a process hear of each other by messages of their own.
@@ -140,9 +142,10 @@ const PLAIN: Scope = Scope {
     ends: &[End::Success],
     faults: Faults { crashes: 0, pauses: 0, losses: 0, late: 0, duplicates: 0 },
     operations: &[],
+    warm: false,
     calls: false,
     threads: false,
-    over_by: Duration::from_secs(60),
+    over_by: Duration::from_secs(30),
 };
 
 /// The scopes by name.
@@ -163,6 +166,7 @@ pub fn scopes() -> Vec<Scope> {
             what: "two workers, one row; one dies at any point, what it sent arrives at any time or never",
             judges: survivor_judges,
             faults: Faults { crashes: 1, ..none },
+            warm: true,
             ..PLAIN
         },
         Scope {
@@ -170,6 +174,7 @@ pub fn scopes() -> Vec<Scope> {
             what: "two workers, one row; one message is lost, with or without notice, or refused",
             judges: survivor_judges,
             faults: Faults { losses: 1, ..none },
+            warm: true,
             ..PLAIN
         },
         Scope {
@@ -177,68 +182,132 @@ pub fn scopes() -> Vec<Scope> {
             what: "two workers, one row; one stands still at any point for any time",
             judges: survivor_judges,
             faults: Faults { pauses: 1, ..none },
+            warm: true,
             ..PLAIN
         },
         Scope {
             name: "late",
-            what: "one worker, one row; two messages come at any later time or never",
+            what: "one worker, one row; one message comes at any later time or never",
+            processes: 1,
+            judges: nobody,
+            faults: Faults { late: 1, ..none },
+            warm: true,
+            over_by: Duration::from_secs(12),
+            ..PLAIN
+        },
+        Scope {
+            name: "late-twice",
+            what: "the same; two messages",
             processes: 1,
             judges: nobody,
             faults: Faults { late: 2, ..none },
+            warm: true,
+            ..PLAIN
+        },
+        Scope {
+            name: "twice",
+            what: "one worker, one row; one request arrives twice, the second time at any later time or never",
+            processes: 1,
+            judges: nobody,
+            faults: Faults { duplicates: 1, ..none },
+            warm: true,
             ..PLAIN
         },
         Scope {
             name: "two-rows",
-            what: "one worker, two rows at once; two messages are lost, with or without notice, or refused",
+            what: "one worker, two rows at once; one message is lost, with or without notice, or refused",
             processes: 1,
             judges: nobody,
             rows: 2,
             concurrency: 2,
+            faults: Faults { losses: 1, ..none },
+            warm: true,
+            ..PLAIN
+        },
+        Scope {
+            name: "two-rows-twice",
+            what: "the same; two messages",
+            processes: 1,
+            judges: nobody,
+            rows: 2,
+            concurrency: 2,
+            timeout: UNIT,
             faults: Faults { losses: 2, ..none },
+            warm: true,
             ..PLAIN
         },
         Scope {
             name: "answers",
-            what: "two workers, two rows that succeed, fail or ask to be tried again",
+            what: "one worker, one row that succeeds, fails or asks to be tried again",
+            processes: 1,
             judges: nobody,
-            rows: 2,
             attempts_max: 2,
             ends: &[End::Success, End::Failed, End::Retry],
             timeout: UNIT,
+            warm: true,
             ..PLAIN
         },
         Scope {
             name: "abort",
-            what: "one worker, two rows; abort and purge at any point, one message is lost",
+            what: "one worker, one row; abort, then purge, at any point",
             processes: 1,
             judges: nobody,
-            rows: 2,
+            timeout: UNIT,
             operations: &[Operation::Abort, Operation::Purge],
-            faults: Faults { losses: 1, ..none },
+            warm: true,
             ..PLAIN
         },
         Scope {
-            name: "operate",
-            what: "one worker, one row; hold, resume, append, retry and abort at any point",
+            name: "abort-lost",
+            what: "the same; one message is lost",
             processes: 1,
             judges: nobody,
-            operations: &[
-                Operation::Hold,
-                Operation::Resume,
-                Operation::BeginAppend,
-                Operation::StageRow,
-                Operation::FinishAppend,
-                Operation::RetryLine,
-                Operation::Abort,
-            ],
+            timeout: UNIT,
+            operations: &[Operation::Abort, Operation::Purge],
+            faults: Faults { losses: 1, ..none },
+            warm: true,
+            ..PLAIN
+        },
+        Scope {
+            name: "append",
+            what: "one worker, one row; an append at any point, each step at any time or never",
+            processes: 1,
+            judges: nobody,
+            timeout: UNIT,
+            operations: &[Operation::BeginAppend, Operation::StageRow, Operation::FinishAppend],
+            warm: true,
+            ..PLAIN
+        },
+        Scope {
+            name: "hold",
+            what: "one worker, two rows; hold and resume at any point",
+            processes: 1,
+            judges: nobody,
+            rows: 2,
+            timeout: UNIT,
+            operations: &[Operation::Hold, Operation::Resume],
+            warm: true,
+            ..PLAIN
+        },
+        Scope {
+            name: "retry",
+            what: "one worker, one row; an operator's retry, then a purge, at any point",
+            processes: 1,
+            judges: nobody,
+            timeout: UNIT,
+            operations: &[Operation::RetryLine, Operation::Purge],
+            warm: true,
             ..PLAIN
         },
         Scope {
             name: "calls",
-            what: "two workers, one row, completion calls; one message is lost",
+            what: "one worker, one row, a completion call; one message is lost",
+            processes: 1,
             judges: nobody,
             calls: true,
+            timeout: UNIT,
             faults: Faults { losses: 1, ..none },
+            warm: true,
             ..PLAIN
         },
     ]

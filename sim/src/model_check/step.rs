@@ -53,6 +53,19 @@ impl Setting<'_> {
         for _ in 0..self.scope.processes {
             self.start(&mut state);
         }
+        if self.scope.warm { self.warm_up(state) } else { Ok(state) }
+    }
+
+    /// The keepers take their leases, before anybody else does anything.
+    fn warm_up(&self, mut state: State) -> Result<State, Violation> {
+        let of_keeper = |state: &State, action: &Action| match *action {
+            Action::Timer(_, machine) => machine == Machine::Keeper,
+            Action::Deliver(at) => state.network[at].machine == Machine::Keeper,
+            _ => false,
+        };
+        while let Some(action) = state.actions(self.scope).into_iter().find(|action| of_keeper(&state, action)) {
+            state = self.step(&state, action)?;
+        }
         Ok(state)
     }
 
