@@ -36,9 +36,9 @@ fn what_holds_exits_with_0() {
 fn the_exit_code_tells_what_failed() {
     let folder = tempfile::tempdir().unwrap();
     let code = |args: &[&str]| sim(folder.path(), args).status.code();
-    assert_eq!(code(&["replay", "3", "--planted", "nofence"]), Some(1));
+    assert_eq!(code(&["replay", "410", "--planted", "notokencheck"]), Some(1));
     assert_eq!(code(&["replay", "3", "--planted", "NoSettle"]), Some(3));
-    assert_eq!(code(&["replay", "3", "--planted", "NoSuchBug"]), Some(2));
+    assert_eq!(code(&["replay", "410", "--planted", "NoSuchBug"]), Some(2));
     assert_eq!(code(&["replay"]), Some(2));
     std::fs::write(folder.path().join("bad.json"), "{\"seed\": 1,\n\"options\": {\"worker\": 1}}").unwrap();
     let bad = sim(folder.path(), &["shrink", "bad.json"]);
@@ -58,18 +58,22 @@ fn checks_are_told_apart() {
 #[test]
 fn explore_writes_what_it_found_and_all_commands_read_it() {
     let folder = tempfile::tempdir().unwrap();
-    let explored =
-        sim(folder.path(), &["explore", "--schedules", "100", "--planted", "NoTokenCheck", "--save", "found"]);
+    let explored = sim(
+        folder.path(),
+        &["explore", "--schedules", "20", "--from", "400", "--planted", "NoTokenCheck", "--save", "found"],
+    );
     assert_eq!(explored.status.code(), Some(1));
     let told = text(&explored.stdout);
-    for wanted in
-        ["seed 3 with NoFence planted violates [1 conservation]", "options Options {", "let schedule = Schedule {"]
-    {
+    for wanted in [
+        "seed 410 with NoTokenCheck planted violates [1 conservation]",
+        "options Options {",
+        "let schedule = Schedule {",
+    ] {
         assert!(told.contains(wanted), "{wanted} is not in {told}");
     }
-    let shrunk = folder.path().join("found/seed-3-NoTokenCheck-shrunk.json");
-    assert_eq!(file::read(&folder.path().join("found/seed-3-NoTokenCheck.json")).unwrap(), Schedule::from_seed(3));
-    assert!(file::read(&shrunk).unwrap().faults.len() < Schedule::from_seed(3).faults.len());
+    let shrunk = folder.path().join("found/seed-410-NoTokenCheck-shrunk.json");
+    assert_eq!(file::read(&folder.path().join("found/seed-410-NoTokenCheck.json")).unwrap(), Schedule::from_seed(410));
+    assert!(file::read(&shrunk).unwrap().faults.len() < Schedule::from_seed(410).faults.len());
 
     let shrunk = shrunk.to_str().unwrap();
     let replayed = sim(folder.path(), &["replay", shrunk, "--planted", "NoTokenCheck"]);
@@ -79,7 +83,7 @@ fn explore_writes_what_it_found_and_all_commands_read_it() {
     assert_eq!(without.status.code(), Some(0), "{}", text(&without.stdout));
     let drawn = sim(folder.path(), &["timeline", shrunk, "--planted", "NoTokenCheck"]);
     assert_eq!(drawn.status.code(), Some(1));
-    let page = std::fs::read_to_string(folder.path().join("seed-3-NoTokenCheck-shrunk.html")).unwrap();
+    let page = std::fs::read_to_string(folder.path().join("seed-410-NoTokenCheck-shrunk.html")).unwrap();
     assert!(page.contains("1 conservation"));
     let again = sim(folder.path(), &["shrink", shrunk, "--planted", "NoTokenCheck", "--out", "again.json"]);
     assert_eq!(again.status.code(), Some(1));
@@ -90,7 +94,7 @@ fn explore_writes_what_it_found_and_all_commands_read_it() {
 #[test]
 fn printed_commands_work() {
     let folder = tempfile::tempdir().unwrap();
-    let shrink = sim(folder.path(), &["shrink", "3", "--planted", "NoTokenCheck"]);
+    let shrink = sim(folder.path(), &["shrink", "410", "--planted", "NoTokenCheck"]);
     let told = text(&shrink.stdout);
     let printed: Vec<Vec<&str>> = told
         .lines()
@@ -101,7 +105,7 @@ fn printed_commands_work() {
         let ran = sim(folder.path(), &args);
         assert_eq!(ran.status.code(), Some(1), "{args:?}: {}", text(&ran.stderr));
     }
-    assert!(folder.path().join("3.json").exists() && folder.path().join("3.html").exists());
+    assert!(folder.path().join("410.json").exists() && folder.path().join("410.html").exists());
 }
 
 /// Of several bugs: what is left still fails, in the same check, and is smaller.

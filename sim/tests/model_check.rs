@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 use sim::explore::quiet_panics;
+use sim::model_check::mistake::Mistake;
 use sim::model_check::scope::{Scope, scopes};
 use sim::model_check::search::search;
-use sim::planted::PlantedBug;
 
 fn scope(name: &str) -> Scope {
     scopes().into_iter().find(|scope| scope.name == name).unwrap()
@@ -22,7 +22,7 @@ fn holds(name: &str, states_min: usize) {
 }
 
 /// The mistake is found in the scope, by this check; what led to it is told step by step.
-fn is_found(mistake: PlantedBug, name: &str, check: &str, told: &[&str]) {
+fn is_found(mistake: Mistake, name: &str, check: &str, told: &[&str]) {
     quiet_panics();
     let (violation, steps) = search(&scope(name), Some(mistake), usize::MAX).found.unwrap();
     let steps = steps.join("\n");
@@ -55,17 +55,17 @@ fn answers_and_an_abort() {
 #[test]
 fn a_store_without_a_fence_is_found() {
     let told = ["Claim number 1", "w0 dies", "Recover", "Record line 1 token 1"];
-    is_found(PlantedBug::NoFence, "crash", "1 conservation", &told);
+    is_found(Mistake::NoFence, "crash", "1 conservation", &told);
 }
 
 #[test]
 fn a_settling_that_leaves_the_number_open_is_found() {
     let told = ["is held back: w0 -> store: Claim number 1", "SettleClaim number 1", "store -> w0: Settled nothing"];
-    is_found(PlantedBug::SettleLeavesNumberOpen, "late", "7 progress", &told);
+    is_found(Mistake::SettleLeavesNumberOpen, "late", "7 progress", &told);
 }
 
 #[test]
 fn a_recovery_that_ignores_what_was_seen_is_found() {
     let told = ["w0 dies", "Look: w0 with 0 renewals", "w0 -> store: Renew", "Recover, seen with 0 renewals"];
-    is_found(PlantedBug::SeenCountIgnored, "crash", "5 innocence", &told);
+    is_found(Mistake::SeenCountIgnored, "crash", "5 innocence", &told);
 }

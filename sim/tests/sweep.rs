@@ -8,7 +8,7 @@ use sim::schedule::Schedule;
 
 #[test]
 fn random_schedules_hold() {
-    let schedules = std::env::var("SIM_SCHEDULES").ok().and_then(|text| text.parse().ok()).unwrap_or(20_000);
+    let schedules = std::env::var("SIM_SCHEDULES").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000);
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     let sweep = explore(0..schedules, jobs);
     println!("{}", sweep.coverage);
