@@ -27,6 +27,8 @@ pub enum CallAnswer {
 pub(super) struct Calling {
     asked: Option<(RequestId, Instant)>,
     next_at: Instant,
+    /// There was news while a claim was under way, which may have looked before it.
+    news: bool,
     running: BTreeMap<CallKey, RunningCall>,
     /// Calls that were given up and have not ended: they may still kill the process.
     abandoned: BTreeSet<CallKey>,
@@ -62,7 +64,14 @@ struct Owed {
 
 impl Calling {
     pub(super) fn new(now: Instant) -> Self {
-        Self { asked: None, next_at: now, running: BTreeMap::new(), abandoned: BTreeSet::new(), owed: BTreeMap::new() }
+        Self {
+            asked: None,
+            next_at: now,
+            news: false,
+            running: BTreeMap::new(),
+            abandoned: BTreeSet::new(),
+            owed: BTreeMap::new(),
+        }
     }
 
     /// Nothing runs and nothing is owed.
@@ -82,6 +91,7 @@ impl Calling {
 
     pub(super) fn wake(&mut self, now: Instant) {
         self.next_at = self.next_at.min(now);
+        self.news |= self.asked.is_some();
     }
 
     /// C2: whatever a claim under way is answered from now on is old news. What it took is granted again.
@@ -138,6 +148,7 @@ impl Worker {
         let (calls, known) = (self.options.calls.clone(), self.calling.tokens());
         let id = self.ask(StoreRequest::ClaimCall(ClaimCall { lease, calls, known }));
         self.calling.asked = Some((id, now));
+        self.calling.news = false;
     }
 
     pub(super) fn time_out_calls(&mut self, now: Instant) {
@@ -217,7 +228,7 @@ impl Worker {
             ClaimCallReply::Granted { call: None, next_after, open_lines, undelivered } => {
                 let poll = self.options.poll.max(super::claiming::CLAIM_AGAIN_MIN);
                 let wait = next_after.unwrap_or(poll).clamp(super::claiming::CLAIM_AGAIN_MIN, poll);
-                self.calling.next_at = now + wait;
+                self.calling.next_at = if self.calling.news { now } else { now + wait };
                 if self.options.until_done && !open_lines && !undelivered && self.owes_nothing() {
                     self.s1_stop(now, ExitReason::Done);
                 }

@@ -59,8 +59,8 @@ impl Worker {
     pub(super) fn offer(&mut self, now: Instant, lease: LeaseId, key: RunKey, answer: Answer, run_time: Duration) {
         let RunKey { batch, line, token } = key;
         let recording = &mut self.recording;
-        recording.full_lines = self.options.group_lines_max * 2;
-        recording.full_bytes = self.options.group_bytes_max * 2;
+        recording.full_lines = self.options.group_lines_max.saturating_mul(2);
+        recording.full_bytes = self.options.group_bytes_max.saturating_mul(2);
         recording.waiting_bytes += answer_bytes(&answer);
         let item = RecordItem { batch, line, token, answer, run_time };
         recording.waiting.push_back(Waiting { lease, since: now, item });

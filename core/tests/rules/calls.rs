@@ -179,6 +179,15 @@ fn s7_idle_it_asks_when_something_is_due_when_it_is_told_to_and_once_per_poll() 
 }
 
 #[test]
+fn s7_news_while_a_claim_is_under_way_is_asked_about_after_its_answer() {
+    let (mut rig, effects) = at_work(caller());
+    assert!(asked_for(&rig.tell(WorkerInput::CallsDue)).is_empty(), "one at a time");
+    let effects = rig.tell(answer(asked_for(&effects)[0].0, nothing()));
+    let [(id, _)] = &asked_for(&effects)[..] else { panic!("the claim may have looked before: {effects:?}") };
+    assert!(asked_for(&rig.tell(answer(*id, nothing()))).is_empty(), "and once");
+}
+
+#[test]
 fn s7_a_delivery_is_no_reason_to_ask_where_nothing_was_due() {
     let recorded = |options, answered| {
         let (mut rig, _) = calling(options, grant(5));

@@ -169,6 +169,11 @@ fn o3_answers_are_written_in_groups() {
     let effects = recorded(&mut rig, &records(&effects)[0]);
     assert_eq!(records(&effects)[0].1.items[0].line, 2);
 
+    // A limit may be as large as it likes.
+    let unbounded = WorkerOptions { group_lines_max: usize::MAX, group_bytes_max: usize::MAX, ..options(9) };
+    let (mut rig, _) = with_grants(unbounded, vec![grant(1, 1..=9)]);
+    assert!(records(&rig.tell(success(run(1, 1)))).is_empty());
+
     // At once where nothing else can join.
     let (mut rig, _) = with_grants(options(2), vec![grant(1, 1..=1)]);
     assert_eq!(records(&rig.tell(success(run(1, 1)))).len(), 1);
