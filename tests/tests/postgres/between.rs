@@ -2,6 +2,7 @@
 
 use fencepost::store::{Operates, Purges, Reads, Store};
 use fencepost_core::StoreTime;
+use fencepost_core::calls::{Calls, ClaimCall, ClaimCallReply};
 use fencepost_core::purge::PurgeBegun;
 use fencepost_core::store::{Operated, StoreReply, StoreRequest};
 
@@ -78,4 +79,31 @@ async fn rows_of_a_claim_that_changed_hands_meanwhile_are_not_granted() {
         granted(taking.await.unwrap()).iter().flat_map(|grant| &grant.rows).map(|row| row.line).collect();
     assert!(!lines.is_empty(), "batch {batch}");
     rig.assert_tiled().await;
+}
+
+/// S7: a batch ends while a worker finds nothing to call: its reply says that lines are open, or that a call is undelivered. Else the last
+/// worker would leave, and nobody would be told.
+#[tokio::test]
+async fn an_end_between_the_looks_of_a_claim_of_calls_is_not_overlooked() {
+    let looks = [
+        "undelivered := is_call_held",
+        "select undelivered or count(*) > 0",
+        "undelivered := undelivered or is_call_held",
+    ];
+    for says in looks {
+        let mut rig = Rig::new().await;
+        let lease = rig.lease(1).await;
+        let batch = rig.batch(3).await;
+        let holding = rig.waiting_before("claim_call", says).await;
+        let calls = Calls { operations: vec!["op".into()], command: true, urls: Vec::new() };
+        let claiming = rig.start(StoreRequest::ClaimCall(ClaimCall { lease, calls, known: Vec::new() }));
+        rig.until_waiting(1).await;
+        assert_eq!(rig.store.abort(batch).await.unwrap(), Operated::Now);
+        holding.commit().await;
+        let reply = claiming.await.unwrap().unwrap();
+        let StoreReply::ClaimCall(ClaimCallReply::Granted { call, open_lines, undelivered, .. }) = reply else {
+            panic!("{reply:?}")
+        };
+        assert!(call.is_some() || open_lines || undelivered, "before {says}");
+    }
 }

@@ -82,3 +82,19 @@ async fn a_call_that_is_given_back_is_told() {
     assert_eq!(reply, StoreReply::RecordCall(CallVerdict::Recorded));
     assert!(tokio::time::timeout(STUCK, changes.next()).await.expect("it is told").unwrap().ended);
 }
+
+/// An entry of an index has a largest size; what a batch was submitted with must not keep it from ending.
+#[tokio::test]
+async fn a_batch_ends_whatever_the_length_of_its_url() {
+    let mut rig = Rig::new().await;
+    let lease = rig.lease(1).await;
+    let batch = rig.batch(1).await;
+    // Not to be compressed.
+    let url = "'http://host/hooks/' || (select string_agg(md5(i::text), '') from generate_series(1, 300) i)";
+    execute(&mut rig.raw, &format!("update batches set on_done_url = {url} where batch = {}", batch.number())).await;
+    rig.store.abort(batch).await.unwrap();
+    let calls = Calls { operations: vec!["op".into()], command: false, urls: vec!["http://host/hooks".into()] };
+    let reply = rig.store.call(StoreRequest::ClaimCall(ClaimCall { lease, calls, known: Vec::new() })).await.unwrap();
+    let StoreReply::ClaimCall(ClaimCallReply::Granted { call: Some(call), .. }) = reply else { panic!("{reply:?}") };
+    assert_eq!(call.end.url.map(|url| url.len()), Some(18 + 9600));
+}

@@ -2,6 +2,9 @@
 
 use url::Url;
 
+/// The longest, in its one form.
+const URL_BYTES_MAX: usize = 2000;
+
 /// Why a URL is none for completion calls.
 #[derive(Debug, thiserror::Error)]
 pub enum CallUrlError {
@@ -23,6 +26,9 @@ pub enum CallUrlError {
     /// A server may go up a level there, and then the path is not the one that was allowed.
     #[error("has an encoded . or .. (%2E, %252E, ...), or one with a parameter (..;), as a segment of its path")]
     Dots,
+    /// Many servers refuse longer ones.
+    #[error("has {0} bytes; at most {URL_BYTES_MAX} are possible")]
+    Long(usize),
     /// A prefix is compared with whole paths.
     #[error("has a query (?...): a prefix ends with its path")]
     Query,
@@ -52,6 +58,9 @@ pub fn url_prefix(text: &str) -> Result<String, CallUrlError> {
 
 fn parse(text: &str) -> Result<Url, CallUrlError> {
     let url = Url::parse(text)?;
+    if url.as_str().len() > URL_BYTES_MAX {
+        return Err(CallUrlError::Long(url.as_str().len()));
+    }
     if !matches!(url.scheme(), "http" | "https") {
         return Err(CallUrlError::Scheme(url.scheme().to_owned()));
     }
@@ -139,6 +148,8 @@ mod tests {
         assert!(said("file:///etc/passwd").contains("begins with file:"));
         assert!(said("https://user:secret@host/").contains("password"));
         assert!(said("https://host/#top").contains("fragment"));
+        assert!(said(&format!("https://host/{}", "a".repeat(1989))).contains("2001 bytes; at most 2000"));
+        assert_eq!(call_url(&format!("https://host/{}", "a".repeat(1988))).unwrap().len(), 2000);
         for slash in ["..%2Fadmin", "..%5cadmin", "..%252fadmin", "..%25252Fadmin", "..%%32fadmin", "a%255Cb"] {
             assert!(said(&format!("https://host/hooks/{slash}")).contains("encoded /"), "{slash}");
         }

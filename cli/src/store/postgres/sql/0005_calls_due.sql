@@ -13,8 +13,8 @@ create index completions_fresh_by_url on completions (operation, ended_at, batch
     where delivered_at is null and lease is null and not_before is null and url is not null;
 create index completions_waiting_by_url on completions (operation, not_before, batch, generation)
     where delivered_at is null and lease is null and not_before is not null and url is not null;
--- For whoever may call few of the URLs that are due. That nobody holds it is said otherwise: a search by URL is to use these alone.
-create index completions_fresh_under_url on completions (operation, url collate "C")
+-- For whoever may call few of the URLs that are due. Their beginnings do: an entry of an index has a largest size, a URL none. That nobody holds it is said otherwise: a search by URL is to use these alone.
+create index completions_fresh_under_url on completions (operation, (left(url, 256)) collate "C")
     where delivered_at is null and coalesce(lease, -1) = -1 and not_before is null and url is not null;
-create index completions_waiting_under_url on completions (operation, url collate "C")
+create index completions_waiting_under_url on completions (operation, (left(url, 256)) collate "C")
     where delivered_at is null and coalesce(lease, -1) = -1 and not_before is not null and url is not null;

@@ -54,7 +54,8 @@ begin
                     select c.batch, c.generation, c.not_before, c.ended_at from completions c
                     where c.operation = v_operation and c.delivered_at is null and coalesce(c.lease, -1) = -1
                       and c.url is not null and c.not_before is null
-                      and c.url collate "C" >= v_prefix and c.url collate "C" < v_prefix || chr(1114111)
+                      and left(c.url, 256) collate "C" >= left(v_prefix, 256)
+                      and left(c.url, 256) collate "C" < left(v_prefix, 256) || chr(1114111)
                       and url_allowed(array[v_prefix], c.url)
                     order by c.ended_at, c.batch, c.generation limit 1;
             end loop;
@@ -75,7 +76,8 @@ begin
                     select c.batch, c.generation, c.not_before, c.ended_at from completions c
                     where c.operation = v_operation and c.delivered_at is null and coalesce(c.lease, -1) = -1
                       and c.url is not null and c.not_before is not null
-                      and c.url collate "C" >= v_prefix and c.url collate "C" < v_prefix || chr(1114111)
+                      and left(c.url, 256) collate "C" >= left(v_prefix, 256)
+                      and left(c.url, 256) collate "C" < left(v_prefix, 256) || chr(1114111)
                       and url_allowed(array[v_prefix], c.url)
                     order by c.not_before, c.batch, c.generation limit 1;
             end loop;
@@ -141,16 +143,28 @@ begin
         from completions c where c.batch = v_batch and c.generation = v_generation;
         undelivered := true;
     else
+        -- Each of these looks sees the moment at which it is made. What becomes an end's call meanwhile was an open batch before; what
+        -- is freed meanwhile was held before, and what is taken meanwhile is held afterwards.
+        open_lines := exists (select from batches b where b.status = 'open' and b.operation = any (p_operations));
+        undelivered := is_call_held(p_operations, p_command, p_urls);
         -- Of the free ones none is due: what was found waits.
-        select count(*) > 0, min(f.not_before) - v_now into undelivered, next_after_us
+        select undelivered or count(*) > 0, min(f.not_before) - v_now into undelivered, next_after_us
         from first_calls(p_operations, p_command, p_urls) f;
-        undelivered := undelivered or exists (
-            select from completions c
-            where c.lease is not null and c.delivered_at is null and c.operation = any (p_operations)
-              and case when c.url is null then p_command else url_allowed(p_urls, c.url) end
-        );
+        undelivered := undelivered or is_call_held(p_operations, p_command, p_urls);
+        return;
     end if;
     open_lines := exists (select from batches b where b.status = 'open' and b.operation = any (p_operations));
+end $$;
+
+-- Whether somebody makes a call that a worker of this kind might make.
+create or replace function is_call_held(p_operations text[], p_command boolean, p_urls text[]) returns boolean
+language plpgsql volatile as $$
+begin
+    return exists (
+        select from completions c
+        where c.lease is not null and c.delivered_at is null and c.operation = any (p_operations)
+          and case when c.url is null then p_command else url_allowed(p_urls, c.url) end
+    );
 end $$;
 
 -- S7: what came of a call, once. `p_outcome`: delivered, retry (with the error and the backoff's spread in thousandths, o5_backoff) or
