@@ -143,6 +143,10 @@ begin
             -- The commit lets the locks go without waiting for the disk. The claim is on it before anybody works on what it took
             -- (`claimed_rows`, `settle_claim`), and whatever builds on it comes later in the log.
             perform set_config('synchronous_commit', 'off', true);
+            -- A batch that is busy for longer (a retry of very many rows) is passed by, too: others are not to wait for it.
+            if current_setting('lock_timeout')::interval > interval '1 s' then
+                perform set_config('lock_timeout', '1s', true);
+            end if;
             -- What this lease holds is looked at again where it matters.
             continue when v_may_suspect or exists (select from spans s where s.lease = p_lease and s.alone);
         end if;
@@ -156,7 +160,7 @@ begin
             end if;
             v_granted := true;
             exit;
-        exception when sqlstate 'FP001' then
+        exception when sqlstate 'FP001' or lock_not_available then
             if v_alone then
                 -- Another was faster, or the quota is used up: the batch may have more.
                 v_no_alone := true;
