@@ -121,7 +121,9 @@ async fn an_older_store_is_brought_up_to_date_by_whoever_may_make_one() {
          drop function claimed_rows(bigint, bigint[]); \
          create function claimed_rows(p_lease bigint, p_tokens bigint[], out gives boolean, out another text) \
          language sql as $$ select true, 'shape' $$; \
-         create function of_another_version() returns void language sql as ''",
+         create function due_call() returns void language sql as ''; \
+         create function of_somebody_else() returns void language sql as ''; create aggregate sum_of_somebody_else (bigint) \
+         (sfunc = int8pl, stype = bigint)",
     )
     .await;
     let says = refused(&schema.url(), OpenMode::Existing).await;
@@ -135,8 +137,10 @@ async fn an_older_store_is_brought_up_to_date_by_whoever_may_make_one() {
     assert_eq!(version().await, before, "asking changes nothing");
     open(&schema.url(), OpenMode::Create).await.unwrap();
     assert_eq!((version().await.store, version().await.pending), (before.program, vec![]));
-    let left = "select count(*) from pg_proc where proname = 'of_another_version' and pronamespace = current_schema()::regnamespace";
-    assert_eq!(sqlx::query_scalar::<_, i64>(left).fetch_one(&mut conn).await.unwrap(), 0);
+    let left = "select array_agg(proname::text order by proname) from pg_proc
+                where proname in ('due_call', 'of_somebody_else', 'sum_of_somebody_else') and pronamespace = current_schema()::regnamespace";
+    let left: Vec<String> = sqlx::query_scalar(left).fetch_one(&mut conn).await.unwrap();
+    assert_eq!(left, ["of_somebody_else", "sum_of_somebody_else"]);
     assert_eq!(first.abort(batch).await.unwrap(), Operated::Now);
 }
 

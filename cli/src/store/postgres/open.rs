@@ -22,16 +22,39 @@ pub const SCHEMA_VERSION: i32 = 5;
 /// The oldest server that has what the tables need (multiranges).
 const SERVER_VERSION_MIN: i32 = 140_000;
 
-/// All functions of the schema.
-const DROP_FUNCTIONS: &str = "\
-do $$
-declare
-    v_function regprocedure;
-begin
-    for v_function in select p.oid::regprocedure from pg_proc p where p.pronamespace = current_schema()::regnamespace loop
-        execute format('drop function %s', v_function);
-    end loop;
-end $$";
+/// Functions that were the store's in versions before this one.
+const FORMER_FUNCTIONS: &[&str] = &[
+    "due_call",
+    "lock_batch_for_a_crash",
+    "lock_batch_for_outcomes",
+    "may_take_suspect",
+    "require_read_committed",
+    "take_outcomes",
+    "tell_of_abort",
+    "tell_of_free_lines",
+    "undelivered_call",
+];
+
+/// What drops the store's functions, those of former versions too. Others in the schema (an extension's, somebody's own) stay.
+fn drop_functions() -> String {
+    let made = FUNCTIONS.iter().flat_map(|text| text.split("create or replace function ").skip(1));
+    let made = made.filter_map(|text| text.split('(').next());
+    let names: Vec<String> = made.chain(FORMER_FUNCTIONS.iter().copied()).map(|name| format!("'{name}'")).collect();
+    format!(
+        "do $$
+        declare
+            v_function regprocedure;
+        begin
+            for v_function in
+                select p.oid::regprocedure from pg_proc p
+                where p.pronamespace = current_schema()::regnamespace and p.proname in ({})
+            loop
+                execute format('drop function %s', v_function);
+            end loop;
+        end $$",
+        names.join(", ")
+    )
+}
 
 /// The migrations of the tables; the first makes version 1.
 const MIGRATIONS: &[Migration] = &[
@@ -356,7 +379,7 @@ impl Opening<'_> {
             }
         }
         // Replacing one cannot change what it gives, nor does it take away those of another version.
-        self.execute(conn, DROP_FUNCTIONS.to_owned()).await?;
+        self.execute(conn, drop_functions()).await?;
         for functions in FUNCTIONS {
             self.execute(conn, (*functions).to_owned()).await?;
         }
