@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::handler::call::url::{call_url, url_prefix};
+use crate::handler::call::url::{submitted_url, url_prefix};
 
 /// Keys and operations that begin so are those of `run`.
 pub const RUN_PREFIX: &str = "run:";
@@ -68,7 +68,7 @@ pub fn submitted_name(text: &str) -> Result<String, String> {
 
 /// A URL that is told when a batch has ended.
 pub fn on_done_url(text: &str) -> Result<String, String> {
-    call_url(text).map_err(|error| error.to_string())
+    submitted_url(text).map_err(|error| error.to_string())
 }
 
 /// What such a URL may begin with.

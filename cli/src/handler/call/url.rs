@@ -34,6 +34,16 @@ pub enum CallUrlError {
     Query,
 }
 
+/// The URL in its one form, for a batch that is submitted.
+///
+/// # Errors
+///
+/// Where it is none that is called, or longer than is taken. (Batches of before may have longer ones: they are called.)
+pub fn submitted_url(text: &str) -> Result<String, CallUrlError> {
+    let url = call_url(text)?;
+    if url.len() > URL_BYTES_MAX { Err(CallUrlError::Long(url.len())) } else { Ok(url) }
+}
+
 /// The URL in its one form.
 ///
 /// # Errors
@@ -58,9 +68,6 @@ pub fn url_prefix(text: &str) -> Result<String, CallUrlError> {
 
 fn parse(text: &str) -> Result<Url, CallUrlError> {
     let url = Url::parse(text)?;
-    if url.as_str().len() > URL_BYTES_MAX {
-        return Err(CallUrlError::Long(url.as_str().len()));
-    }
     if !matches!(url.scheme(), "http" | "https") {
         return Err(CallUrlError::Scheme(url.scheme().to_owned()));
     }
@@ -148,8 +155,10 @@ mod tests {
         assert!(said("file:///etc/passwd").contains("begins with file:"));
         assert!(said("https://user:secret@host/").contains("password"));
         assert!(said("https://host/#top").contains("fragment"));
-        assert!(said(&format!("https://host/{}", "a".repeat(1988))).contains("2001 bytes; at most 2000"));
-        assert_eq!(call_url(&format!("https://host/{}", "a".repeat(1987))).unwrap().len(), 2000);
+        let long = |more: usize| format!("https://host/{}", "a".repeat(more));
+        assert!(submitted_url(&long(1988)).unwrap_err().to_string().contains("2001 bytes; at most 2000"));
+        assert_eq!(submitted_url(&long(1987)).unwrap().len(), 2000);
+        assert_eq!(call_url(&long(1988)).unwrap().len(), 2001, "one that was submitted before");
         for slash in ["..%2Fadmin", "..%5cadmin", "..%252fadmin", "..%25252Fadmin", "..%%32fadmin", "a%255Cb"] {
             assert!(said(&format!("https://host/hooks/{slash}")).contains("encoded /"), "{slash}");
         }
