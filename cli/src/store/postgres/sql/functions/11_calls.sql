@@ -136,6 +136,8 @@ begin
         exit when found;
     end loop;
     outcome := 'granted';
+    -- Before it is looked whether a call is undelivered: what ends in between was open.
+    open_lines := exists (select from batches b where b.status = 'open' and b.operation = any (p_operations));
     if v_batch is not null then
         select c.batch, c.generation, c.token, c.attempts, (select b.key from batches b where b.batch = c.batch), c.operation,
                c.url, c.status, c.success, c.failed, c.aborted, c.ended_at
@@ -143,17 +145,13 @@ begin
         from completions c where c.batch = v_batch and c.generation = v_generation;
         undelivered := true;
     else
-        -- Each of these looks sees the moment at which it is made. What becomes an end's call meanwhile was an open batch before; what
-        -- is freed meanwhile was held before, and what is taken meanwhile is held afterwards.
-        open_lines := exists (select from batches b where b.status = 'open' and b.operation = any (p_operations));
+        -- Each of these looks sees the moment at which it is made: what is freed meanwhile was held before, what is taken is held after.
         undelivered := is_call_held(p_operations, p_command, p_urls);
         -- Of the free ones none is due: what was found waits.
         select undelivered or count(*) > 0, min(f.not_before) - v_now into undelivered, next_after_us
         from first_calls(p_operations, p_command, p_urls) f;
         undelivered := undelivered or is_call_held(p_operations, p_command, p_urls);
-        return;
     end if;
-    open_lines := exists (select from batches b where b.status = 'open' and b.operation = any (p_operations));
 end $$;
 
 -- Whether somebody makes a call that a worker of this kind might make.
