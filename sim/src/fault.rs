@@ -265,9 +265,9 @@ impl Fault {
         matches!(self, Self::Retry { .. } | Self::Purge { .. })
     }
 
-    /// How long its doing lasts.
-    pub fn lasts_us(&self) -> u64 {
-        match *self {
+    /// Of a fault that goes on for a while: for how long.
+    fn for_us_mut(&mut self) -> Option<&mut u64> {
+        match self {
             Self::CutStore { for_us, .. }
             | Self::CutWitness { for_us, .. }
             | Self::Pause { for_us, .. }
@@ -275,7 +275,18 @@ impl Fault {
             | Self::StoreRestart { for_us }
             | Self::WitnessAway { for_us, .. }
             | Self::Hold { for_us, .. }
-            | Self::Append { for_us, .. } => for_us,
+            | Self::Append { for_us, .. } => Some(for_us),
+            _ => None,
+        }
+    }
+
+    /// How long its doing lasts.
+    pub fn lasts_us(&self) -> u64 {
+        let mut fault = *self;
+        if let Some(for_us) = fault.for_us_mut() {
+            return *for_us;
+        }
+        match *self {
             Self::Crash { restart_after_us, .. }
             | Self::CrashAt { restart_after_us, .. }
             | Self::Stop { restart_after_us, .. } => restart_after_us.unwrap_or(0),
@@ -287,48 +298,25 @@ impl Fault {
     /// Milder forms of the same fault, mildest first: for shrinking.
     pub fn milder(&self) -> Vec<Self> {
         let halves = |us: u64| [us / 8, us / 2, us - us / 4].into_iter().filter(move |less| *less < us && *less > 0);
-        let with = |us: u64, set: &dyn Fn(&mut Self, u64)| -> Vec<Self> {
-            let milder = |less: u64| {
+        let mut milder = *self;
+        if let Some(for_us) = milder.for_us_mut().map(|for_us| *for_us) {
+            let with = |less: u64| {
                 let mut fault = *self;
-                set(&mut fault, less);
+                fault.for_us_mut().into_iter().for_each(|for_us| *for_us = less);
                 fault
             };
-            halves(us).map(milder).collect()
-        };
+            return halves(for_us).map(with).collect();
+        }
         match *self {
             Self::LoseReplies { worker, server, count } if count > 1 => {
                 vec![Self::LoseReplies { worker, server, count: count - 1 }]
             }
-            Self::Delay { by_us, .. } => with(by_us, &|fault, less| {
-                if let Self::Delay { by_us, count, .. } = fault {
-                    (*by_us, *count) = (less, 1);
-                }
-            }),
-            Self::Duplicate { after_us, .. } => with(after_us, &|fault, less| {
-                if let Self::Duplicate { after_us, count, .. } = fault {
-                    (*after_us, *count) = (less, 1);
-                }
-            }),
-            Self::CutStore { for_us, .. }
-            | Self::CutWitness { for_us, .. }
-            | Self::Pause { for_us, .. }
-            | Self::StoreAway { for_us, .. }
-            | Self::StoreRestart { for_us }
-            | Self::WitnessAway { for_us, .. }
-            | Self::Hold { for_us, .. }
-            | Self::Append { for_us, .. } => with(for_us, &|fault, less| {
-                if let Self::CutStore { for_us, .. }
-                | Self::CutWitness { for_us, .. }
-                | Self::Pause { for_us, .. }
-                | Self::StoreAway { for_us, .. }
-                | Self::StoreRestart { for_us }
-                | Self::WitnessAway { for_us, .. }
-                | Self::Hold { for_us, .. }
-                | Self::Append { for_us, .. } = fault
-                {
-                    *for_us = less;
-                }
-            }),
+            Self::Delay { worker, server, by_us, .. } => {
+                halves(by_us).map(|by_us| Self::Delay { worker, server, count: 1, by_us }).collect()
+            }
+            Self::Duplicate { worker, server, after_us, .. } => {
+                halves(after_us).map(|after_us| Self::Duplicate { worker, server, count: 1, after_us }).collect()
+            }
             Self::WitnessLoop { times, every_us, keeps_data } if times > 1 => {
                 vec![Self::WitnessLoop { times: 1, every_us, keeps_data }]
             }
