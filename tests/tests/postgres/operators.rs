@@ -71,7 +71,7 @@ async fn a_retry_may_take_longer_than_a_workers_request() {
 /// A batch that somebody holds for long is passed by: a worker gets the lines of another.
 #[tokio::test]
 async fn a_claim_passes_by_a_batch_that_is_busy_for_long() {
-    let mut rig = Rig::new().await;
+    let rig = Rig::new().await;
     let lease = rig.lease(1).await;
     let batches = [rig.batch(3).await, rig.batch(3).await];
     // Of two that nobody has claimed from the lower one comes first.
