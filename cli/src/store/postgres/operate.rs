@@ -14,7 +14,7 @@ use super::trouble::Trouble;
 use crate::store::{Operates, StoreError};
 
 /// S5: how long a retry may take, however many rows it is of: it is one transaction, so that what is removed and what is free is
-/// never seen apart. It holds its own batch's lock and no other.
+/// never seen apart. It holds the lock of its batch; who wants that of others with it waits [137].
 const RETRY_LIMIT: Duration = Duration::from_secs(600);
 
 impl Operates for PostgresStore {
