@@ -29,8 +29,11 @@ impl Rate {
         if self.0 == Self::TRUE.0 {
             return true_micros;
         }
-        let shown = u128::from(true_micros) * u128::from(self.0) / 1_000_000;
-        u64::try_from(shown).unwrap_or(u64::MAX)
+        match true_micros.checked_mul(u64::from(self.0)) {
+            Some(product) => product / 1_000_000,
+            // Rare, and a division of 128 bits is slow.
+            None => narrow(u128::from(true_micros) * u128::from(self.0) / 1_000_000),
+        }
     }
 
     /// The least true time after which `shown` microseconds are shown.
@@ -38,9 +41,15 @@ impl Rate {
         if self.0 == Self::TRUE.0 {
             return shown;
         }
-        let needed = (u128::from(shown) * 1_000_000).div_ceil(u128::from(self.0));
-        u64::try_from(needed).unwrap_or(u64::MAX)
+        match shown.checked_mul(1_000_000) {
+            Some(product) => product.div_ceil(u64::from(self.0)),
+            None => narrow((u128::from(shown) * 1_000_000).div_ceil(u128::from(self.0))),
+        }
     }
+}
+
+fn narrow(micros: u128) -> u64 {
+    u64::try_from(micros).unwrap_or(u64::MAX)
 }
 
 /// A process's monotonic clock: an origin of its own and a rate. Never runs back.

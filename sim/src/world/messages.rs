@@ -138,7 +138,7 @@ impl World<'_> {
         if let Some(cut) = troubles.store_cut.filter(|cut| cut.way != Way::Replies) {
             if cut.loud {
                 let reply = Err(StoreFailure::NotDone);
-                self.push(self.now + way, Event::StoreAnswers { process: at, machine, id, reply });
+                self.push(self.now + way, Event::StoreAnswers { process: at, machine, id, reply: Box::new(reply) });
             } else {
                 self.pretend_recorded(at, machine, id, &request);
             }
@@ -155,14 +155,14 @@ impl World<'_> {
         if let Some(after) = duplicate {
             let request = request.clone();
             let call = StoreCall { process: at, machine, id, request, duplicate: true, twice, delayed: false };
-            self.push(self.now + way + after, Event::StoreArrives(call));
+            self.push(self.now + way + after, Event::StoreArrives(Box::new(call)));
         }
         let delayed = delay.is_some();
         if delayed {
             self.link_trouble(at, Link::Store, true);
         }
         let call = StoreCall { process: at, machine, id, request, duplicate: false, twice, delayed };
-        self.push(self.now + way + delay.unwrap_or(0), Event::StoreArrives(call));
+        self.push(self.now + way + delay.unwrap_or(0), Event::StoreArrives(Box::new(call)));
     }
 
     /// Whether this message is lost by chance. A lost one is a trouble of its link.
@@ -186,7 +186,7 @@ impl World<'_> {
         self.link_trouble(at, link, false);
     }
 
-    pub(super) fn store_arrives(&mut self, call: StoreCall) {
+    pub(super) fn store_arrives(&mut self, call: Box<StoreCall>) {
         match self.store_server.away {
             Some((Away::Stalls, _)) => {
                 self.store_server.stalled.push(Event::StoreArrives(call));
@@ -244,7 +244,7 @@ impl World<'_> {
     fn answer(&mut self, call: &StoreCall, reply: Result<StoreReply, StoreFailure>) {
         let &StoreCall { process, machine, id, .. } = call;
         let way = self.way_us(process, machine, id, Leg::Back);
-        self.push(self.now + way, Event::StoreAnswers { process, machine, id, reply });
+        self.push(self.now + way, Event::StoreAnswers { process, machine, id, reply: Box::new(reply) });
     }
 
     pub(super) fn store_answers(
@@ -254,7 +254,7 @@ impl World<'_> {
         id: RequestId,
         reply: Result<StoreReply, StoreFailure>,
     ) {
-        if !self.receives(at, || Event::StoreAnswers { process: at, machine, id, reply: reply.clone() }) {
+        if !self.receives(at, || Event::StoreAnswers { process: at, machine, id, reply: Box::new(reply.clone()) }) {
             return;
         }
         self.trace_heard(at, machine, id, &reply);

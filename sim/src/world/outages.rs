@@ -69,13 +69,16 @@ impl World<'_> {
             match self.events[place].take() {
                 Some(Event::StoreArrives(call)) => {
                     self.end_delay(&call);
-                    let StoreCall { process, machine, id, duplicate, .. } = call;
-                    let broken = Event::StoreAnswers { process, machine, id, reply: Err(StoreFailure::Unknown) };
+                    let StoreCall { process, machine, id, duplicate, .. } = *call;
+                    let broken =
+                        Event::StoreAnswers { process, machine, id, reply: Box::new(Err(StoreFailure::Unknown)) };
                     self.events[place] = Some(if duplicate { Event::OutagesEnd } else { broken });
                 }
-                Some(Event::StoreAnswers { process, machine, id, reply: Ok(_) }) => {
-                    self.coverage.mark(Mark::ReplyLostByRestart);
-                    let reply = Err(StoreFailure::Unknown);
+                Some(Event::StoreAnswers { process, machine, id, mut reply }) => {
+                    if reply.is_ok() {
+                        self.coverage.mark(Mark::ReplyLostByRestart);
+                        *reply = Err(StoreFailure::Unknown);
+                    }
                     self.events[place] = Some(Event::StoreAnswers { process, machine, id, reply });
                 }
                 other => self.events[place] = other,

@@ -122,7 +122,7 @@ impl World<'_> {
     pub(super) fn pretend_recorded(&mut self, at: ProcessAt, machine: Machine, id: RequestId, request: &StoreRequest) {
         if let (Some(PlantedBug::UnknownTakenForSuccess), StoreRequest::Record(record)) = (self.bug, request) {
             let verdicts = vec![Verdict::Recorded(Recorded::Success); record.items.len()];
-            let reply = Ok(StoreReply::Record(verdicts));
+            let reply = Box::new(Ok(StoreReply::Record(verdicts)));
             self.push(self.now + 1000, Event::StoreAnswers { process: at, machine, id, reply });
         }
     }
