@@ -24,6 +24,14 @@ fn s7_a_url_is_called_under_its_prefix_and_all_else_by_the_command() {
     assert!(s7_makes(&both, "op", url) && s7_makes(&both, "op", None));
     assert!(!s7_makes(&both, "other", url) && !s7_makes(&both, "other", None));
     assert!(!s7_makes(&both, "op", Some("http://host/hooksmith")), "and not by the command either");
+    assert!(
+        s7_url_allowed("http://host/hooks", "http://host/hooks")
+            && s7_url_allowed("http://host/hooks", "http://host/hooks?a")
+    );
+    assert!(
+        s7_url_allowed("http://host/hooks/", "http://host/hooks/a") && s7_url_allowed("http://host/", "http://host/")
+    );
+    assert!(!s7_url_allowed("http://host/hooks/", "http://host/hooks"));
     let command = Calls { urls: Vec::new(), ..calls() };
     assert!(!s7_makes(&command, "op", url) && s7_makes(&command, "op", None));
     let urls = Calls { command: false, ..calls() };
@@ -383,4 +391,47 @@ fn s7_l6_a_claim_that_finds_the_lease_dead_tells_the_keeper() {
     let (mut rig, effects) = at_work(caller());
     let effects = rig.tell(answer(asked_for(&effects)[0].0, StoreReply::ClaimCall(ClaimCallReply::LeaseEnded)));
     assert!(effects.contains(&WorkerEffect::Keeper(KeeperCommand::RenewNow)), "{effects:?}");
+}
+
+#[test]
+fn s7_no_more_calls_at_once_than_are_allowed_those_counted_that_wait_for_their_record() {
+    let two = WorkerOptions { calls_at_once: 2, ..caller() };
+    let (mut rig, effects) = at_work(two);
+    let (id, _) = asked_for(&effects)[0];
+    let effects = rig.tell(answer(id, reply(Some(grant(5)), None, true, true)));
+    let (id, _) = asked_for(&effects)[0];
+    let effects = rig.tell(WorkerInput::CallEnded(grant(5).key, CallAnswer::Delivered));
+    let (record, _) = records_of_calls(&effects)[0].clone();
+    let second = CallGrant { key: CallKey { batch: OTHER, ..grant(6).key }, ..grant(6) };
+    // One is owed, one runs: no room.
+    let effects = rig.tell(answer(id, reply(Some(second), None, true, true)));
+    assert_eq!((made(&effects).len(), asked_for(&effects).len()), (1, 0));
+    assert_eq!(asked_for(&rig.tell(WorkerInput::CallsDue)), []);
+    let effects = rig.tell(answer(record, StoreReply::RecordCall(CallVerdict::Recorded)));
+    let effects = [effects, rig.tell(WorkerInput::CallsDue)].concat();
+    assert_eq!(asked_for(&effects).len(), 1);
+}
+
+/// Whoever drives the machine by its timeouts alone makes its calls too.
+#[test]
+fn s7_calls_have_their_own_timeouts() {
+    let (mut rig, effects) = at_work(caller());
+    let (id, _) = asked_for(&effects)[0];
+    rig.tell(answer(id, nothing()));
+    // Idle: once per poll.
+    assert_eq!(rig.machine.poll_timeout(), Some(rig.now + caller().poll));
+    rig.pass(caller().poll);
+    // A failed claim is asked again after an eighth of the ttl, and not at once.
+    let effects = rig.pass(caller().poll * 2);
+    let (id, _) = *asked_for(&effects).last().map(|(id, claim)| (*id, claim.clone())).as_ref().unwrap();
+    let failed_at = rig.now;
+    let effects = rig.tell(WorkerInput::Store(id, Err(StoreFailure::NotDone)));
+    assert_eq!(asked_for(&effects), []);
+    assert_eq!(rig.machine.poll_timeout(), Some(failed_at + secs(1)));
+    let effects = rig.pass(secs(1));
+    let (id, _) = asked_for(&effects)[0];
+    // One whose lease has ended likewise.
+    let ended_at = rig.now;
+    assert_eq!(asked_for(&rig.tell(answer(id, StoreReply::ClaimCall(ClaimCallReply::LeaseEnded)))), []);
+    assert_eq!(rig.machine.poll_timeout(), Some(ended_at + secs(1)));
 }

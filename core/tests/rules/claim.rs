@@ -301,3 +301,62 @@ fn c3_a_full_recording_stops_claims_and_starts() {
     assert_eq!(starts(&rig.tell(answer(2, 19))), [run(4, 1)]);
     assert_eq!(starts(&rig.tell(answer(3, 1))), []);
 }
+
+/// The same request may have arrived before and taken lines.
+#[test]
+fn c2_a_claim_whose_number_is_closed_is_settled() {
+    let (mut rig, effects) = at_work(options(1));
+    let (id, _) = claims(&effects)[0];
+    let effects = rig.tell(WorkerInput::Store(id, Ok(StoreReply::Claim(ClaimReply::Closed))));
+    assert!(claims(&effects).is_empty());
+    let [(settling, LEASE, 1)] = settlings(&effects)[..] else { panic!("{effects:?}") };
+    // One that failed is asked again after an eighth of the ttl, not at once.
+    assert_eq!(rig.tell(WorkerInput::Store(settling, Err(StoreFailure::NotDone))), []);
+    assert_eq!(rig.pass(ms(999)), []);
+    assert_eq!(settlings(&rig.pass(ms(1))).len(), 1);
+}
+
+/// At most a second; of a short ttl an eighth.
+#[test]
+fn c2_what_failed_is_tried_again_after_an_eighth_of_the_ttl() {
+    let short = WorkerOptions { timing: Timing::from_ttl(secs(2)), ..options(1) };
+    let (mut rig, effects) = at_work(short);
+    let (id, _) = claims(&effects)[0];
+    rig.tell(WorkerInput::Store(id, Err(StoreFailure::NotDone)));
+    assert_eq!(claims(&rig.pass(ms(249))).len(), 0);
+    assert_eq!(claims(&rig.pass(ms(1))).len(), 1);
+}
+
+/// Those that have the fewest rows left come first, counted over all of a batch's spans, less those that were started.
+#[test]
+fn c3_the_batch_with_the_fewest_rows_left_comes_first() {
+    let of = |batch: BatchId, token: u64, rows: std::ops::RangeInclusive<u64>| Grant { batch, ..grant(token, rows) };
+    let order = |grants: Vec<Grant>| {
+        let (mut rig, effects) = with_grants(options(1), grants);
+        let mut started = starts(&effects);
+        while let Some(key) = started.last().copied() {
+            let next = starts(&rig.tell(success(key)));
+            if next.is_empty() {
+                break;
+            }
+            started.extend(next);
+        }
+        started.into_iter().map(|key| (key.batch, key.line)).collect::<Vec<_>>()
+    };
+    let even = order(vec![of(BATCH, 1, 1..=3), of(OTHER, 2, 1..=3)]);
+    // The second turn is that of the batch that waits longest, as every fourth is.
+    assert_eq!(even, [(BATCH, 1), (OTHER, 1), (BATCH, 2), (BATCH, 3), (OTHER, 2), (OTHER, 3)]);
+    let two_spans = order(vec![of(BATCH, 1, 1..=1), of(BATCH, 2, 2..=2), of(OTHER, 3, 1..=1)]);
+    assert_eq!(two_spans[0], (OTHER, 1));
+}
+
+/// Under another lease nothing of the old one's licence counts.
+#[test]
+fn l4_another_lease_brings_a_licence_of_its_own() {
+    let mut rig = worker(options(1));
+    rig.tell(held(LEASE, at(secs(100))));
+    let effects = rig.tell(held(LEASE_2, at(secs(7))));
+    assert!(effects.contains(&WorkerEffect::Tell(WorkerEvent::LeaseTaken(LEASE_2))), "{effects:?}");
+    let effects = rig.pass(secs(8));
+    assert!(effects.contains(&WorkerEffect::Tell(WorkerEvent::Lapsed(LEASE_2))), "{effects:?}");
+}

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use fencepost_core::judge::{Judge, JudgeEffect, JudgeEvent, JudgeInput};
+use fencepost_core::judge::{Judge, JudgeEffect, JudgeEvent, JudgeInput, JudgeOptions};
 use fencepost_core::liveness::{LivenessReply, LivenessRequest};
 use fencepost_core::rules::outcome::BACKOFF_MAX;
 use fencepost_core::rules::recovery::{ProcessState, r4_bound};
@@ -481,4 +481,78 @@ fn r4_an_act_that_cannot_be_done_blocks_no_other() {
     effects.extend(watch(&mut rig, next, TIMING.request_timeout, two));
     let counts: Vec<_> = acted(&effects).into_iter().map(|(_, _, renewals)| renewals).take(2).collect();
     assert_eq!(counts, [3, 5]);
+}
+
+#[test]
+fn r1_of_machines_that_cannot_look_up_processes_no_lease_taken_is_looked_at() {
+    let options = JudgeOptions { timing: TIMING, machine: None, liveness: false, local_check: secs(1) };
+    let now = at(secs(0));
+    let mut rig = Rig { machine: Judge::new(options, now), now };
+    let effects = rig.pass(secs(0));
+    rig.tell(JudgeInput::Store(looks(&effects)[0], shows(rig.now, vec![])));
+    rig.tell(JudgeInput::LeasesTaken);
+    assert_eq!(looks(&rig.pass(secs(7))), [], "scans are soon enough");
+}
+
+/// 64 of them: what is reported while the store is away is not forgotten.
+#[test]
+fn r1_reports_are_kept_until_there_is_a_lease_to_them() {
+    let (mut rig, effects) = watching();
+    for pid in 1..=64 {
+        rig.tell(JudgeInput::ProcessEnded(identity(pid)));
+    }
+    let first = LeaseView { process: Some(identity(1)), ..view(LEASE, at(secs(0)), 3) };
+    let effects = rig.tell(JudgeInput::Store(looks(&effects)[0], shows(rig.now, vec![first.clone()])));
+    assert_eq!(acts(&effects)[0].1.cause, EndCause::Died);
+
+    let (mut rig, effects) = watching();
+    for pid in 1..=65 {
+        rig.tell(JudgeInput::ProcessEnded(identity(pid)));
+    }
+    let effects = rig.tell(JudgeInput::Store(looks(&effects)[0], shows(rig.now, vec![first])));
+    assert_eq!(acts(&effects), [], "the oldest of too many is forgotten");
+}
+
+/// R2: what a judge hears after the time it allows itself says nothing, however good it looks.
+#[test]
+fn r2_a_look_that_is_heard_too_late_is_a_failed_one() {
+    for (heard_after, counts) in [(ms(1_999), true), (ms(2_000), false), (secs(100), false)] {
+        let (mut rig, effects) = watching();
+        let ours = LeaseView { process: Some(identity(5)), ..view(LEASE, at(secs(0)), 3) };
+        rig.sleep(heard_after);
+        let effects = rig.tell(JudgeInput::Store(looks(&effects)[0], shows(rig.now, vec![ours])));
+        let checked = effects.contains(&JudgeEffect::CheckProcess(LEASE, identity(5)));
+        assert_eq!(checked, counts, "{heard_after:?}: {effects:?}");
+    }
+}
+
+#[test]
+fn r1_after_a_known_death_the_store_is_asked_again_soon_but_not_at_once() {
+    let (mut rig, effects) = watching();
+    let ours = LeaseView { process: Some(identity(5)), ..view(LEASE, at(secs(0)), 3) };
+    rig.tell(JudgeInput::Store(looks(&effects)[0], shows(rig.now, vec![ours])));
+    rig.pass(ms(500));
+    let effects = rig.tell(JudgeInput::Process(LEASE, ProcessState::Gone));
+    assert_eq!((acts(&effects).len(), looks(&effects).len()), (1, 0));
+    assert_eq!(looks(&rig.pass(ms(19))), []);
+    assert_eq!(looks(&rig.pass(ms(1))).len(), 1);
+}
+
+/// Its requests are told apart by their ids, and so are their replies.
+#[test]
+fn r3_a_lease_that_was_recovered_is_not_looked_up_again() {
+    let (mut rig, effects) = watching();
+    let ours = LeaseView { process: Some(identity(5)), ..view(LEASE, at(secs(0)), 3) };
+    let look = looks(&effects)[0];
+    rig.tell(JudgeInput::Store(look, shows(rig.now, vec![ours])));
+    let effects = rig.tell(JudgeInput::Process(LEASE, ProcessState::Gone));
+    let act = acts(&effects)[0].0;
+    assert_ne!(act, look);
+    let recovered = StoreReply::Recover(RecoverReply::Recovered { lines: 2, failed: 0 });
+    let effects = rig.tell(JudgeInput::Store(act, Ok(recovered)));
+    let told = JudgeEvent::Recovered { lease: LEASE, worker: "w".into(), cause: EndCause::Died, lines: 2, failed: 0 };
+    assert_eq!(effects, [JudgeEffect::Tell(told)]);
+    // The next look is silent: what is left to look up is asked every second.
+    let effects = rig.pass(secs(2));
+    assert!(!effects.contains(&JudgeEffect::CheckProcess(LEASE, identity(5))), "{effects:?}");
 }

@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use fencepost_core::keeper::{Keeper, KeeperCommand, KeeperEffect, KeeperInput, LeaseEvent};
+use fencepost_core::keeper::{Keeper, KeeperCommand, KeeperEffect, KeeperInput, KeeperOptions, LeaseEvent};
 use fencepost_core::liveness::{LivenessReply, LivenessRequest};
 use fencepost_core::rules::lease::*;
 use fencepost_core::store::*;
@@ -495,4 +495,82 @@ fn l3_without_a_lease_or_a_witness_nothing_is_published() {
     let (mut rig, _) = keeper(false, true);
     rig.tell(running(1));
     assert_eq!(publications(&rig.pass(secs(3))), [], "there is no lease yet");
+}
+
+/// With a ttl of a minute an unanswered beat or publication is given up after 7.5 s.
+#[test]
+fn l3_a_publication_waits_for_the_beat_or_the_publication_before_it() {
+    let options = KeeperOptions {
+        worker: "w".into(),
+        stable_name: false,
+        timing: Timing::default(),
+        process: None,
+        operations: vec!["op".into()],
+        calls: Default::default(),
+        liveness: true,
+        seed: 1,
+    };
+    let now = at(secs(0));
+    let mut rig = Rig { machine: Keeper::new(options, now), now };
+    let effects = rig.pass(secs(0));
+    let effects = rig.tell(KeeperInput::Store(takes(&effects)[0].0, taken()));
+    let others = |id: RequestId| KeeperInput::Liveness(RequestId(id.0 + 1_000), Some(LivenessReply::Done));
+    let done = |id: RequestId| KeeperInput::Liveness(id, Some(LivenessReply::Done));
+    rig.tell(done(beats(&effects)[0]));
+
+    let effects = rig.pass(secs(30));
+    rig.tell(KeeperInput::Store(renewals(&effects)[0], renewed()));
+    let beat = beats(&effects)[0];
+    rig.tell(running(1));
+    rig.tell(others(beat));
+    assert_eq!(publications(&rig.pass(secs(7))), [], "the beat may still be on its way");
+    let effects = rig.tell(done(beat));
+    let [(first, _)] = publications(&effects)[..] else { panic!("{effects:?}") };
+    rig.tell(running(2));
+    rig.tell(others(first));
+    assert_eq!(publications(&rig.pass(secs(7))), [], "so may the publication");
+    assert_eq!(publications(&rig.pass(ms(499))), []);
+    let effects = rig.pass(ms(1));
+    assert_eq!(publications(&effects)[0].1, only(2), "it is given up");
+}
+
+/// A keeper whose renewals are all unanswered for so long that it has asked eight times.
+#[test]
+fn l2_each_of_the_last_eight_tries_may_be_answered() {
+    for (tries, counts) in [(8, true), (9, false)] {
+        let mut rig = keeping();
+        let first = renewals(&rig.pass(secs(4)))[0];
+        let mut asked = 1;
+        while asked < tries {
+            asked += renewals(&rig.pass(secs(1))).len();
+        }
+        let told = told(&rig.tell(KeeperInput::Store(first, renewed())));
+        assert_eq!(told.len() == 1, counts, "{tries} tries: {told:?}");
+    }
+}
+
+/// What is answered to a request of before is not the answer to this one.
+#[test]
+fn l1_l6_s1_only_the_request_that_is_under_way_is_answered() {
+    let stale = |id: RequestId| RequestId(id.0 + 1_000);
+    // The first heartbeat.
+    let (mut rig, effects) = keeper(false, true);
+    let effects = rig.tell(KeeperInput::Store(takes(&effects)[0].0, taken()));
+    let beat = beats(&effects)[0];
+    assert_eq!(rig.tell(KeeperInput::Liveness(stale(beat), Some(LivenessReply::Done))), []);
+    assert_eq!(told(&rig.tell(KeeperInput::Liveness(beat, Some(LivenessReply::Done)))).len(), 1);
+    // Crashes that are taken back.
+    let mut rig = keeping();
+    let lease = rig.machine.lease();
+    let id = renewals(&rig.pass(secs(4)))[0];
+    let effects = rig.tell(KeeperInput::Store(id, refused(false)));
+    let [(id, _)] = kept(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(rig.tell(KeeperInput::Store(stale(id), Ok(StoreReply::WithdrawCrashes))), []);
+    assert_eq!(rig.machine.lease(), lease);
+    assert_eq!(takes(&rig.tell(KeeperInput::Store(id, Ok(StoreReply::WithdrawCrashes)))).len(), 1);
+    // A drop.
+    let mut rig = keeping();
+    let effects = rig.tell(KeeperInput::Command(KeeperCommand::Drop));
+    let [(id, _)] = kept(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(rig.tell(KeeperInput::Store(stale(id), Ok(StoreReply::DropLease))), []);
 }

@@ -14,3 +14,4 @@ mod recovery;
 mod rig;
 mod takeover;
 mod transactions;
+mod values;

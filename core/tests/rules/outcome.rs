@@ -318,3 +318,34 @@ fn l6_an_interrupted_run_gives_its_line_back_and_uses_no_attempt() {
     assert_eq!(give_backs(&effects).len(), 1, "{effects:?}");
     assert!(records(&[effects, rig.pass(secs(1))].concat()).is_empty(), "that is no answer");
 }
+
+/// A group takes answers until the next would be too much, and not one before.
+#[test]
+fn o3_a_group_takes_as_many_bytes_as_it_may() {
+    let answer = || RunAnswer::Success("x".repeat(5).into());
+    let (mut rig, _) = with_grants(WorkerOptions { group_bytes_max: 10, ..options(9) }, vec![grant(1, 1..=9)]);
+    let mut effects = Vec::new();
+    for line in 1..=3 {
+        // While the first group is under way the others wait.
+        effects.extend(rig.tell(ended(run(line, 1), answer())));
+    }
+    effects.extend(rig.pass(secs(1)));
+    let lines: Vec<_> = records(&effects)[0].1.items.iter().map(|item| item.line).collect();
+    assert_eq!(lines, [1, 2]);
+}
+
+/// Whoever drives the machine by its timeouts alone gets its answers recorded.
+#[test]
+fn o3_an_answer_that_waits_has_a_timeout_and_so_has_its_group() {
+    let (mut rig, _) = with_grants(options(9), vec![grant(1, 1..=9)]);
+    rig.tell(success(run(1, 1)));
+    let flush_age = WorkerOptions::default().flush_age;
+    let asked_at: Vec<_> = rig
+        .pass_timed(secs(5))
+        .into_iter()
+        .filter(|(_, effect)| !records(std::slice::from_ref(effect)).is_empty())
+        .map(|(asked_at, _)| asked_at.since(at(secs(0))))
+        .collect();
+    let limit = TIMING.request_timeout;
+    assert_eq!(asked_at, [flush_age, flush_age + limit, flush_age + limit * 2]);
+}

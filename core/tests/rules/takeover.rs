@@ -165,3 +165,46 @@ fn r5_who_was_taken_over_leaves_and_takes_no_other_lease() {
     let effects = rig.tell(WorkerInput::Store(id, Ok(StoreReply::Record(vec![Verdict::Fenced]))));
     assert_eq!((exits(&effects), drops(&effects)), (vec![ExitReason::NameInUse("w".into())], 0));
 }
+
+/// Two looks at two leases are no second look.
+#[test]
+fn r5_a_name_that_changed_hands_is_watched_anew() {
+    let (mut rig, effects) = keeper(true, false);
+    let effects = look_at_holder(&mut rig, effects, ms(7_500), |_| 3);
+    assert_eq!(effects, []);
+    let other = |now: Instant| {
+        let holder = LeaseView { lease: LEASE_2, ..view(LEASE_2, at(secs(0)), 3) };
+        KeeperInput::Store(
+            RequestId(0),
+            Ok(StoreReply::TakeLease(TakeLeaseReply::NameHeld { holder, now: store_time(now) })),
+        )
+    };
+    let mut seen_at = None;
+    let effects = loop {
+        let effects = rig.pass(ms(250));
+        let Some((id, _)) = takes(&effects).first().copied() else {
+            if acts(&effects).is_empty() { continue } else { break effects }
+        };
+        seen_at.get_or_insert(rig.now);
+        let KeeperInput::Store(_, reply) = other(rig.now) else { unreachable!() };
+        let effects = rig.tell(KeeperInput::Store(id, reply));
+        if !acts(&effects).is_empty() {
+            break effects;
+        }
+        assert!(told(&effects).is_empty(), "{effects:?}");
+    };
+    assert_eq!(acts(&effects)[0].1.lease, LEASE_2);
+    assert!(rig.now >= seen_at.unwrap() + secs(7), "{:?} {seen_at:?}", rig.now);
+}
+
+/// No other take is sent while the second witness is asked, and only its own answer counts.
+#[test]
+fn r5_a_takeover_waits_for_the_answer_about_the_heartbeat() {
+    let (mut rig, effects) = keeper(true, true);
+    let effects = look_at_holder(&mut rig, effects, secs(60), |_| 3);
+    let check = checks(&effects)[0];
+    let absent = || Some(LivenessReply::Check { vouches: true, alive: vec![] });
+    assert_eq!(rig.tell(KeeperInput::Liveness(RequestId(check.0 + 1_000), absent())), []);
+    assert_eq!(rig.pass(ms(999)), [], "nothing else is asked for");
+    assert_eq!(acts(&rig.tell(KeeperInput::Liveness(check, absent()))).len(), 1);
+}
