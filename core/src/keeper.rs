@@ -343,10 +343,17 @@ impl Keeper {
                 }
             }
             State::Held(held) => {
+                if held.probe.take_if(|asked_id| *asked_id == id).is_some() {
+                    if reply.is_ok() {
+                        (held.heard, held.next_at) = (true, now);
+                    }
+                    return;
+                }
                 let Some(at) = held.asked.iter().position(|(asked_id, _)| *asked_id == id) else { return };
                 let Some((_, sent_at)) = held.asked.remove(at) else { return };
                 match reply {
                     Ok(StoreReply::Renew(RenewReply::Renewed { closed })) => {
+                        held.heard = true;
                         held.renewed_at = held.renewed_at.max(sent_at);
                         held.next_at = l5_next_renewal(held.renewed_at, self.options.timing.renew);
                         let licence_ends = l4_licence_ends(held.renewed_at, self.options.timing.ttl);

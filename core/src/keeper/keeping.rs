@@ -8,7 +8,7 @@ use super::{AfterWithdrawal, Keeper, LeaseEvent, State};
 use crate::ids::{BatchId, RequestId};
 use crate::lines::LineSet;
 use crate::liveness::LivenessRequest;
-use crate::rules::lease::{l2_retry_after, l3_heartbeat_earned, l4_licence_ends, l5_next_renewal};
+use crate::rules::lease::{l2_may_ask, l2_retry_after, l3_heartbeat_earned, l4_licence_ends, l5_next_renewal};
 use crate::store::StoreRequest;
 use crate::time::Instant;
 
@@ -22,6 +22,10 @@ const RENEWALS_ASKED_MAX: usize = 8;
 pub(super) struct Held {
     /// Renewals whose answer is still of interest, oldest first.
     pub(super) asked: VecDeque<(RequestId, Instant)>,
+    /// L2: the last look in a renewal's place, until it is answered.
+    pub(super) probe: Option<RequestId>,
+    /// L2: the store has answered since the last renewal was asked for.
+    pub(super) heard: bool,
     pub(super) next_at: Instant,
     /// When the last good renewal was sent.
     pub(super) renewed_at: Instant,
@@ -31,22 +35,34 @@ impl Keeper {
     /// L1: the lease is taken and its heartbeat set, as far as there is a witness: claims may begin.
     pub(super) fn hold(&mut self, now: Instant, taken_at: Instant) {
         let next_at = l5_next_renewal(taken_at, self.options.timing.renew).max(now);
-        self.state = State::Held(Held { asked: VecDeque::new(), next_at, renewed_at: taken_at });
+        self.state =
+            State::Held(Held { asked: VecDeque::new(), probe: None, heard: false, next_at, renewed_at: taken_at });
         let licence_ends = l4_licence_ends(taken_at, self.options.timing.ttl);
         self.tell(LeaseEvent::Held { lease: self.lease, licence_ends, closed: Vec::new() });
     }
 
-    /// L2: asks for a renewal; until one succeeds, it is asked again every eighth of the ttl.
+    /// L2: asks for a renewal; until one succeeds, it is asked again every eighth of the ttl. After the licence, the store is
+    /// to be heard first: where requests arrive but replies do not, a lease would else be renewed for ever by a worker that runs
+    /// nothing under it.
     pub(super) fn renew(&mut self, now: Instant) {
-        let batches = self.running.iter().map(|(batch, _)| *batch).collect();
-        let id = self.ask_store(StoreRequest::Renew { lease: self.lease, batches });
-        let retry_after = l2_retry_after(self.options.timing.ttl);
+        let ttl = self.options.timing.ttl;
+        let State::Held(held) = &self.state else { return };
+        let may_ask = l2_may_ask(now, held.renewed_at, ttl, held.heard);
+        let id = self.ask_store(if may_ask {
+            let batches = self.running.iter().map(|(batch, _)| *batch).collect();
+            StoreRequest::Renew { lease: self.lease, batches }
+        } else {
+            StoreRequest::Look
+        });
         let State::Held(held) = &mut self.state else { return };
-        held.asked.push_back((id, now));
-        if held.asked.len() > RENEWALS_ASKED_MAX {
-            held.asked.pop_front();
+        if may_ask {
+            held.asked.push_back((id, now));
+            if held.asked.len() > RENEWALS_ASKED_MAX {
+                held.asked.pop_front();
+            }
         }
-        held.next_at = now + retry_after;
+        (held.heard, held.probe) = (false, (!may_ask).then_some(id));
+        held.next_at = now + l2_retry_after(ttl);
         self.beat(now);
     }
 

@@ -32,6 +32,12 @@ pub fn l2_retry_after(ttl: Duration) -> Duration {
     ttl / 8
 }
 
+/// L2: whether to ask for a renewal, or for a look that changes nothing: past its licence a worker asks for none that it might not
+/// hear of. `heard`: the store has answered since the last one was asked for.
+pub fn l2_may_ask(now: Instant, renewal_sent_at: Instant, ttl: Duration, heard: bool) -> bool {
+    heard || now < l4_licence_ends(renewal_sent_at, ttl)
+}
+
 /// L3: the heartbeat is earned by having reached the store within the last ttl.
 pub fn l3_heartbeat_earned(now: Instant, store_reached_at: Instant, ttl: Duration) -> bool {
     now.since(store_reached_at) < ttl

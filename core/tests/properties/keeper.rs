@@ -50,6 +50,8 @@ struct World {
     first_take: BTreeMap<LeaseId, Instant>,
     held: BTreeSet<LeaseId>,
     over: BTreeSet<LeaseId>,
+    /// The store has answered anything since a renewal was asked for.
+    heard: bool,
     owes_withdrawal: BTreeSet<LeaseId>,
     ended: bool,
 }
@@ -87,6 +89,9 @@ impl World {
                     }
                     StoreRequest::Renew { lease, .. } => {
                         prop_assert!(self.extended_at.contains_key(lease) && !self.over.contains(lease));
+                        let licensed = self.now.since(self.extended_at[lease]) < TTL * 7 / 8;
+                        prop_assert!(licensed || self.heard, "a renewal of a lease of which nothing was heard");
+                        self.heard = false;
                     }
                     StoreRequest::Recover(act) => {
                         prop_assert_eq!((act.lease, act.renewals), (HOLDER, self.holder_renewals));
@@ -190,8 +195,13 @@ impl World {
             }
             (StoreRequest::DropLease { .. }, _) => Ok(StoreReply::DropLease),
             (StoreRequest::Recover(_), _) => Ok(StoreReply::Recover(RecoverReply::Spared)),
+            (StoreRequest::Look, _) => {
+                let look = LookReply { now: StoreTime(0), leases: Vec::new(), not_before_max: None };
+                Ok(StoreReply::Look(look))
+            }
             (other, _) => panic!("not a keeper's request: {other:?}"),
         };
+        self.heard |= reply.is_ok();
         self.tell(KeeperInput::Store(id, reply))
     }
 
@@ -287,6 +297,7 @@ proptest! {
             first_take: BTreeMap::new(),
             held: BTreeSet::new(),
             over: BTreeSet::new(),
+            heard: false,
             owes_withdrawal: BTreeSet::new(),
             ended: false,
         };

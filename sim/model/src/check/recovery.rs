@@ -15,18 +15,31 @@ const NAME: &str = "6 bounded recovery";
 /// Asserts R4's bound: a live lease whose process is unwell (dead, paused, or cut off from the store) has ended once some
 /// other process had all that a judge needs for `ttl + scan`, one watch (a renewal interval and three eighths of the ttl), two
 /// looks (half a renewal interval) and the slack; for a process that lives, one ttl more. The time counts from the last of:
-/// the process became unwell; the lease was last taken or renewed; the judge started or became well; the store came back,
+/// the process became unwell; the lease was last taken or renewed (L2: of the renewals while it is unwell only so many count: in its
+/// licence it asks every eighth of the ttl, and they may arrive twice); the judge started or became well; the store came back,
 /// or its clock was stepped. What a judge needs: well, not stopping, a steady clock. (An end frees all spans in its own
 /// transaction: that is invariant 1.)
 #[derive(Debug)]
 pub struct BoundedRecovery {
     slack: u64,
     health: Health,
-    renewed_at: BTreeMap<LeaseId, u64>,
+    renewed: BTreeMap<LeaseId, Renewed>,
     heartbeats_linger: bool,
     /// The next lease that must have ended, and when.
     next: Option<(u64, LeaseId)>,
 }
+
+/// Of a live lease.
+#[derive(Debug, Clone, Copy)]
+struct Renewed {
+    /// When it was taken or renewed, as far as that counts.
+    at: u64,
+    /// Since when its process was unwell at the last renewal, and how many there were since.
+    unwell: (u64, u32),
+}
+
+/// So many renewals count while a process is unwell.
+const UNWELL_RENEWALS_MAX: u32 = 16;
 
 impl BoundedRecovery {
     /// For an empty store.
@@ -34,7 +47,7 @@ impl BoundedRecovery {
         Self {
             slack: micros(slack),
             health: Health::default(),
-            renewed_at: BTreeMap::new(),
+            renewed: BTreeMap::new(),
             heartbeats_linger: false,
             next: None,
         }
@@ -49,16 +62,16 @@ impl BoundedRecovery {
 
     fn find_next(&self) -> Option<(u64, LeaseId)> {
         let store_since = self.health.store_since()?;
-        let deadline = |(lease, renewed_at): (&LeaseId, &u64)| {
+        let deadline = |(lease, renewed): (&LeaseId, &Renewed)| {
             let (process, facts) = self.health.of_lease(*lease)?;
             if facts.is_well() {
                 return None;
             }
-            let from = facts.since.max(*renewed_at).max(store_since);
+            let from = facts.since.max(renewed.at).max(store_since);
             let judged = self.judges(process).map(|judge| from.max(judge.since) + self.bound(facts, judge));
             Some((judged.min()?, *lease))
         };
-        self.renewed_at.iter().filter_map(deadline).min()
+        self.renewed.iter().filter_map(deadline).min()
     }
 
     fn judges(&self, other_than: Process) -> impl Iterator<Item = &Facts> {
@@ -71,6 +84,20 @@ impl BoundedRecovery {
         // R2: a heartbeat counts for one ttl beyond the lease's end at most.
         let until_past = if facts.dead && !self.heartbeats_linger { ttl } else { 2 * ttl };
         until_past + micros(judge.timing.scan) + renew + ttl * 3 / 8 + renew / 2 + self.slack
+    }
+
+    fn renewed(&mut self, at: u64, lease: LeaseId) {
+        let unwell_since =
+            self.health.of_lease(lease).filter(|(_, facts)| !facts.is_well()).map(|(_, facts)| facts.since);
+        let renewed = self.renewed.entry(lease).or_insert(Renewed { at, unwell: (0, 0) });
+        if let Some(since) = unwell_since {
+            let before = if renewed.unwell.0 == since { renewed.unwell.1 } else { 0 };
+            renewed.unwell = (since, before + 1);
+            if before >= UNWELL_RENEWALS_MAX {
+                return;
+            }
+        }
+        renewed.at = at;
     }
 
     fn is_unwell(&self, lease: LeaseId) -> bool {
@@ -87,11 +114,11 @@ impl Checker for BoundedRecovery {
         self.in_time(at)?;
         let changed = match *event {
             Event::LeaseTaken { lease, .. } | Event::LeaseRenewed { lease, .. } => {
-                self.renewed_at.insert(lease, at);
+                self.renewed(at, lease);
                 self.is_unwell(lease)
             }
             Event::LeaseEnded { lease, .. } => {
-                self.renewed_at.remove(&lease);
+                self.renewed.remove(&lease);
                 self.is_unwell(lease)
             }
             Event::HeartbeatsLinger => {
@@ -146,6 +173,25 @@ mod tests {
         let cut = (1000, Event::LinkCut { process: P, link: Link::Store });
         assert!(bears(std::slice::from_ref(&cut), 31_100));
         assert!(!bears(&[cut], 31_101));
+    }
+
+    /// Its requests arrive, and it hears nothing.
+    #[test]
+    fn who_hears_nothing_does_not_keep_its_lease_by_renewing_it() {
+        let cut = (1000, Event::LinkCut { process: P, link: Link::Store });
+        let renewed = |n: u64| {
+            let (lease, renewals, expires_at) = (LeaseId::from_random(1), n, fencepost_core::StoreTime(0));
+            (1000 + n * 1000, Event::LeaseRenewed { lease, renewals, expires_at })
+        };
+        let mut facts = vec![cut];
+        facts.extend((1..=40).map(renewed));
+        // The sixteenth of them is the last that counts.
+        assert!(bears(&facts, 47_100));
+        assert!(!bears(&facts, 47_101));
+        let mut healed = facts.clone();
+        healed.push((3500, Event::LinkHealed { process: P, link: Link::Store }));
+        healed.sort_by_key(|(at, _)| *at);
+        assert!(bears(&healed, 1_000_000), "it was well again");
     }
 
     #[test]
