@@ -283,3 +283,13 @@ fn p1_counts_from_the_last_operators_retry_on() {
     assert!(p1_counts(Token(1), None));
     assert_eq!([4, 5, 6].map(|token| p1_counts(Token(token), Some(Token(5)))), [false, false, true]);
 }
+
+/// L6: a row that ran alone under a lease that is over keeps nobody from anything.
+#[test]
+fn p2_who_lost_the_lease_under_a_row_that_ran_alone_claims_again() {
+    let (mut rig, _) = with_grants(options(2), suspect_alone());
+    rig.tell(WorkerInput::Lease(LeaseEvent::Ended { lease: LEASE }));
+    rig.tell(ended(run(1, 1), RunAnswer::Cancelled));
+    let effects = rig.tell(held(LEASE_2, at(secs(1_000))));
+    assert_eq!(claims(&effects).len(), 1, "{effects:?}");
+}

@@ -83,3 +83,17 @@ fn s6_nothing_to_purge_is_nothing_of_any_kind() {
         assert!(!something.is_empty(), "{something:?}");
     }
 }
+
+/// What a store kept, read back; a damaged record is refused.
+#[test]
+fn ranges_are_ordered_and_do_not_touch() {
+    let read = |ranges: &[(u64, u64)]| LineSet::from_ranges(ranges.iter().copied());
+    assert_eq!(read(&[]), Some(LineSet::new()));
+    assert_eq!(read(&[(0, 0)]).map(|set| set.count()), Some(1));
+    assert_eq!(read(&[(1, 2), (4, 4)]).map(|set| set.iter().collect::<Vec<_>>()), Some(vec![1, 2, 4]));
+    for damaged in [&[(2, 1)][..], &[(1, u64::MAX)], &[(1, 2), (3, 4)], &[(1, 2), (2, 4)], &[(5, 6), (1, 2)]] {
+        assert_eq!(read(damaged), None, "{damaged:?}");
+    }
+    let shown = |first, last| format!("{:?}", LineRange { first, last });
+    assert_eq!((shown(3, 3), shown(3, 5)), ("3".to_owned(), "3-5".to_owned()));
+}
