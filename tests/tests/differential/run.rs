@@ -490,6 +490,7 @@ impl Run {
         self.compare_lines().await;
         self.compare_leftovers().await;
         for batch in &expected.batches {
+            self.subjects.verify(batch.batch).await;
             let failed = batch.tallies.iter().any(|(_, tally)| tally.failed > 0);
             let kind = match batch.status {
                 BatchStatus::Success if failed => "batch success, after failed rows were retried",

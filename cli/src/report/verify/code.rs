@@ -84,6 +84,48 @@ pub enum Code {
 }
 
 impl Code {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::RowMissing,
+        Self::RowBeyond,
+        Self::RowLost,
+        Self::TwoOutcomes,
+        Self::OutcomeAndOpen,
+        Self::TwoSpans,
+        Self::BeyondCursor,
+        Self::OutsideBatch,
+        Self::SpanUnreadable,
+        Self::SpanMiscounted,
+        Self::SpanInEndedBatch,
+        Self::CursorBehind,
+        Self::BatchNotEnded,
+        Self::BatchStatus,
+        Self::BatchEndTime,
+        Self::PurgeBegun,
+        Self::CountDiffers,
+        Self::HeldByEndedLease,
+        Self::HeldByUnknownLease,
+        Self::RecoveryOverdue,
+        Self::ClaimUnknown,
+        Self::TokenNotIssued,
+        Self::TokenShared,
+        Self::TokenNotNewest,
+        Self::RecordedTwice,
+        Self::RecordedAfterLoss,
+        Self::FencedAndRecorded,
+        Self::AttemptsDiffer,
+        Self::CrashesDiffer,
+        Self::WithdrawnWithoutCrash,
+        Self::OutcomeIncomplete,
+        Self::GenerationUnknown,
+        Self::CallMissing,
+        Self::CallWithoutEnd,
+        Self::CallDiffers,
+        Self::CallHeldWrongly,
+        Self::StoppingWrong,
+        Self::AppendDiffers,
+    ];
+
     /// Its name: a word that stays.
     pub const fn name(self) -> &'static str {
         match self {
