@@ -271,3 +271,23 @@ pub fn json(report: &VerifyReport, store_option: &str) -> Value {
         "findings": report.findings.iter().map(finding).collect::<Vec<_>>(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_have_a_middle_and_lists_are_cut_with_what_is_left() {
+        let spread = |delays: &[u64]| {
+            let delays = delays.iter().map(|seconds| Duration::from_secs(*seconds)).collect();
+            Recoveries { leases: 9, delays }.spread().map(|spread| spread.map(|delay| delay.as_secs()))
+        };
+        assert_eq!(
+            [&[][..], &[4], &[1, 7], &[1, 2, 9]].map(spread),
+            [None, Some([4; 3]), Some([1, 1, 7]), Some([1, 2, 9])]
+        );
+        assert_eq!(listed([1, 2].iter()), "1, 2");
+        let many: Vec<usize> = (0..SHOWN_MAX + 2).collect();
+        assert!(listed(many.iter()).ends_with(", 19 and 2 more"), "{}", listed(many.iter()));
+    }
+}

@@ -345,3 +345,70 @@ pub(super) fn lines(ranges: impl IntoIterator<Item = (i64, i64)>) -> LineSet {
     let range = |(first, last)| fencepost_core::LineRange { first: number(first), last: number(last) };
     LineSet::covering(ranges.into_iter().map(range).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(line: u64, token: u64) -> OutcomeFact {
+        OutcomeFact { line, success: true, whole: true, token, attempts: 1, crashes: 0, generation: 1 }
+    }
+
+    fn entry(first: u64, token: u64) -> EntryFact {
+        EntryFact { first, last: first, token, kind: EntryKind::Retried, generation: 1 }
+    }
+
+    /// A store of so many outcomes and entries, in their order.
+    struct Kept(Vec<OutcomeFact>, Vec<EntryFact>);
+
+    impl Pages for Kept {
+        type Error = ();
+
+        async fn outcomes(&mut self, after_line: i64) -> Result<Vec<OutcomeFact>, ()> {
+            let behind = |outcome: &&OutcomeFact| i64::try_from(outcome.line).unwrap() > after_line;
+            Ok(self.0.iter().filter(behind).take(PAGE).copied().collect())
+        }
+
+        async fn entries(&mut self, after: &EntryKey) -> Result<(Vec<EntryFact>, Option<EntryKey>), ()> {
+            let key = |entry: &EntryFact| (i64::try_from(entry.first).unwrap(), i64::try_from(entry.token).unwrap());
+            let behind = |entry: &&EntryFact| key(entry) > (after.line, after.token);
+            let page: Vec<EntryFact> = self.1.iter().filter(behind).take(PAGE).copied().collect();
+            let last =
+                page.last().map(|entry| EntryKey { line: key(entry).0, token: key(entry).1, kind: "retried".into() });
+            Ok((page, last))
+        }
+    }
+
+    /// What was told: lines and tokens, and whether it was an entry.
+    #[derive(Default)]
+    struct Told(Vec<(u64, bool, u64)>);
+
+    impl Inspector for Told {
+        fn begin(&mut self, _: BatchFacts) {}
+
+        fn entry(&mut self, entry: EntryFact) {
+            self.0.push((entry.first, false, entry.token));
+        }
+
+        fn outcome(&mut self, outcome: OutcomeFact) {
+            self.0.push((outcome.line, true, outcome.token));
+        }
+    }
+
+    /// Pages end anywhere: in the midst of a line's entries, and of its outcomes, if it has several.
+    #[tokio::test]
+    async fn all_is_told_once_by_line_with_entries_before_outcomes() {
+        let last = u64::try_from(PAGE).unwrap() + 7;
+        let mut outcomes: Vec<OutcomeFact> = (1..=last).map(|line| outcome(line, 1)).collect();
+        outcomes.insert(PAGE, outcome(PAGE as u64, 2));
+        let entries: Vec<EntryFact> =
+            (1..=last).step_by(2).flat_map(|line| (1..=3).map(move |token| entry(line, token))).collect();
+        let mut expected: Vec<(u64, bool, u64)> =
+            outcomes.iter().map(|outcome| (outcome.line, true, outcome.token)).collect();
+        expected.extend(entries.iter().map(|entry| (entry.first, false, entry.token)));
+        expected.sort_unstable();
+        let mut told = Told::default();
+        tell(&mut Kept(outcomes, entries), &mut told).await.unwrap();
+        assert!(told.0 == expected, "{} were told, not {}", told.0.len(), expected.len());
+    }
+}

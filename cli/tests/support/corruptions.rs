@@ -216,8 +216,8 @@ pub const CORRUPTIONS: &[Corruption] = &[
         Open,
         "update outcomes set lease = $FIRST,
             token = (select o.token from outcomes o where o.batch = $OPEN and o.line = 1)
-         where batch = $OPEN and line = 4",
-        &[("token-not-newest", "{4}")],
+         where batch = $OPEN and line = 5",
+        &[("token-not-newest", "{5}")],
     ),
     of(
         Open,
@@ -229,7 +229,12 @@ pub const CORRUPTIONS: &[Corruption] = &[
         "update outcomes set lease = $DEAD,
             token = (select a.token from attempts a where a.batch = $OPEN and a.kind = 'fenced')
          where batch = $OPEN and line = 4",
-        &[("recorded-after-loss", "{4}"), ("fenced-and-recorded", "{4}")],
+        &[("recorded-after-loss", "{4}"), ("fenced-wrongly", "{4}")],
+    ),
+    of(
+        Open,
+        "update attempts set token = 1000000000000 where batch = $OPEN and kind = 'fenced'",
+        &[("fenced-wrongly", "{4}")],
     ),
     of(
         Ended,

@@ -261,8 +261,9 @@ impl Subjects {
     pub async fn verify(&self, batch: BatchId) {
         let [sqlite, postgres] = [verified(&self.sqlite, batch).await, verified(&self.postgres, batch).await];
         assert_eq!(sqlite, postgres, "SQLite left, Postgres right");
-        // Here judges come by chance.
-        let wrong = sqlite.findings.iter().filter(|finding| finding.code != Code::RecoveryOverdue);
+        // Here judges come by chance, and answers under tokens that were never drawn.
+        let chance = |finding: &&Finding| !matches!(finding.code, Code::RecoveryOverdue | Code::FencedWrongly);
+        let wrong = sqlite.findings.iter().filter(chance);
         assert_eq!(wrong.collect::<Vec<_>>(), Vec::<&Finding>::new(), "{batch}");
     }
 

@@ -97,7 +97,12 @@ impl Audit {
             EntryKind::GivenBack => log.given_back += count,
             EntryKind::Superseded => log.superseded += 1,
         }
-        self.stamped(entry.first, entry.token, entry.generation);
+        // Of a late answer the token is what its sender says.
+        let [issued, newest] = match entry.kind {
+            EntryKind::Fenced => [Code::FencedWrongly; 2],
+            _ => [Code::TokenNotIssued, Code::TokenNotNewest],
+        };
+        self.stamped(entry.first, entry.token, entry.generation, issued);
         // T3: whoever has the line now has it under a newer token.
         let first = self.open.partition_point(|(range, _)| range.last < lines.first);
         let overlapping: Vec<(LineRange, u64)> = self.open[first..]
@@ -108,9 +113,9 @@ impl Audit {
             .collect();
         for (range, token) in overlapping {
             let both = LineSet::range(range.first.max(lines.first), range.last.min(lines.last));
-            self.about_lines(Code::TokenNotNewest, &both);
-            self.found(Code::TokenNotNewest, None).token(token);
-            self.found(Code::TokenNotNewest, None).token(entry.token);
+            self.about_lines(newest, &both);
+            self.found(newest, None).token(token);
+            self.found(newest, None).token(entry.token);
         }
         if lines.last >= self.facts.batch.cursor {
             let fresh = LineSet::range(lines.first.max(self.facts.batch.cursor), lines.last);
@@ -126,7 +131,7 @@ impl Audit {
         } else {
             self.counted.failed += 1;
         }
-        self.stamped(outcome.line, outcome.token, outcome.generation);
+        self.stamped(outcome.line, outcome.token, outcome.generation, Code::TokenNotIssued);
         if !outcome.whole {
             self.about_token(Code::OutcomeIncomplete, outcome.line, outcome.token);
         }
@@ -136,9 +141,9 @@ impl Audit {
         self.line.outcome = Some(outcome);
     }
 
-    fn stamped(&mut self, line: u64, token: u64, generation: i64) {
+    fn stamped(&mut self, line: u64, token: u64, generation: i64, issued: Code) {
         if token == 0 || token > self.facts.last_token {
-            self.about_token(Code::TokenNotIssued, line, token);
+            self.about_token(issued, line, token);
         }
         if !(1..=i64::from(self.facts.batch.generation)).contains(&generation) {
             self.about_token(Code::GenerationUnknown, line, token);

@@ -57,8 +57,8 @@ pub enum Code {
     RecordedTwice,
     /// A line was recorded under a token that it had been taken from.
     RecordedAfterLoss,
-    /// An answer was both dropped and recorded.
-    FencedAndRecorded,
+    /// An answer was dropped under a token that was not out of date.
+    FencedWrongly,
     /// An outcome's attempts are not those of the log.
     AttemptsDiffer,
     /// An outcome's crashes are not those of the log.
@@ -112,7 +112,7 @@ impl Code {
         Self::TokenNotNewest,
         Self::RecordedTwice,
         Self::RecordedAfterLoss,
-        Self::FencedAndRecorded,
+        Self::FencedWrongly,
         Self::AttemptsDiffer,
         Self::CrashesDiffer,
         Self::WithdrawnWithoutCrash,
@@ -155,7 +155,7 @@ impl Code {
             Self::TokenNotNewest => "token-not-newest",
             Self::RecordedTwice => "recorded-twice",
             Self::RecordedAfterLoss => "recorded-after-loss",
-            Self::FencedAndRecorded => "fenced-and-recorded",
+            Self::FencedWrongly => "fenced-wrongly",
             Self::AttemptsDiffer => "attempts-differ",
             Self::CrashesDiffer => "crashes-differ",
             Self::WithdrawnWithoutCrash => "withdrawn-without-crash",
@@ -205,7 +205,9 @@ impl Code {
             Self::RecordedAfterLoss => {
                 "rows were recorded under a token that they had been taken from: the fence did not hold"
             }
-            Self::FencedAndRecorded => "an answer was dropped by the fence and recorded as well",
+            Self::FencedWrongly => {
+                "answers were dropped by the fence under a token that is not older than that of their row's outcome or span"
+            }
             Self::AttemptsDiffer => "outcomes say another number of attempts than their rows' stories",
             Self::CrashesDiffer => "outcomes say another number of crashes than their rows' stories",
             Self::WithdrawnWithoutCrash => "a crash was withdrawn that was never charged",

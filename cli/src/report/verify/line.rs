@@ -87,11 +87,14 @@ impl Line {
             if under.recorded > 0 && under.taken {
                 wrong.push((Code::RecordedAfterLoss, token));
             }
-            if under.recorded > 0 && under.fenced {
-                wrong.push((Code::FencedAndRecorded, token));
-            }
-            if self.outcome.is_some_and(|outcome| outcome.token < token) {
+            let newest = self.outcome.is_none_or(|outcome| outcome.token >= token);
+            if under.held() && !newest {
                 wrong.push((Code::TokenNotNewest, token));
+            }
+            // Whoever sends an answer names its token: a line need not have been held under it, but must not have been held since.
+            let current = under.recorded > 0 || self.outcome.is_some_and(|outcome| outcome.token <= token);
+            if under.fenced && current {
+                wrong.push((Code::FencedWrongly, token));
             }
         }
     }
@@ -114,6 +117,13 @@ struct Under {
     recorded: u32,
     taken: bool,
     fenced: bool,
+}
+
+impl Under {
+    /// Whether the line was held under it.
+    fn held(&self) -> bool {
+        self.recorded > 0 || self.taken
+    }
 }
 
 /// P1: what a line has used up since its last operator's retry.
@@ -154,6 +164,71 @@ impl Used {
         let least = i64::from(p1_crashes(self.crashed, self.withdrawn));
         if !(least..=i64::from(self.crashed)).contains(&outcome.crashes) {
             wrong.push((Code::CrashesDiffer, outcome.token));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(kind: EntryKind, token: u64) -> EntryFact {
+        EntryFact { first: 5, last: 5, token, kind, generation: 1 }
+    }
+
+    fn outcome(token: u64, attempts: i64, crashes: i64) -> Option<OutcomeFact> {
+        Some(OutcomeFact { line: 5, success: false, whole: true, token, attempts, crashes, generation: 1 })
+    }
+
+    /// With 3 crashes at most.
+    fn settled(outcome: Option<OutcomeFact>, entries: &[EntryFact], ranges: &[EntryFact]) -> (Vec<(Code, u64)>, u64) {
+        let line = Line { line: 5, outcome, entries: entries.to_vec() };
+        let Settled { wrong, runs } = line.settle(ranges.iter(), 3);
+        (wrong, runs)
+    }
+
+    #[test]
+    fn stories_that_can_be_are_well_and_their_runs_are_counted() {
+        use EntryKind::*;
+        let crash = |token| entry(Crashed, token);
+        let back = [entry(Recovered, 2), entry(GivenBack, 4)];
+        for (outcome, entries, ranges, runs) in [
+            (outcome(1, 1, 0), vec![], vec![], 1),
+            (None, vec![entry(Retried, 1), entry(TimedOut, 3)], vec![], 2),
+            (outcome(9, 3, 0), vec![entry(Retried, 1), entry(TimedOut, 3)], vec![], 3),
+            // Held by a dead worker whose answer came late, and given back: the last two left no trace of a run.
+            (outcome(9, 1, 0), vec![entry(Fenced, 2)], back.to_vec(), 2),
+            // What was before an operator's retry counts no more.
+            (outcome(9, 1, 0), vec![entry(Retried, 1), crash(3), entry(Superseded, 5)], vec![], 4),
+            (outcome(9, 1, 1), vec![crash(1), entry(Recovered, 1)], vec![], 2),
+            // Withdrawn before the outcome, or after it.
+            (outcome(9, 1, 0), vec![crash(1), entry(CrashWithdrawn, 1)], vec![], 2),
+            (outcome(9, 1, 1), vec![crash(1), entry(CrashWithdrawn, 1)], vec![], 2),
+            // P2: the outcome is that of no run.
+            (outcome(9, 0, 3), vec![crash(1), crash(3), crash(5)], vec![], 3),
+        ] {
+            assert_eq!(settled(outcome, &entries, &ranges), (Vec::new(), runs), "{outcome:?} {entries:?} {ranges:?}");
+        }
+    }
+
+    #[test]
+    fn stories_that_cannot_be_are_named_with_their_token() {
+        use EntryKind::*;
+        for (outcome, entries, ranges, wrong) in [
+            (outcome(1, 2, 0), vec![], vec![], vec![(Code::AttemptsDiffer, 1)]),
+            (outcome(1, 0, 2), vec![], vec![], vec![(Code::AttemptsDiffer, 1), (Code::CrashesDiffer, 1)]),
+            (outcome(9, 1, 2), vec![entry(Crashed, 1)], vec![], vec![(Code::CrashesDiffer, 9)]),
+            (outcome(9, 1, 0), vec![entry(Crashed, 1)], vec![], vec![(Code::CrashesDiffer, 9)]),
+            (None, vec![entry(Retried, 1), entry(TimedOut, 1)], vec![], vec![(Code::RecordedTwice, 1)]),
+            (outcome(1, 1, 0), vec![entry(Superseded, 1)], vec![], vec![(Code::RecordedTwice, 1)]),
+            (outcome(2, 1, 0), vec![], vec![entry(Recovered, 2)], vec![(Code::RecordedAfterLoss, 2)]),
+            (outcome(2, 1, 0), vec![], vec![entry(GivenBack, 3)], vec![(Code::TokenNotNewest, 3)]),
+            (outcome(2, 1, 0), vec![entry(Fenced, 2)], vec![], vec![(Code::FencedWrongly, 2)]),
+            (outcome(2, 1, 0), vec![entry(Fenced, 3)], vec![], vec![(Code::FencedWrongly, 3)]),
+            (None, vec![entry(Fenced, 2), entry(Retried, 2)], vec![], vec![(Code::FencedWrongly, 2)]),
+            (None, vec![entry(CrashWithdrawn, 2)], vec![], vec![(Code::WithdrawnWithoutCrash, 2)]),
+        ] {
+            assert_eq!(settled(outcome, &entries, &ranges).0, wrong, "{outcome:?} {entries:?} {ranges:?}");
         }
     }
 }
