@@ -41,6 +41,7 @@ mod status;
 mod store;
 mod submit;
 mod values;
+mod verify;
 mod wait;
 mod worker;
 mod workers;
@@ -93,6 +94,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Results(args) => results::results(&global, args).await,
         Command::Wait(args) => wait::wait(&global, args).await,
         Command::Workers(args) => workers::workers(&global, args).await,
+        Command::Verify(args) => verify::verify(&global, args).await,
         Command::Doctor(args) => doctor::doctor(&global, args).await,
         Command::Purge(args) => purge::purge(&global, args).await,
         Command::Hold(args) => hold::hold(&global, args, true).await,
@@ -116,6 +118,7 @@ impl Command {
             Self::List(args) => args.json,
             Self::Rows(args) => args.json,
             Self::Workers(args) => args.json,
+            Self::Verify(args) => args.json,
             Self::Doctor(args) => args.json,
             Self::Purge(args) => args.json,
             Self::Hold(args) | Self::Resume(args) => args.json,

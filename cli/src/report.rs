@@ -13,6 +13,7 @@ pub mod errors;
 pub mod redis;
 pub mod rows;
 pub mod status;
+pub mod verify;
 
 /// The version of the JSON that every command prints.
 pub const SCHEMA_VERSION: u32 = 1;

@@ -11,6 +11,7 @@
 //! | removing what has ended | [`Purges`], [`fencepost_core::purge`] |
 //! | what a running worker needs besides | [`WorkerStore`] |
 //! | what `doctor` looks at, changing nothing | [`examine`] |
+//! | what `verify` reads of a batch | [`verify`] |
 //! | which store a name means, and opening it | [`url`] |
 //! | which version its tables are at, and what moves them on | [`version`] |
 //! | one type for whichever store it is | [`any`] |
@@ -39,6 +40,7 @@ pub mod loading;
 pub mod postgres;
 pub mod sqlite;
 pub mod url;
+pub mod verify;
 pub mod version;
 pub mod view;
 

@@ -21,7 +21,8 @@ pub struct Cli {
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, every row succeeded; 1 unexpected; 2 usage; 3 finished with failed rows; 4 no such batch or row;
-5 aborted; 6 wait timed out; 7 store unreachable, or doctor found a problem; 8 input unreadable or changed; 130 interrupted.
+5 aborted; 6 wait timed out; 7 store unreachable, or doctor found a problem; 8 input unreadable or changed;
+9 verify found the store's records wrong; 130 interrupted.
 
 Options are taken from the command line, else from FENCEPOST_* variables, else from ./fencepost.toml (or --config) or
 $XDG_CONFIG_HOME/fencepost/config.toml, else the defaults shown.";
@@ -75,6 +76,8 @@ pub enum Command {
     Wait(WaitArgs),
     /// List workers
     Workers(WorkersArgs),
+    /// Prove that a batch's rows are all there, each recorded once: check the store's records against each other; changes nothing
+    Verify(VerifyArgs),
     /// Say why work does not go on, or what a store and a Redis lack for production; looks, and changes nothing
     Doctor(DoctorArgs),
     /// Remove batches that ended long ago, with their rows and outcomes, for good
@@ -506,6 +509,16 @@ pub struct MigrateArgs {
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes: 0 all is as it should be, 9 something is not: it is named.")]
+pub struct VerifyArgs {
+    /// The batch's id, or an unambiguous beginning of it
+    pub batch: String,
     /// One JSON object instead of text
     #[arg(long)]
     pub json: bool,

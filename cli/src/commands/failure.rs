@@ -25,6 +25,8 @@ pub enum Exit {
     Store = 7,
     /// The input cannot be read, or is not what was submitted before.
     Input = 8,
+    /// The store's records break the promise.
+    Broken = 9,
     /// Interrupted.
     Interrupted = 130,
 }

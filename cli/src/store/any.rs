@@ -12,6 +12,7 @@ use fencepost_core::{AppendId, BatchId, LeaseId, StoreTime};
 use super::loading::{BatchSpec, LoadEnd, Loaded};
 use super::postgres::{self, PostgresStore};
 use super::sqlite::{self, SqliteStore};
+use super::verify::{Inspector, Verifies};
 use super::view::{
     BatchCounts, BatchView, CallsView, Resolved, RowPage, RowStatus, RowStory, StoppingView, WorkersView,
 };
@@ -156,6 +157,12 @@ impl Reads for AnyStore {
 
     async fn inputs(&self, batch: BatchId, after_line: u64, limit: u32) -> Result<Vec<(u64, Box<str>)>, StoreError> {
         with_store!(self, store => store.inputs(batch, after_line, limit).await)
+    }
+}
+
+impl Verifies for AnyStore {
+    async fn inspect(&self, batch: BatchId, inspector: &mut impl Inspector) -> Result<bool, StoreError> {
+        with_store!(self, store => store.inspect(batch, inspector).await)
     }
 }
 

@@ -17,6 +17,7 @@
 //! | what status, rows and results show | `read.rs` |
 //! | waking of idle workers | [`changes`] |
 //! | what `doctor` looks at | [`examine`] |
+//! | what `verify` reads | `verify.rs` |
 //! | effects within the outcome's transaction (O7) | `effects.rs` |
 //!
 //! # One round trip
@@ -66,6 +67,7 @@ mod read;
 mod record;
 mod recover;
 mod trouble;
+mod verify;
 
 pub use changes::Changes;
 pub use open::OpenError;

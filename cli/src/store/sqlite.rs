@@ -16,6 +16,7 @@
 //! | waking of idle workers | [`changes`] |
 //! | renewals before row work | `turn.rs` |
 //! | what `doctor` looks at | [`examine`] |
+//! | what `verify` reads | `verify.rs` |
 //!
 //! # One writer at a time
 //!
@@ -79,6 +80,7 @@ mod spans;
 mod stopping;
 mod trouble;
 mod turn;
+mod verify;
 
 pub use changes::Changes;
 pub use open::{OpenError, files_of, path_of, version_of};

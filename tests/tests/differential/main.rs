@@ -209,6 +209,9 @@ fn run(seed: u64, steps: u64, folder: &std::path::Path) -> BTreeSet<&'static str
             if step % 50 == 0 {
                 run.compare().await;
             }
+            if step % 350 == 349 {
+                run.verify().await;
+            }
         }
         run.compare().await;
         run.seen.into_iter().collect()

@@ -480,6 +480,12 @@ impl Run {
         }
     }
 
+    pub async fn verify(&self) {
+        for batch in self.model.view().batches {
+            self.subjects.verify(batch.batch).await;
+        }
+    }
+
     pub async fn compare(&mut self) {
         let mut expected = self.model.view();
         expected.completions.sort_by_key(|completion| (completion.batch, completion.generation));

@@ -3,9 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use fencepost::report::verify::code::Code;
+use fencepost::report::verify::{Finding, Verification, VerifyReport};
 use fencepost::store::loading::{BatchSpec, LoadEnd};
 use fencepost::store::postgres::{PostgresOptions, PostgresStore};
 use fencepost::store::sqlite::{Clock, SqliteStore};
+use fencepost::store::verify::Verifies;
 use fencepost::store::{AnyStore, Appends, Loads, OpenMode, Operates, Purges, Reads, Store, StoreError};
 use fencepost_core::append::{AppendEnd, Appended, Begun, Staged};
 use fencepost_core::purge::{PurgeAges, PurgeBegun, Purgeable, PurgedLeases, PurgedSlice};
@@ -254,12 +257,28 @@ impl Subjects {
         (stopping.iter().map(|of| of.rows).sum(), sqlite.failed(batch, None).await.unwrap())
     }
 
+    /// What nothing but requests wrote to is found well, whatever they were; and counted alike.
+    pub async fn verify(&self, batch: BatchId) {
+        let [sqlite, postgres] = [verified(&self.sqlite, batch).await, verified(&self.postgres, batch).await];
+        assert_eq!(sqlite, postgres, "SQLite left, Postgres right");
+        // Here judges come by chance, and answers under tokens that were never drawn.
+        let chance = |finding: &&Finding| !matches!(finding.code, Code::RecoveryOverdue | Code::FencedWrongly);
+        let wrong = sqlite.findings.iter().filter(chance);
+        assert_eq!(wrong.collect::<Vec<_>>(), Vec::<&Finding>::new(), "{batch}");
+    }
+
     pub async fn views(&mut self) -> [(&'static str, StoreView); 2] {
         [
             ("SQLite", views::of_sqlite(&self.sqlite, &mut self.sqlite_raw).await),
             ("Postgres", views::of_postgres(&self.postgres, &mut self.postgres_raw).await),
         ]
     }
+}
+
+async fn verified(store: &impl Verifies, batch: BatchId) -> VerifyReport {
+    let mut verification = Verification::default();
+    assert!(store.inspect(batch, &mut verification).await.unwrap(), "{batch} is not there");
+    verification.finish().unwrap()
 }
 
 /// A verb that asks for nothing but its batch.

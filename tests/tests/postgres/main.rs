@@ -17,3 +17,4 @@ mod purge;
 mod replay;
 mod rig;
 mod story;
+mod verify;

@@ -180,7 +180,7 @@ struct BatchRecord {
     ended_at: Option<i64>,
 }
 
-fn batch_view(row: &PgRow) -> Result<BatchView, Trouble> {
+pub(super) fn batch_view(row: &PgRow) -> Result<BatchView, Trouble> {
     let record = BatchRecord::from_row(row)?;
     Ok(BatchView {
         batch: batch_id(record.batch)?,

@@ -79,7 +79,10 @@ select batch, key, digest, operation, status, held, priority, total, cursor, gen
 from batches
 where batch = ?1";
 
-pub(super) async fn one_batch(conn: &mut SqliteConnection, batch: BatchId) -> Result<Option<BatchView>, Trouble> {
+pub(in super::super) async fn one_batch(
+    conn: &mut SqliteConnection,
+    batch: BatchId,
+) -> Result<Option<BatchView>, Trouble> {
     let record: Option<BatchRecord> = sqlx::query_as(BATCH).bind(int(batch.number())).fetch_optional(conn).await?;
     record.map(BatchView::try_from).transpose()
 }
