@@ -6,7 +6,12 @@ use std::path::Path;
 use std::process::Command;
 
 use fencepost_model::store::Mistake;
+use sim::explore::quiet_panics;
+use sim::fault::{Again, Fault};
+use sim::options::Options;
 use sim::planted::{PlantedBug, find};
+use sim::run_planted;
+use sim::schedule::Schedule;
 
 /// How many schedules a bug may take: several times what it took when this was written.
 fn schedules_for(bug: PlantedBug) -> u64 {
@@ -40,6 +45,22 @@ fn every_planted_bug_is_found() {
     };
     let missed: Vec<PlantedBug> = bugs.into_iter().filter(is_missed).collect();
     assert!(missed.is_empty(), "not found: {missed:?}");
+}
+
+/// S3: a hold stays over the batch's end and an operator's retry.
+#[test]
+fn claims_of_a_held_batch_that_was_opened_again_are_found() {
+    quiet_panics();
+    let mut options = Options { workers: 1, ..Options::small() };
+    options.batches[0].rows = 1;
+    let faults = vec![
+        (30_000, Fault::Hold { batch: 0, for_us: 6_000_000 }),
+        (1_000_000, Fault::Retry { batch: 0, rows: Again::Line(0) }),
+    ];
+    let schedule = Schedule { seed: 1, options, faults };
+    assert_eq!(sim::run(&schedule).violation, None);
+    let seen = run_planted(&schedule, Some(PlantedBug::Store(Mistake::ClaimsFromHeld))).violation;
+    assert!(seen.as_ref().is_some_and(|seen| seen.check == "12 order"), "{seen:?}");
 }
 
 /// The mistakes are in the model, and what is shipped has neither the model nor a switch for any of them.

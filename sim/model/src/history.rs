@@ -314,7 +314,7 @@ pub enum Event {
         /// The run's token.
         token: Token,
     },
-    /// Fact: a handler ended, or its worker gave it up.
+    /// Fact: a handler ended; or its worker gave it up, and did not know that its batch is closed.
     HandlerEnded {
         /// Which process.
         process: Process,

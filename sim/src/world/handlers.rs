@@ -1,5 +1,6 @@
 //! Simulated handlers.
 
+use fencepost_core::BatchId;
 use fencepost_core::worker::{RunAnswer, RunKey, StartRun, WorkerInput};
 use fencepost_model::history;
 
@@ -12,6 +13,8 @@ use crate::trace::What;
 #[derive(Debug)]
 pub(super) struct Handler {
     deaf: bool,
+    /// S2: its worker heard that its batch is closed.
+    closed: bool,
 }
 
 impl World<'_> {
@@ -28,7 +31,7 @@ impl World<'_> {
         *self.ledger.entry((key.batch, key.line)).or_default() += 1;
         let (batch, line, token) = (key.batch, key.line, key.token);
         self.fact(history::Event::HandlerStarted { process: number, batch, line, token });
-        self.processes[at].handlers.insert(key, Handler { deaf: row.deaf });
+        self.processes[at].handlers.insert(key, Handler { deaf: row.deaf, closed: false });
         if !self.started.insert(key) {
             self.violate("L6", format!("{key:?} is run twice, now by {number:?}"));
         }
@@ -52,11 +55,20 @@ impl World<'_> {
         }
     }
 
-    /// Given up by its worker: the driver kills what it can, so that in the end it ends.
+    /// S2: a worker hears that these batches are closed. (Heard of what ended and is open again, it is the same to its runs.)
+    pub(super) fn hears_closed(&mut self, at: ProcessAt, batches: &[BatchId]) {
+        let handlers = self.processes[at].handlers.iter_mut();
+        handlers.filter(|(key, _)| batches.contains(&key.batch)).for_each(|(_, handler)| handler.closed = true);
+    }
+
+    /// Given up by its worker: the driver kills what it can, so that in the end it ends. S2: until then the store must know of the
+    /// run where the worker knew that the batch is closed; of another, its line is decided with this.
     pub(super) fn abandon_handler(&mut self, at: ProcessAt, key: RunKey) {
         self.coverage.mark(Mark::Abandoned);
         self.trace(|world| What::RunAbandoned(world.processes[at].number, key));
-        self.tell_end(at, key);
+        if self.processes[at].handlers.get(&key).is_some_and(|handler| !handler.closed) {
+            self.tell_end(at, key);
+        }
         let after = self.number_of(&[at as u64, key.token.0, key.line, 1]) % self.schedule.options.ttl_us;
         self.push(self.now + after, Event::RunEnds { process: at, key, answer: RunAnswer::Cancelled });
     }

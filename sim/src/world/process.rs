@@ -439,6 +439,9 @@ impl World<'_> {
     }
 
     fn inner_now(&mut self, at: ProcessAt, inner: Inner) {
+        if let Inner::Lease(LeaseEvent::Held { closed, .. }) = &inner {
+            self.hears_closed(at, closed);
+        }
         let process = &mut self.processes[at];
         let now = process.clock.now(self.now);
         match inner {
@@ -463,9 +466,10 @@ impl World<'_> {
         if !self.receives(at, || Event::Notified { process: at, notice: notice.clone() }) {
             return;
         }
+        let Notice { freed, opened, ended, leases, aborted } = notice;
+        self.hears_closed(at, &aborted);
         let process = &mut self.processes[at];
         let now = process.clock.now(self.now);
-        let Notice { freed, opened, ended, leases, aborted } = notice;
         if !aborted.is_empty() && !process.handlers.is_empty() {
             self.coverage.mark(Mark::ToldOfAbort);
         }

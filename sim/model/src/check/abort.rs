@@ -18,8 +18,7 @@ const NAME: &str = "11 abort";
 /// - later than `notice` on a process that was well, with the store there, for all of that time;
 /// - later than a ttl and `notice` on any process with a steady clock: its licence has run out.
 ///
-/// And that it is purged (S6) only when no handler of it is at work in a living process under a lease that is live. (One whose worker
-/// gave it up is not.)
+/// And that it is purged (S6) only when no handler of it is at work in a living process under a lease that is live.
 #[derive(Debug, Clone, Hash)]
 pub struct Abort {
     notice: u64,

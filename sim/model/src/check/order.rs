@@ -29,7 +29,7 @@ pub struct Order {
     claim: Option<Current>,
 }
 
-/// An open batch.
+/// A batch that is open, or that a retry may open again.
 #[derive(Debug, Clone, Hash)]
 struct Waiting {
     operation: String,
@@ -45,6 +45,13 @@ struct Waiting {
 impl Waiting {
     fn waits(&self) -> bool {
         !self.held && (self.fresh > 0 || !self.free.is_empty())
+    }
+
+    /// All its lines have their outcomes. It stays held if it is, and keeps its priority.
+    fn end(&mut self) {
+        self.fresh = 0;
+        self.free.clear();
+        self.passed_by.clear();
     }
 }
 
@@ -188,8 +195,13 @@ impl Checker for Order {
             Event::RowsRetried { batch, spans, .. } => {
                 spans.iter().for_each(|(lines, token)| self.free(*batch, lines, *token, 0, None));
             }
-            // A batch that a retry opens again is left out: it is rare, and its priority is not told again.
-            Event::BatchEnded { batch, .. } | Event::BatchAborted { batch, .. } => {
+            // A retry may open it again, as held as it was (S3, S5).
+            Event::BatchEnded { batch, .. } => {
+                if let Some(waiting) = self.batches.get_mut(batch) {
+                    waiting.end();
+                }
+            }
+            Event::BatchAborted { batch, .. } | Event::BatchPurged { batch } => {
                 self.batches.remove(batch);
             }
             _ => {}
@@ -285,6 +297,33 @@ mod tests {
         passes(&mut Order::new(), &events);
         events.extend([held(true), claimed(2..=2, 2, None, 2)]);
         fails(&mut Order::new(), &events);
+    }
+
+    /// One line, recorded, and then retried by an operator.
+    fn ended_and_retried(between: &[Event]) -> Vec<Event> {
+        let first = [loaded(1), vec![claimed(1..=1, 1, None, 1)]].concat();
+        [first, between.to_vec(), vec![retried(2, &[(1..=1, 2)])]].concat()
+    }
+
+    #[test]
+    fn a_hold_that_an_end_and_a_retry_lift_is_seen() {
+        let held = |held| Event::BatchHeld { batch: batch(), held };
+        let again = vec![claimed(1..=1, 3, Some(2), 2)];
+        let before_end = ended_and_retried(&[held(true), recorded(1, 1, 1), ended()]);
+        let after_end = ended_and_retried(&[recorded(1, 1, 1), ended(), held(true)]);
+        for events in [before_end, after_end] {
+            fails_with(Order::new(), &[events.clone(), again.clone()].concat(), "while it is held");
+            passes(&mut Order::new(), &[events, vec![held(false)], again.clone()].concat());
+        }
+        passes(&mut Order::new(), &[ended_and_retried(&[recorded(1, 1, 1), ended()]), again].concat());
+    }
+
+    #[test]
+    fn a_batch_that_is_open_again_waits_as_the_others_do() {
+        let mut events = ended_and_retried(&[recorded(1, 1, 1), ended(), batch_loaded(other(2), 9, -1)]);
+        fails_with(Order::new(), &[events.clone(), vec![claimed_of(other(2), 1, 2)]].concat(), "of higher priority");
+        events.push(purged());
+        passes(&mut Order::new(), &[events, vec![claimed_of(other(2), 1, 2)]].concat());
     }
 
     #[test]

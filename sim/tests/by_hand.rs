@@ -1,0 +1,26 @@
+//! Schedules made by hand, for what random ones seldom meet.
+
+use sim::explore::quiet_panics;
+use sim::fault::Fault;
+use sim::options::Options;
+use sim::run;
+use sim::schedule::Schedule;
+
+/// S2: a handler that does not listen outlives its batch's abort and is given up; a purge waits until it has ended.
+#[test]
+fn a_purge_waits_for_a_run_of_an_aborted_batch_that_was_given_up() {
+    quiet_panics();
+    let mut purges = 0;
+    for seed in 0..20 {
+        let mut options = Options { workers: 1, deaf_per_mille: 1000, notify: true, ..Options::small() };
+        options.batches[0].rows = 1;
+        (options.run_us_min, options.run_us_max) = (1_500_000, 1_500_000);
+        // Aborted at once, given up a tenth of a second later, at an end within a ttl from then on.
+        let mut faults = vec![(200_000, Fault::Abort { batch: 0 })];
+        faults.extend((0..12).map(|at| (350_000 + at * 100_000, Fault::Purge { batch: 0 })));
+        let run = run(&Schedule { seed, options, faults });
+        assert_eq!(run.violation, None, "seed {seed}");
+        purges += run.coverage.count(sim::coverage::Mark::PurgeBusy);
+    }
+    assert!(purges > 20, "{purges} purges came while the run went on");
+}
