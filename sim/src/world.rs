@@ -26,6 +26,7 @@ mod tracing;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::hash::{Hash, Hasher};
 
 use fencepost_core::calls::CallKey;
 use fencepost_core::liveness::{LivenessReply, LivenessRequest};
@@ -39,8 +40,9 @@ use fencepost_model::store::{BatchSpec, ModelStore, Rows};
 
 use self::messages::{Notice, Presence, Troubles};
 use self::process::{Inner, Process};
-use crate::checks::{Checks, Violation};
+use crate::checks::{Checks, PANIC, Violation};
 use crate::coverage::{Coverage, Mark};
+use crate::digest::Digest;
 use crate::draw::mix;
 use crate::fault::Fault;
 use crate::options::{OPERATION, batch_id};
@@ -52,7 +54,7 @@ use crate::trace::{Trace, What};
 /// What a run came to.
 #[derive(Debug, Clone)]
 pub struct Run {
-    /// Over time, order and kind of every event.
+    /// Over time and order of every event, and all that requests, replies, answers and facts say.
     pub hash: u64,
     /// How many events there were.
     pub events: u64,
@@ -228,7 +230,7 @@ pub(crate) struct World<'a> {
     operators_until: u64,
 
     checks: Checks,
-    hash: u64,
+    hash: Digest,
     handled: u64,
     coverage: Coverage,
     moments: Option<Vec<Moment>>,
@@ -286,7 +288,7 @@ impl<'a> World<'a> {
             healed: false,
             deadline: u64::MAX,
             operators_until: operators_until(schedule),
-            hash: 0xcbf2_9ce4_8422_2325,
+            hash: Digest::new(),
             handled: 0,
             coverage: Coverage::default(),
             moments: moments.then(Vec::new),
@@ -316,7 +318,7 @@ impl<'a> World<'a> {
     }
 
     /// Runs to the end.
-    pub(crate) fn run(mut self) -> Run {
+    pub(crate) fn play(&mut self) {
         while self.checks.violation().is_none() && !self.is_over() {
             let Some((at, event)) = self.pop() else {
                 if self.ended_at.is_some() {
@@ -339,12 +341,15 @@ impl<'a> World<'a> {
             self.note(at, &event);
             self.handle(event);
         }
-        self.finish()
-    }
-
-    fn finish(mut self) -> Run {
         if self.checks.violation().is_none() {
             self.checks.finish(self.now, &self.store);
+        }
+    }
+
+    /// What it came to; a panic, in the core's or the model's assertions, is a violation like any other.
+    pub(crate) fn into_run(mut self, panicked: Option<String>) -> Run {
+        if let Some(what) = panicked {
+            self.violate(PANIC, what);
         }
         let again = self.ledger.values().filter(|runs| **runs > 1).count();
         self.coverage.add(Mark::RowsRunAgain, again as u64);
@@ -352,7 +357,7 @@ impl<'a> World<'a> {
         self.coverage.add(Mark::Events, self.handled);
         self.coverage.add(Mark::SimulatedSeconds, self.now / 1_000_000);
         Run {
-            hash: self.hash,
+            hash: self.hash.finish(),
             events: self.handled,
             end_us: self.now,
             coverage: self.coverage,
@@ -448,9 +453,12 @@ impl<'a> World<'a> {
     fn note(&mut self, at: u64, event: &Event) {
         let (kind, who, what) = fingerprint(event);
         for value in [at, kind, who, what] {
-            // Multiplication carries upwards only, so the high bits come down before the next value.
-            let product = (self.hash ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            self.hash = product ^ product >> 32;
+            self.hash.take(value);
+        }
+        match event {
+            Event::RunEnds { answer, .. } => answer.hash(&mut self.hash),
+            Event::CallEnds { answer, .. } => answer.hash(&mut self.hash),
+            _ => {}
         }
         self.trace_step(event);
         if let Some(moments) = &mut self.moments {
@@ -468,6 +476,7 @@ impl<'a> World<'a> {
 
     fn fact(&mut self, fact: history::Event) {
         self.trace(|_| What::Fact(fact.clone()));
+        fact.hash(&mut self.hash);
         self.checks.fact(self.now, &fact);
     }
 

@@ -1,5 +1,7 @@
 //! Messages between processes, store and witness, and what may happen to them on their way.
 
+use std::hash::Hash;
+
 use fencepost_core::judge::JudgeInput;
 use fencepost_core::keeper::KeeperInput;
 use fencepost_core::liveness::{LivenessReply, LivenessRequest};
@@ -208,6 +210,7 @@ impl World<'_> {
             self.coverage.mark(Mark::LateWrite);
         }
         let reply = self.apply(&call);
+        (&call.request, &reply).hash(&mut self.hash);
         self.cover_purged(&call.request, &reply);
         self.trace_done(&call, &reply);
         self.store_changed();
@@ -310,6 +313,7 @@ impl World<'_> {
             Some((Away::Refuses, _)) => None,
             None => Some(self.witness.apply(self.witness_now(), &request)),
         };
+        (&request, &reply).hash(&mut self.hash);
         self.trace_witness_done(at, machine, id, &request, &reply);
         if let Some(LivenessReply::Check { vouches: true, alive }) = &reply
             && !alive.is_empty()
@@ -382,6 +386,7 @@ impl World<'_> {
             self.cover_event(event);
             notice.take(event);
             self.trace(|_| What::Fact(event.clone()));
+            event.hash(&mut self.hash);
             self.checks.fact(self.now, event);
         }
         self.checks.step(self.now, &mut self.store);
