@@ -158,6 +158,8 @@ marks! {
     StoreRestarted,
     /// A restart of the store took a reply along.
     ReplyLostByRestart,
+    /// A restart of the store broke a request that waited for it.
+    StalledBrokenByRestart,
     /// The second witness was wiped while rows ran.
     WitnessWipedWhileRunning,
     /// The second witness's clock was stepped.

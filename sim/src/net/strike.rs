@@ -78,7 +78,7 @@ impl World {
             NetFault::StoreRestart { for_us } => self.store_goes(now + for_us, NetMark::StoreRestarted),
             NetFault::StorePause { for_us } => self.store_goes(now + for_us, NetMark::StorePaused),
             NetFault::StoreRefuses { for_us } => {
-                self.store_away(|world| world.store.refuses = Some(now + for_us));
+                self.store_away(|world| prolong(&mut world.store.refuses, now + for_us));
                 self.plan(now + for_us, Action::OutagesEnd);
             }
             NetFault::LoseReplies { worker, count } => {
@@ -90,13 +90,14 @@ impl World {
                 self.fact(&history::Event::StoreClockJumped { by: by_us });
             }
             NetFault::RedisRestart { keeps_data, for_us } => {
-                self.redis.down = Some((now + for_us, keeps_data));
+                let until = self.redis.down.map_or(0, |(until, _)| until).max(now + for_us);
+                self.redis.down = Some((until, keeps_data));
                 self.redis.since = now;
                 self.on_redis(|handle, node| handle.kill(node));
                 self.plan(now + for_us, Action::OutagesEnd);
             }
             NetFault::RedisPause { for_us } => {
-                self.redis.paused = Some(now + for_us);
+                prolong(&mut self.redis.paused, now + for_us);
                 self.redis.since = now;
                 self.on_redis(|handle, node| handle.pause(node));
                 self.plan(now + for_us, Action::OutagesEnd);
@@ -106,7 +107,8 @@ impl World {
                 self.redis.forget_scripts();
             }
             NetFault::RedisRefuses { why, for_us } => {
-                self.redis.refuses = Some((why, now + for_us));
+                let until = self.redis.refuses.map_or(0, |(_, until)| until).max(now + for_us);
+                self.redis.refuses = Some((why, until));
                 self.redis.since = now;
                 self.plan(now + for_us, Action::OutagesEnd);
             }
@@ -206,8 +208,10 @@ impl World {
         let now = self.now();
         self.on_slot(self.processes[at].slot, |handle, node| handle.pause(node));
         let process = &mut self.processes[at];
-        let since = process.paused.map_or(now, |(since, _)| since);
-        let was = process.paused.replace((since, until));
+        let was = process.paused;
+        let since = was.map_or(now, |(since, _)| since);
+        let until = was.map_or(until, |(_, before)| before.max(until));
+        process.paused = Some((since, until));
         let process = process.number;
         if was.is_none() {
             self.fact(&history::Event::WorkerPaused { process });
@@ -236,7 +240,12 @@ impl World {
     }
 
     pub(super) fn cut(&mut self, slot: usize, server: Server, way: Way, until: u64) {
-        let was = self.slots[slot].cut_of(server).replace((way, until));
+        let was = *self.slots[slot].cut_of(server);
+        let (way, until) = match was {
+            Some((before, longer)) => (if before == way { way } else { Way::Both }, until.max(longer)),
+            None => (way, until),
+        };
+        *self.slots[slot].cut_of(server) = Some((way, until));
         if let Some((was, _)) = was {
             self.set_clogs(slot, server, was, false);
         }
@@ -290,7 +299,9 @@ impl World {
             config.send_latency.end = Duration::from_micros(latency_us_max).max(config.send_latency.end);
         });
         self.network_since = self.now();
-        if self.bad_network.replace(until).is_none() {
+        let was_bad = self.bad_network.is_some();
+        prolong(&mut self.bad_network, until);
+        if !was_bad {
             for at in self.living() {
                 self.links_trouble(at, true);
             }
@@ -330,10 +341,10 @@ impl World {
         }
         if mark == NetMark::StoreRestarted {
             self.on_store(|handle, node| handle.kill(node));
-            self.store_away(|world| world.store.down = Some(until));
+            self.store_away(|world| prolong(&mut world.store.down, until));
         } else {
             self.on_store(|handle, node| handle.pause(node));
-            self.store_away(|world| world.store.paused = Some(until));
+            self.store_away(|world| prolong(&mut world.store.paused, until));
         }
         self.plan(until, Action::OutagesEnd);
     }
@@ -444,6 +455,11 @@ impl World {
         self.look_for_end();
         self.news.notify_one();
     }
+}
+
+/// An outage lasts at least until then: a longer one goes on.
+fn prolong(outage: &mut Option<u64>, until: u64) {
+    *outage = Some(outage.map_or(until, |before| before.max(until)));
 }
 
 const fn link_of(server: Server) -> Link {

@@ -215,7 +215,8 @@ impl World {
             self.coverage.mark(NetMark::HoldWhileRunning);
         }
         let until = self.now() + for_us;
-        self.holds.insert(batch, until);
+        let longest = self.holds.entry(batch).or_default();
+        *longest = until.max(*longest);
         self.plan(until, Action::OutagesEnd);
         self.store_changed();
         true

@@ -105,8 +105,10 @@ impl World<'_> {
 
     pub(super) fn pause(&mut self, at: ProcessAt, until: u64) {
         let process = &mut self.processes[at];
-        let since = process.paused.map_or(self.now, |pause| pause.since);
-        let was = process.paused.replace(Pause { since, until });
+        let was = process.paused;
+        let since = was.map_or(self.now, |pause| pause.since);
+        let until = was.map_or(until, |pause| pause.until.max(until));
+        process.paused = Some(Pause { since, until });
         let number = process.number;
         if was.is_none() {
             self.fact(history::Event::WorkerPaused { process: number });

@@ -27,6 +27,13 @@ impl Presence {
     pub(super) fn is_away(&self) -> bool {
         self.away.is_some()
     }
+
+    /// At least until then: a longer absence goes on. Returns whether it was away before.
+    pub(super) fn go_away(&mut self, how: Away, until: u64) -> bool {
+        let was = self.away;
+        self.away = Some((how, was.map_or(until, |(_, before)| before.max(until))));
+        was.is_some()
+    }
 }
 
 /// What is wrong with a slot's links.
@@ -67,6 +74,15 @@ pub(super) struct Cut {
     pub(super) way: Way,
     pub(super) loud: bool,
     pub(super) until: u64,
+}
+
+impl Cut {
+    /// With what is cut already: neither ends the other early.
+    pub(super) fn and(self, was: Option<Self>) -> Self {
+        let Some(was) = was else { return self };
+        let way = if was.way == self.way { self.way } else { Way::Both };
+        Self { way, until: self.until.max(was.until), ..self }
+    }
 }
 
 /// What the store tells everybody after a transaction.
@@ -210,7 +226,10 @@ impl World<'_> {
             self.coverage.mark(Mark::LateWrite);
         }
         let reply = self.apply(&call);
-        (&call.request, &reply).hash(&mut self.hash);
+        // A look shows what facts have told.
+        if !matches!(reply, StoreReply::Look(_)) {
+            (&call.request, &reply).hash(&mut self.hash);
+        }
         self.cover_purged(&call.request, &reply);
         self.trace_done(&call, &reply);
         self.store_changed();
@@ -244,7 +263,7 @@ impl World<'_> {
         }
     }
 
-    fn answer(&mut self, call: &StoreCall, reply: Result<StoreReply, StoreFailure>) {
+    pub(super) fn answer(&mut self, call: &StoreCall, reply: Result<StoreReply, StoreFailure>) {
         let &StoreCall { process, machine, id, .. } = call;
         let way = self.way_us(process, machine, id, Leg::Back);
         self.push(self.now + way, Event::StoreAnswers { process, machine, id, reply: Box::new(reply) });

@@ -11,7 +11,9 @@ use crate::fault::{Away, WitnessLoss};
 
 impl World<'_> {
     pub(super) fn cut_store(&mut self, slot: usize, cut: Cut) {
-        let was = self.slots[slot].troubles.store_cut.replace(cut);
+        let troubles = &mut self.slots[slot].troubles;
+        let was = troubles.store_cut;
+        troubles.store_cut = Some(cut.and(was));
         if was.is_none() {
             for at in self.of_slot(slot) {
                 self.link_trouble(at, Link::Store, true);
@@ -35,7 +37,9 @@ impl World<'_> {
     }
 
     pub(super) fn cut_witness(&mut self, slot: usize, cut: Cut) {
-        let was = self.slots[slot].troubles.witness_cut.replace(cut);
+        let troubles = &mut self.slots[slot].troubles;
+        let was = troubles.witness_cut;
+        troubles.witness_cut = Some(cut.and(was));
         if was.is_none() {
             for at in self.of_slot(slot) {
                 self.link_trouble(at, Link::Liveness, true);
@@ -48,7 +52,7 @@ impl World<'_> {
         if self.rows_run() {
             self.coverage.mark(Mark::StoreAwayWhileRunning);
         }
-        if self.store_server.away.replace((how, until)).is_none() {
+        if !self.store_server.go_away(how, until) {
             self.fact(history::Event::StoreAway);
         }
         self.end_outages_at(until);
@@ -65,6 +69,14 @@ impl World<'_> {
     /// Its process ends: connections break with what is under way on them, then nobody answers for a while.
     pub(super) fn restart_store(&mut self, until: u64) {
         self.coverage.mark(Mark::StoreRestarted);
+        for event in std::mem::take(&mut self.store_server.stalled) {
+            let Event::StoreArrives(call) = event else { continue };
+            self.end_delay(&call);
+            if !call.duplicate {
+                self.coverage.mark(Mark::StalledBrokenByRestart);
+                self.answer(&call, Err(StoreFailure::Unknown));
+            }
+        }
         for place in 0..self.events.len() {
             match self.events[place].take() {
                 Some(Event::StoreArrives(call)) => {
@@ -102,7 +114,7 @@ impl World<'_> {
     }
 
     pub(super) fn witness_away(&mut self, how: Away, until: u64) {
-        self.witness_server.away = Some((how, until));
+        self.witness_server.go_away(how, until);
         self.end_outages_at(until);
     }
 
