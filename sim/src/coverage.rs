@@ -182,6 +182,14 @@ marks! {
     PurgeBusy,
     /// S6: an answer came for a batch that was purged.
     FencedAfterPurge,
+    /// After all faults had stopped, the second witness refused for ever.
+    WitnessRefusesForEver,
+    /// It stood still for ever.
+    WitnessStallsForEver,
+    /// It restarted empty again and again, for ever.
+    WitnessLoopsForEver,
+    /// Whole workers were cut off from it for ever.
+    WitnessCutForEver,
     /// Batches that ended after all faults had stopped.
     EndedInLiveness,
 }

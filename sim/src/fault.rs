@@ -19,6 +19,9 @@ pub enum Way {
     Replies,
 }
 
+/// How a worker that stays broken is cut off from the store.
+pub(crate) const WAYS_FOR_EVER: [Way; 2] = [Way::Both, Way::Requests];
+
 /// How a server is away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]

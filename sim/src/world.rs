@@ -158,6 +158,8 @@ enum Event {
         every_us: u64,
         keeps_data: bool,
     },
+    /// The same with no end.
+    WitnessRestartsForEver,
     PurgeGoesOn(BatchId),
     Stop {
         process: ProcessAt,
@@ -390,6 +392,7 @@ impl<'a> World<'a> {
             Event::Notified { process, notice } => self.notified(process, notice),
             Event::WitnessCopied(at) => self.copy_witness(at),
             Event::WitnessRestarts { left, every_us, keeps_data } => self.restart_witness(left, every_us, keeps_data),
+            Event::WitnessRestartsForEver => self.loop_witness_for_ever(),
             Event::PurgeGoesOn(batch) => self.go_on_purging(batch),
             Event::Stop { process } => self.stop(process),
         }
@@ -516,5 +519,6 @@ fn fingerprint(event: &Event) -> (u64, u64, u64) {
         Event::WitnessCopied(at) => (26, *at as u64, 0),
         Event::WitnessRestarts { left, .. } => (27, u64::from(*left), 0),
         Event::PurgeGoesOn(batch) => (28, batch.number(), 0),
+        Event::WitnessRestartsForEver => (29, 0, 0),
     }
 }

@@ -46,6 +46,8 @@ pub(super) enum Action {
         process: ProcessAt,
         identity: ProcessIdentity,
     },
+    /// Redis restarts once more, and goes on doing so.
+    RedisLoops,
     /// Nothing: something may be over.
     Look,
 }

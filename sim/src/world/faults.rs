@@ -7,7 +7,7 @@ use super::messages::{Cut, Troubles};
 use super::process::Pause;
 use super::{Event, ProcessAt, World};
 use crate::coverage::Mark;
-use crate::fault::Fault;
+use crate::fault::{Fault, WAYS_FOR_EVER};
 use crate::trace::What;
 
 impl World<'_> {
@@ -219,7 +219,7 @@ impl World<'_> {
             }
         }
         if how == 2 {
-            let way = crate::fault::Way::Both;
+            let way = WAYS_FOR_EVER[self.number_of(&[slot as u64, 0xca7]) as usize % WAYS_FOR_EVER.len()];
             self.cut_store(slot, Cut { way, loud: false, until: u64::MAX });
         }
     }

@@ -128,6 +128,12 @@ impl World<'_> {
         self.push(self.now + every_us, Event::WitnessRestarts { left: left - 1, every_us, keeps_data });
     }
 
+    /// It restarts empty, again and again, twice per ttl.
+    pub(super) fn loop_witness_for_ever(&mut self) {
+        self.lose_witness_data(WitnessLoss::RestartEmpty);
+        self.push(self.now + self.schedule.options.ttl_us / 2, Event::WitnessRestartsForEver);
+    }
+
     pub(super) fn evict_beat(&mut self, worker: u8) -> bool {
         let Some(lease) = self.victim(worker).map(|at| self.processes[at].keeper.lease()) else { return false };
         self.coverage.mark(Mark::BeatEvicted);
