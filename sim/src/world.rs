@@ -206,6 +206,8 @@ pub(crate) struct World<'a> {
 
     store: ModelStore,
     store_clock: WallClock,
+    /// Its rate, in millionths.
+    store_rate: u32,
     store_server: Presence,
     witness: ModelLiveness,
     witness_clock: MonotonicClock,
@@ -272,6 +274,7 @@ impl<'a> World<'a> {
             free: Vec::new(),
             store: planted::store(bug),
             store_clock: WallClock::new(0, StoreTime(STORE_EPOCH), Rate::from_millionths(options.store_rate)),
+            store_rate: options.store_rate,
             store_server: Presence::default(),
             witness: ModelLiveness::new(Instant::from_micros(0)),
             witness_clock: MonotonicClock::new(0, WITNESS_EPOCH, Rate::from_millionths(options.witness_rate)),

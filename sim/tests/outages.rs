@@ -5,7 +5,7 @@ use sim::fault::{Away, Fault, Way};
 use sim::options::Options;
 use sim::run_traced;
 use sim::schedule::Schedule;
-use sim::trace::{Trace, Entry, What};
+use sim::trace::{Entry, Trace, What};
 
 fn entries(faults: Vec<(u64, Fault)>) -> Vec<Entry> {
     let mut trace = Trace::default();
@@ -31,7 +31,8 @@ fn a_restart_breaks_what_waits_for_the_store() {
         .collect();
     assert!(!sent.is_empty());
     for message in sent {
-        let done = entries.iter().any(|entry| matches!(&entry.what, What::StoreDone { message: of, .. } if *of == message));
+        let done =
+            entries.iter().any(|entry| matches!(&entry.what, What::StoreDone { message: of, .. } if *of == message));
         let heard = entries.iter().find_map(|entry| match &entry.what {
             What::StoreHeard(of, reply) if *of == message => Some((entry.at_us, reply.clone())),
             _ => None,

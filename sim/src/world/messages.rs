@@ -5,7 +5,9 @@ use std::hash::Hash;
 use fencepost_core::judge::JudgeInput;
 use fencepost_core::keeper::KeeperInput;
 use fencepost_core::liveness::{LivenessReply, LivenessRequest};
-use fencepost_core::store::{ClaimReply, RecordItem, RecoverReply, StoreFailure, StoreReply, StoreRequest, Verdict};
+use fencepost_core::store::{
+    ClaimReply, RecordItem, RecoverReply, RenewReply, StoreFailure, StoreReply, StoreRequest, Verdict,
+};
 use fencepost_core::worker::WorkerInput;
 use fencepost_core::{BatchId, RequestId};
 use fencepost_model::history::{self, FreedWhy, LeaseEnd, Link, RecordedWhy};
@@ -284,6 +286,7 @@ impl World<'_> {
         let now = process.clock.now(self.now);
         match &reply {
             Ok(StoreReply::Claim(_)) => process.claims_under_way = process.claims_under_way.saturating_sub(1),
+            Ok(StoreReply::Renew(RenewReply::Renewed { .. })) => process.lapsed = false,
             Ok(StoreReply::Record(_)) => process.records_under_way = process.records_under_way.saturating_sub(1),
             _ => {}
         }
@@ -334,11 +337,6 @@ impl World<'_> {
         };
         (&request, &reply).hash(&mut self.hash);
         self.trace_witness_done(at, machine, id, &request, &reply);
-        if let Some(LivenessReply::Check { vouches: true, alive }) = &reply
-            && !alive.is_empty()
-        {
-            self.coverage.mark(Mark::HeartbeatPresent);
-        }
         let troubles = &mut self.slots[self.processes[at].slot].troubles;
         let cut = troubles.witness_cut.is_some_and(|cut| cut.way != Way::Requests);
         let next = troubles.next(Server::SecondWitness);
@@ -361,6 +359,11 @@ impl World<'_> {
             return;
         }
         self.trace_witness_heard(at, machine, id, &reply);
+        if let Some(LivenessReply::Check { vouches: true, alive }) = &reply
+            && !alive.is_empty()
+        {
+            self.coverage.mark(Mark::HeartbeatPresent);
+        }
         let process = &mut self.processes[at];
         let now = process.clock.now(self.now);
         match machine {

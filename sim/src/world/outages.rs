@@ -1,7 +1,11 @@
 //! Faults of links and servers, and outages running out.
 
+use std::collections::BTreeSet;
+
 use fencepost_core::Instant;
+use fencepost_core::rules::lease::LeaseState;
 use fencepost_core::store::StoreFailure;
+use fencepost_model::clock::Rate;
 use fencepost_model::history::{self, Link};
 
 use super::messages::Cut;
@@ -58,12 +62,23 @@ impl World<'_> {
         self.end_outages_at(until);
     }
 
-    pub(super) fn jump_store_clock(&mut self, by: i64) {
-        if self.processes.iter().any(|process| process.alive) {
+    pub(super) fn change_store_clock(&mut self, rate: Rate) -> bool {
+        let changes = rate.millionths() != self.store_rate;
+        self.store_rate = rate.millionths();
+        self.store_clock.set_rate(self.now, rate);
+        changes
+    }
+
+    pub(super) fn jump_store_clock(&mut self, by: i64) -> bool {
+        if by == 0 {
+            return false;
+        }
+        if self.a_lease_lives() {
             self.coverage.mark(Mark::ClockJumpWhileLeased);
         }
         self.store_clock.jump(self.now, by);
         self.fact(history::Event::StoreClockJumped { by });
+        true
     }
 
     /// Its process ends: connections break with what is under way on them, then nobody answers for a while.
@@ -105,12 +120,21 @@ impl World<'_> {
         Instant::from_micros(shown.saturating_add_signed(self.witness_offset))
     }
 
-    pub(super) fn jump_witness_clock(&mut self, by: i64) {
+    fn a_lease_lives(&self) -> bool {
+        let leases = self.store.view_of(&BTreeSet::new()).leases;
+        leases.iter().any(|(_, state)| *state == LeaseState::Live)
+    }
+
+    pub(super) fn jump_witness_clock(&mut self, by: i64) -> bool {
+        if by == 0 {
+            return false;
+        }
         self.coverage.mark(Mark::WitnessClockJump);
         self.witness_offset += by;
         if by < 0 {
             self.fact(history::Event::HeartbeatsLinger);
         }
+        true
     }
 
     pub(super) fn witness_away(&mut self, how: Away, until: u64) {
@@ -155,7 +179,9 @@ impl World<'_> {
     }
 
     pub(super) fn lose_witness_data(&mut self, loss: WitnessLoss) {
-        self.coverage.mark(Mark::WitnessLostData);
+        if loss != WitnessLoss::RestartWithData && self.a_lease_lives() {
+            self.coverage.mark(Mark::WitnessLostData);
+        }
         if self.rows_run() && loss != WitnessLoss::RestartWithData {
             self.coverage.mark(Mark::WitnessWipedWhileRunning);
         }
