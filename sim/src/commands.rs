@@ -129,10 +129,15 @@ enum Source {
 }
 
 impl FromStr for Source {
-    type Err = std::convert::Infallible;
+    type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(text.parse().map_or_else(|_| Self::File(text.into()), Self::Seed))
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        match text.parse() {
+            Ok(seed) => Ok(Self::Seed(seed)),
+            Err(_) if is_number => Err(format!("a seed is at most {}; a file of that name is ./{text}", u64::MAX)),
+            Err(_) => Ok(Self::File(text.into())),
+        }
     }
 }
 

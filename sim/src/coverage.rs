@@ -82,7 +82,7 @@ marks! {
     RecordedBefore,
     /// L4: a licence ran out.
     Lapse,
-    /// L4: lines were given back after a lapse.
+    /// L4: lines were given back after a lapse, before another renewal was granted.
     GiveBackAfterLapse,
     /// L6: a living worker's lease was declared dead.
     LeaseEndedAlive,
@@ -138,9 +138,9 @@ marks! {
     DroppedWithSpans,
     /// S1: a stopped worker left.
     LeftStopped,
-    /// The second witness lost data while a lease was live.
+    /// The second witness lost its data while a lease was live.
     WitnessLostData,
-    /// R2: a heartbeat delayed a recovery.
+    /// R2: a judge was told of a heartbeat, which delays a recovery.
     HeartbeatPresent,
     /// A process stood still for longer than its ttl.
     PausedBeyondTtl,
@@ -158,6 +158,8 @@ marks! {
     StoreRestarted,
     /// A restart of the store took a reply along.
     ReplyLostByRestart,
+    /// A restart of the store broke a request that waited for it.
+    StalledBrokenByRestart,
     /// The second witness was wiped while rows ran.
     WitnessWipedWhileRunning,
     /// The second witness's clock was stepped.
@@ -166,7 +168,7 @@ marks! {
     BeatEvicted,
     /// A replica with older data took over as second witness.
     WitnessFailedOver,
-    /// S2: a worker that was told of an abort let go what it had not started.
+    /// S2: a worker was told of an abort while it ran rows of that batch.
     ToldOfAbort,
     /// S3: an append was cut off.
     AppendCutOff,
@@ -180,6 +182,106 @@ marks! {
     PurgeBusy,
     /// S6: an answer came for a batch that was purged.
     FencedAfterPurge,
+    /// After all faults had stopped, the second witness refused for ever.
+    WitnessRefusesForEver,
+    /// It stood still for ever.
+    WitnessStallsForEver,
+    /// It restarted empty again and again, for ever.
+    WitnessLoopsForEver,
+    /// Whole workers were cut off from it for ever.
+    WitnessCutForEver,
+    /// A fault on work: replies of the store were to be lost.
+    StruckLoseReplies,
+    /// A fault on work: replies of the second witness were to be lost.
+    StruckLoseWitnessReplies,
+    /// A fault on work: requests to the store were delayed.
+    StruckDelay,
+    /// A fault on work: requests to the second witness were delayed.
+    StruckDelayToWitness,
+    /// A fault on work: requests to the store were to arrive twice.
+    StruckDuplicate,
+    /// A fault on work: requests to the second witness were to arrive twice.
+    StruckDuplicateToWitness,
+    /// A fault on work: a link to the store was cut both ways, in silence.
+    StruckCutStore,
+    /// A fault on work: the same, and the worker was told.
+    StruckCutStoreLoud,
+    /// A fault on work: only requests to the store were lost.
+    StruckCutStoreRequests,
+    /// A fault on work: the same, and the worker was told.
+    StruckCutStoreRequestsLoud,
+    /// A fault on work: only replies of the store were lost.
+    StruckCutStoreReplies,
+    /// A fault on work: the same, and the worker was told.
+    StruckCutStoreRepliesLoud,
+    /// A fault on work: a link to the second witness was cut both ways.
+    StruckCutWitness,
+    /// A fault on work: only requests to it were lost.
+    StruckCutWitnessRequests,
+    /// A fault on work: only its replies were lost.
+    StruckCutWitnessReplies,
+    /// A fault on work: a process stood still.
+    StruckPause,
+    /// A fault on work: a process died.
+    StruckCrash,
+    /// A fault on work: a process died, and a supervisor told.
+    StruckCrashReported,
+    /// A fault on work: a process was to die at an effect.
+    StruckCrashAt,
+    /// A fault on work: a process got another clock rate.
+    StruckClockRate,
+    /// A fault on work: a second process in a place.
+    StruckTwin,
+    /// A fault on work: a process was told to stop.
+    StruckStop,
+    /// A fault on work: the store refused.
+    StruckStoreRefuses,
+    /// A fault on work: the store stood still.
+    StruckStoreStalls,
+    /// A fault on work: the store was restarted.
+    StruckStoreRestart,
+    /// A fault on work: the store's clock got another rate.
+    StruckStoreClockRate,
+    /// A fault on work: the store's clock was stepped forward.
+    StruckStoreClockForward,
+    /// A fault on work: the store's clock was stepped back.
+    StruckStoreClockBack,
+    /// A fault on work: the second witness was flushed.
+    StruckWitnessFlush,
+    /// A fault on work: it restarted empty.
+    StruckWitnessRestartEmpty,
+    /// A fault on work: it restarted with its data.
+    StruckWitnessRestartWithData,
+    /// A fault on work: it refused.
+    StruckWitnessRefuses,
+    /// A fault on work: it stood still.
+    StruckWitnessStalls,
+    /// A fault on work: its clock was stepped forward.
+    StruckWitnessClockForward,
+    /// A fault on work: its clock was stepped back.
+    StruckWitnessClockBack,
+    /// A fault on work: it restarted empty again and again.
+    StruckWitnessLoopEmpty,
+    /// A fault on work: it restarted with its data again and again.
+    StruckWitnessLoopWithData,
+    /// A fault on work: it evicted a heartbeat.
+    StruckEvict,
+    /// A fault on work: a replica took over.
+    StruckFailover,
+    /// A fault on work: a batch was held.
+    StruckHold,
+    /// A fault on work: rows were staged for an append.
+    StruckAppend,
+    /// A fault on work: an append was cut off.
+    StruckAppendCutOff,
+    /// A fault on work: a batch was aborted.
+    StruckAbort,
+    /// A fault on work: all failed rows were run again.
+    StruckRetryFailed,
+    /// A fault on work: one line was run again.
+    StruckRetryLine,
+    /// A fault on work: a batch was purged.
+    StruckPurge,
     /// Batches that ended after all faults had stopped.
     EndedInLiveness,
 }

@@ -56,7 +56,17 @@ impl fmt::Display for Failure {
         writeln!(f, "options {:?}", schedule.options)?;
         writeln!(f, "{} faults: {:?}", schedule.faults.len(), schedule.faults)?;
         writeln!(f, "\nshrunk, it violates {shrunk_violation}")?;
-        writeln!(f, "as a test:\n\nlet schedule = {shrunk};\nassert_holds(&schedule);\n")?;
+        match bug {
+            None => writeln!(f, "as a test:\n\nlet schedule = {shrunk};\nassert_holds(&schedule);\n")?,
+            // Without the bug it holds.
+            Some(bug) => {
+                writeln!(f, "as a test of the planted bug:\n\nlet schedule = {shrunk};")?;
+                let run = format!("run_planted(&schedule, PlantedBug::named(\"{bug}\"))");
+                writeln!(f, "let violation = {run}.violation;")?;
+                let check = shrunk_violation.check;
+                writeln!(f, "assert_eq!(violation.map(|found| found.check), Some(\"{check}\"));\n")?;
+            }
+        }
         // Drawn by its seed, it can be had again by that alone.
         let planted = bug.map(|bug| format!(" --planted {bug}")).unwrap_or_default();
         if *schedule == Schedule::from_seed(schedule.seed) {

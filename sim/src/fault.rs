@@ -1,6 +1,7 @@
 //! Faults as plain data; [`draw_faults`] draws them.
 
 mod draw;
+mod kind;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,9 @@ pub enum Way {
     /// The other side acts; its replies are lost.
     Replies,
 }
+
+/// How a worker that stays broken is cut off from the store.
+pub(crate) const WAYS_FOR_EVER: [Way; 2] = [Way::Both, Way::Requests];
 
 /// How a server is away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -263,6 +267,23 @@ impl Fault {
     /// An operator's doing, which means something without an open batch, too.
     pub fn is_for_ended_batches(&self) -> bool {
         matches!(self, Self::Retry { .. } | Self::Purge { .. })
+    }
+
+    /// It befalls the second witness, or the way there.
+    pub fn is_of_witness(&self) -> bool {
+        match self {
+            Self::LoseReplies { server, .. } | Self::Delay { server, .. } | Self::Duplicate { server, .. } => {
+                *server == Server::SecondWitness
+            }
+            Self::CutWitness { .. }
+            | Self::Witness(_)
+            | Self::WitnessAway { .. }
+            | Self::WitnessClockJump { .. }
+            | Self::WitnessLoop { .. }
+            | Self::Evict { .. }
+            | Self::Failover { .. } => true,
+            _ => false,
+        }
     }
 
     /// Of a fault that goes on for a while: for how long.

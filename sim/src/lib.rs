@@ -19,6 +19,7 @@
 
 pub mod checks;
 pub mod coverage;
+mod digest;
 pub mod draw;
 pub mod exhaustive;
 pub mod explore;
@@ -58,14 +59,7 @@ pub fn run_planted(schedule: &Schedule, bug: Option<PlantedBug>) -> Run {
 
 /// Runs a schedule and notes what happens.
 pub fn run_traced(schedule: &Schedule, bug: Option<PlantedBug>, trace: &mut Trace) -> Run {
-    let mut run = caught(schedule, bug, Some(trace), false);
-    if let (Some(violation), Some(last)) = (&mut run.violation, trace.entries.last())
-        && violation.check == PANIC
-    {
-        violation.at_us = last.at_us;
-        run.end_us = last.at_us;
-    }
-    run
+    caught(schedule, bug, Some(trace), false)
 }
 
 /// Runs a schedule and notes the moments at which faults might strike.
@@ -75,20 +69,20 @@ pub fn run_for_moments(schedule: &Schedule) -> Run {
 
 /// A panic, in the core's or the model's assertions, is a violation like any other.
 fn caught(schedule: &Schedule, bug: Option<PlantedBug>, trace: Option<&mut Trace>, moments: bool) -> Run {
-    let run = || world::World::new(schedule, bug, trace, moments).run();
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(run) => run,
-        Err(panic) => {
-            let violation = Violation { check: PANIC, at_us: 0, what: panic_text(panic.as_ref()) };
-            Run {
-                hash: 0,
-                events: 0,
-                end_us: 0,
-                coverage: Coverage::default(),
-                violation: Some(violation),
-                moments: Vec::new(),
-            }
-        }
+    // It outlives a panic, which tells how far it came.
+    let mut world = None;
+    let play = || world.insert(world::World::new(schedule, bug, trace, moments)).play();
+    let panicked = catch_unwind(AssertUnwindSafe(play)).err().map(|panic| panic_text(panic.as_ref()));
+    match world {
+        Some(world) => world.into_run(panicked),
+        None => Run {
+            hash: 0,
+            events: 0,
+            end_us: 0,
+            coverage: Coverage::default(),
+            violation: panicked.map(|what| Violation { check: PANIC, at_us: 0, what }),
+            moments: Vec::new(),
+        },
     }
 }
 

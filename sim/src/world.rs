@@ -26,6 +26,7 @@ mod tracing;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::hash::{Hash, Hasher};
 
 use fencepost_core::calls::CallKey;
 use fencepost_core::liveness::{LivenessReply, LivenessRequest};
@@ -39,8 +40,9 @@ use fencepost_model::store::{BatchSpec, ModelStore, Rows};
 
 use self::messages::{Notice, Presence, Troubles};
 use self::process::{Inner, Process};
-use crate::checks::{Checks, Violation};
+use crate::checks::{Checks, PANIC, Violation};
 use crate::coverage::{Coverage, Mark};
+use crate::digest::Digest;
 use crate::draw::mix;
 use crate::fault::Fault;
 use crate::options::{OPERATION, batch_id};
@@ -52,7 +54,7 @@ use crate::trace::{Trace, What};
 /// What a run came to.
 #[derive(Debug, Clone)]
 pub struct Run {
-    /// Over time, order and kind of every event.
+    /// Over time and order of every event, and all that requests, replies, answers and facts say.
     pub hash: u64,
     /// How many events there were.
     pub events: u64,
@@ -156,6 +158,8 @@ enum Event {
         every_us: u64,
         keeps_data: bool,
     },
+    /// The same with no end.
+    WitnessRestartsForEver,
     PurgeGoesOn(BatchId),
     Stop {
         process: ProcessAt,
@@ -202,6 +206,8 @@ pub(crate) struct World<'a> {
 
     store: ModelStore,
     store_clock: WallClock,
+    /// Its rate, in millionths.
+    store_rate: u32,
     store_server: Presence,
     witness: ModelLiveness,
     witness_clock: MonotonicClock,
@@ -228,7 +234,7 @@ pub(crate) struct World<'a> {
     operators_until: u64,
 
     checks: Checks,
-    hash: u64,
+    hash: Digest,
     handled: u64,
     coverage: Coverage,
     moments: Option<Vec<Moment>>,
@@ -268,6 +274,7 @@ impl<'a> World<'a> {
             free: Vec::new(),
             store: planted::store(bug),
             store_clock: WallClock::new(0, StoreTime(STORE_EPOCH), Rate::from_millionths(options.store_rate)),
+            store_rate: options.store_rate,
             store_server: Presence::default(),
             witness: ModelLiveness::new(Instant::from_micros(0)),
             witness_clock: MonotonicClock::new(0, WITNESS_EPOCH, Rate::from_millionths(options.witness_rate)),
@@ -286,7 +293,7 @@ impl<'a> World<'a> {
             healed: false,
             deadline: u64::MAX,
             operators_until: operators_until(schedule),
-            hash: 0xcbf2_9ce4_8422_2325,
+            hash: Digest::new(),
             handled: 0,
             coverage: Coverage::default(),
             moments: moments.then(Vec::new),
@@ -316,7 +323,7 @@ impl<'a> World<'a> {
     }
 
     /// Runs to the end.
-    pub(crate) fn run(mut self) -> Run {
+    pub(crate) fn play(&mut self) {
         while self.checks.violation().is_none() && !self.is_over() {
             let Some((at, event)) = self.pop() else {
                 if self.ended_at.is_some() {
@@ -339,12 +346,15 @@ impl<'a> World<'a> {
             self.note(at, &event);
             self.handle(event);
         }
-        self.finish()
-    }
-
-    fn finish(mut self) -> Run {
         if self.checks.violation().is_none() {
             self.checks.finish(self.now, &self.store);
+        }
+    }
+
+    /// What it came to; a panic, in the core's or the model's assertions, is a violation like any other.
+    pub(crate) fn into_run(mut self, panicked: Option<String>) -> Run {
+        if let Some(what) = panicked {
+            self.violate(PANIC, what);
         }
         let again = self.ledger.values().filter(|runs| **runs > 1).count();
         self.coverage.add(Mark::RowsRunAgain, again as u64);
@@ -352,7 +362,7 @@ impl<'a> World<'a> {
         self.coverage.add(Mark::Events, self.handled);
         self.coverage.add(Mark::SimulatedSeconds, self.now / 1_000_000);
         Run {
-            hash: self.hash,
+            hash: self.hash.finish(),
             events: self.handled,
             end_us: self.now,
             coverage: self.coverage,
@@ -385,6 +395,7 @@ impl<'a> World<'a> {
             Event::Notified { process, notice } => self.notified(process, notice),
             Event::WitnessCopied(at) => self.copy_witness(at),
             Event::WitnessRestarts { left, every_us, keeps_data } => self.restart_witness(left, every_us, keeps_data),
+            Event::WitnessRestartsForEver => self.loop_witness_for_ever(),
             Event::PurgeGoesOn(batch) => self.go_on_purging(batch),
             Event::Stop { process } => self.stop(process),
         }
@@ -448,9 +459,12 @@ impl<'a> World<'a> {
     fn note(&mut self, at: u64, event: &Event) {
         let (kind, who, what) = fingerprint(event);
         for value in [at, kind, who, what] {
-            // Multiplication carries upwards only, so the high bits come down before the next value.
-            let product = (self.hash ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            self.hash = product ^ product >> 32;
+            self.hash.take(value);
+        }
+        match event {
+            Event::RunEnds { answer, .. } => answer.hash(&mut self.hash),
+            Event::CallEnds { answer, .. } => answer.hash(&mut self.hash),
+            _ => {}
         }
         self.trace_step(event);
         if let Some(moments) = &mut self.moments {
@@ -468,6 +482,7 @@ impl<'a> World<'a> {
 
     fn fact(&mut self, fact: history::Event) {
         self.trace(|_| What::Fact(fact.clone()));
+        fact.hash(&mut self.hash);
         self.checks.fact(self.now, &fact);
     }
 
@@ -507,5 +522,6 @@ fn fingerprint(event: &Event) -> (u64, u64, u64) {
         Event::WitnessCopied(at) => (26, *at as u64, 0),
         Event::WitnessRestarts { left, .. } => (27, u64::from(*left), 0),
         Event::PurgeGoesOn(batch) => (28, batch.number(), 0),
+        Event::WitnessRestartsForEver => (29, 0, 0),
     }
 }

@@ -40,6 +40,9 @@ fn the_exit_code_tells_what_failed() {
     assert_eq!(code(&["replay", "3", "--planted", "NoSettle"]), Some(3));
     assert_eq!(code(&["replay", "410", "--planted", "NoSuchBug"]), Some(2));
     assert_eq!(code(&["replay"]), Some(2));
+    let too_large = sim(folder.path(), &["replay", "99999999999999999999"]);
+    assert_eq!(too_large.status.code(), Some(2));
+    assert!(text(&too_large.stderr).contains("a seed is at most 18446744073709551615"), "{}", text(&too_large.stderr));
     std::fs::write(folder.path().join("bad.json"), "{\"seed\": 1,\n\"options\": {\"worker\": 1}}").unwrap();
     let bad = sim(folder.path(), &["shrink", "bad.json"]);
     assert_eq!(bad.status.code(), Some(2));
@@ -68,9 +71,11 @@ fn explore_writes_what_it_found_and_all_commands_read_it() {
         "seed 410 with NoTokenCheck planted violates [1 conservation]",
         "options Options {",
         "let schedule = Schedule {",
+        "run_planted(&schedule, PlantedBug::named(\"NoTokenCheck\"))",
     ] {
         assert!(told.contains(wanted), "{wanted} is not in {told}");
     }
+    assert!(!told.contains("assert_holds"), "without the bug it holds: {told}");
     let shrunk = folder.path().join("found/seed-410-NoTokenCheck-shrunk.json");
     assert_eq!(file::read(&folder.path().join("found/seed-410-NoTokenCheck.json")).unwrap(), Schedule::from_seed(410));
     assert!(file::read(&shrunk).unwrap().faults.len() < Schedule::from_seed(410).faults.len());

@@ -1,5 +1,9 @@
 //! Without determinism no failure can be replayed: this comes before everything else.
 
+use sim::checks::PANIC;
+use sim::explore::quiet_panics;
+use sim::fault::{Fault, Server};
+use sim::options::Options;
 use sim::run;
 use sim::schedule::Schedule;
 
@@ -12,6 +16,35 @@ fn the_same_schedule_runs_the_same_way_twice() {
         assert_eq!((first.events, first.end_us), (second.events, second.end_us), "seed {seed}");
         assert_eq!(first.coverage, second.coverage, "seed {seed}");
     }
+}
+
+/// Nothing but an answer's content differs: the same events happen at the same times.
+#[test]
+fn the_hash_sees_what_is_said() {
+    let with = |failing_per_mille| {
+        let options = Options { failing_per_mille, run_us_min: 120_000, ..Options::small() };
+        run(&Schedule { seed: 1, options, faults: Vec::new() })
+    };
+    let (succeed, fail) = (with(0), with(1000));
+    assert_eq!((succeed.events, succeed.end_us), (fail.events, fail.end_us));
+    assert_ne!(succeed.hash, fail.hash);
+}
+
+/// A panic is told with its time, and with the hash of all before it.
+#[test]
+fn a_panic_keeps_what_was_before_it() {
+    quiet_panics();
+    let with = |at_us| {
+        // Times overflow: files with such a fault are refused.
+        let delay = Fault::Delay { worker: 0, server: Server::Store, count: 1, by_us: u64::MAX };
+        run(&Schedule { seed: 1, options: Options::small(), faults: vec![(at_us, delay)] })
+    };
+    let (early, late) = (with(1), with(100_000));
+    for run in [&early, &late] {
+        assert!(run.violation.as_ref().is_some_and(|violation| violation.check == PANIC && violation.at_us > 0));
+    }
+    assert!(0 < early.events && early.events < late.events);
+    assert_ne!(early.hash, late.hash);
 }
 
 #[test]

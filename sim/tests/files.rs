@@ -72,6 +72,12 @@ fn bad_files_are_refused_in_words() {
         r#"{"seed": 7, "faults": [{"at_us": 5, "witness": "flush", "twin": {"worker": 0}}]}"#,
         r#"{"seed": 7, "faults": [{"at_us": 5, "pause": {"worker": 1, "for_us": 18446744073709551615}}]}"#,
         r#"{"seed": 7, "faults": ["twin"]}"#,
+        r#"{"seed": 7, "options": {"lost_per_mille": 99999}}"#,
+        r#"{"seed": 7, "options": {"witness_rate": 0}}"#,
+        r#"{"seed": 7, "options": {"workers": 4, "joins_us": [18446744073709551615]}}"#,
+        r#"{"seed": 7, "options": {"workers": 4, "joins_us": [1, 2, 3, 4, 5]}}"#,
+        r#"{"seed": 7, "faults": [{"at_us": 5, "clock_rate": {"worker": 0, "millionths": 0}}]}"#,
+        r#"{"seed": 7, "faults": [{"at_us": 5, "store_clock_rate": {"millionths": 4000000000}}]}"#,
     ];
     let told = texts.map(|text| match from_json(text) {
         Ok(_) => format!("{text}\n    is read"),
@@ -95,16 +101,32 @@ fn no_value_that_is_accepted_breaks_the_simulator() {
     let names: Vec<String> = base["options"].as_object().unwrap().keys().cloned().collect();
     let mut accepted = 0;
     for name in names.iter().filter(|name| *name != "batches") {
-        for value in [0, 100, 999_999, 20_000_000, u64::from(u32::MAX), u64::MAX] {
+        let numbers = [0, 100, 999_999, 20_000_000, u64::from(u32::MAX), u64::MAX];
+        let lists = numbers.map(|number| vec![number]).into_iter().chain([vec![5; 6], vec![5; 7], vec![5; 300]]);
+        for value in numbers.map(serde_json::Value::from).into_iter().chain(lists.map(Into::into)) {
             let mut changed = base.clone();
-            changed["options"][name.as_str()] = value.into();
+            changed["options"][name.as_str()] = value.clone();
             let Ok(schedule) = from_json(&changed.to_string()) else { continue };
             accepted += 1;
             let violation = run(&schedule).violation;
             assert!(violation.as_ref().is_none_or(|it| it.check != PANIC), "{name} = {value}: {violation:?}");
         }
     }
-    assert!(accepted > 60, "{accepted}");
+    let rates = [0, 1, 100_000, 10_000_000, u32::MAX];
+    for rate in rates {
+        for fault in [
+            serde_json::json!({"at_us": 5, "clock_rate": {"worker": 0, "millionths": rate}}),
+            serde_json::json!({"at_us": 5, "store_clock_rate": {"millionths": rate}}),
+        ] {
+            let mut changed = base.clone();
+            changed["faults"] = vec![fault].into();
+            let Ok(schedule) = from_json(&changed.to_string()) else { continue };
+            accepted += 1;
+            let violation = run(&schedule).violation;
+            assert!(violation.as_ref().is_none_or(|it| it.check != PANIC), "{rate}: {violation:?}");
+        }
+    }
+    assert!(accepted > 66, "{accepted}");
 }
 
 proptest! {

@@ -4,7 +4,6 @@ use std::num::NonZero;
 use std::thread;
 
 use clap::Args;
-use sim::checks::Kind;
 
 use super::End;
 
@@ -18,7 +17,6 @@ pub struct Exhaustive {
 impl Exhaustive {
     pub fn run(&self) -> End {
         let jobs = self.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get));
-        let holds = sim::exhaustive::all(jobs, |line| print!("{line}"));
-        if holds { End::Holds } else { End::Violated(Kind::Safety) }
+        End::of(sim::exhaustive::all(jobs, |line| print!("{line}")).as_ref())
     }
 }

@@ -2,7 +2,6 @@
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use sim::checks::Kind;
 use sim::model_check::mistake::MISTAKES;
 use sim::model_check::scope::{Scope, scopes};
 use sim::model_check::search::{Report, search};
@@ -42,7 +41,7 @@ impl ModelCheck {
             println!("{}", line(scope, &report));
             if let Some((violation, steps)) = &report.found {
                 println!("{violation}\n  {}", steps.join("\n  "));
-                end = End::Violated(Kind::Safety);
+                end = End::of(Some(violation));
             }
         }
         end

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use clap::Args;
 use sim::net::coverage::NetMark;
-use sim::net::explore::explore;
+use sim::net::explore::{NetFailure, explore};
 use sim::net::run::{run, run_traced};
 use sim::net::schedule::NetSchedule;
 
@@ -14,6 +14,9 @@ use super::End;
 pub struct Net {
     /// Its seed
     seed: u64,
+    /// Leave faults out first, as far as it fails without them
+    #[arg(long)]
+    shrunk: bool,
     /// Print no trace
     #[arg(long)]
     quiet: bool,
@@ -21,7 +24,7 @@ pub struct Net {
 
 impl Net {
     pub fn run(&self) -> End {
-        let schedule = NetSchedule::from_seed(self.seed);
+        let schedule = self.schedule();
         println!("{schedule}");
         let run = if self.quiet { run(&schedule) } else { run_traced(&schedule) };
         print!("{}", run.coverage);
@@ -30,6 +33,16 @@ impl Net {
             println!("{violation}");
         }
         End::of(run.violation.as_ref())
+    }
+
+    fn schedule(&self) -> NetSchedule {
+        let schedule = NetSchedule::from_seed(self.seed);
+        if self.shrunk
+            && let Some(violation) = run(&schedule).violation
+        {
+            return NetFailure::of(schedule, violation).shrunk;
+        }
+        schedule
     }
 }
 

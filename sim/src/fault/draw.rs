@@ -10,13 +10,12 @@ const PURPOSE_FAULTS: u64 = 4;
 type Kind = fn(&mut Draw, &Options) -> Fault;
 
 /// All kinds, weighted by how often they stand here.
-const KINDS: [Kind; 24] = [
+const KINDS: [Kind; 21] = [
     lose_replies,
     delay,
     duplicate,
     cut_store,
     cut_store,
-    cut_witness,
     pause,
     pause,
     crash,
@@ -28,8 +27,6 @@ const KINDS: [Kind; 24] = [
     store_restart,
     store_clock,
     worker_clock,
-    witness_loss,
-    witness_trouble,
     hold,
     append,
     abort,
@@ -37,15 +34,20 @@ const KINDS: [Kind; 24] = [
     purge,
 ];
 
+/// The same of the second witness, where there is one.
+const WITNESS_KINDS: [Kind; 3] = [cut_witness, witness_loss, witness_trouble];
+
 /// Draws a run's faults: some kinds only (a swarm), placed where the work is.
 pub fn draw_faults(seed: u64, options: &Options) -> Vec<(u64, Fault)> {
     let mut draw = Draw::new(seed, PURPOSE_FAULTS);
-    let enabled: Vec<Kind> = KINDS.into_iter().filter(|_| draw.chance(500)).collect();
+    let of_witness = options.liveness.then_some(WITNESS_KINDS).into_iter().flatten();
+    let enabled: Vec<Kind> = KINDS.into_iter().chain(of_witness).filter(|_| draw.chance(500)).collect();
     let count = if enabled.is_empty() { 0 } else { draw.below(11) };
     let horizon = options.expected_us() + draw.pick(&[0, 0, options.ttl_us, options.ttl_us * 3]);
+    let near_work = draw.chance(NEAR_WORK_PER_MILLE);
     let one = |draw: &mut Draw| {
         let kind = draw.pick(&enabled);
-        let at = draw.below(horizon);
+        let at = if near_work { soon_after_a_submit(draw, options) } else { draw.below(horizon) };
         let fault = kind(draw, options);
         // What is done to ended batches comes when there are some.
         let later = if fault.is_for_ended_batches() { draw.below(horizon * 2) } else { 0 };
@@ -54,6 +56,18 @@ pub fn draw_faults(seed: u64, options: &Options) -> Vec<(u64, Fault)> {
     let mut faults: Vec<(u64, Fault)> = (0..count).map(|_| one(&mut draw)).collect();
     faults.sort_by_key(|(at, _)| *at);
     faults
+}
+
+/// In so many schedules out of a thousand faults come soon after a batch is there, rather than anywhere in the time that the work
+/// might take.
+const NEAR_WORK_PER_MILLE: u64 = 500;
+
+/// While the first half of the rows is claimed and run.
+fn soon_after_a_submit(draw: &mut Draw, options: &Options) -> u64 {
+    let submit_at_us = options.batches[draw.below(options.batches.len() as u64) as usize].submit_at_us;
+    let last = options.batches.iter().map(|batch| batch.submit_at_us).max().unwrap_or(0);
+    let work = options.expected_us() - last;
+    submit_at_us + draw.below((work / 2).max(options.run_us_max))
 }
 
 fn worker(draw: &mut Draw, options: &Options) -> u8 {

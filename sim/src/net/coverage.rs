@@ -119,6 +119,16 @@ marks! {
     AbortWhileRunning,
     /// S3: hold while rows ran.
     HoldWhileRunning,
+    /// After all faults had stopped, Redis refused for ever.
+    RedisRefusesForEver,
+    /// It stood still for ever.
+    RedisPausedForEver,
+    /// It was down for ever.
+    RedisDownForEver,
+    /// It restarted empty again and again, for ever.
+    RedisLoopsForEver,
+    /// Whole workers were cut off from it for ever.
+    RedisCutForEver,
     /// Batches that ended after all faults had stopped.
     EndedInLiveness,
 }

@@ -61,8 +61,13 @@ impl fmt::Display for NetFailure {
         writeln!(f, "seed {seed} violates {}", self.violation)?;
         writeln!(f, "options {:?}", self.schedule.options)?;
         writeln!(f, "{} faults: {:?}", self.schedule.faults.len(), self.schedule.faults)?;
-        writeln!(f, "of which these do: {:?}", self.shrunk.faults)?;
-        writeln!(f, "replay: cargo run -p sim -- net {seed}")
+        writeln!(
+            f,
+            "\nwith {} of them it fails in the same way; as a test in sim/tests/net.rs:\n",
+            self.shrunk.faults.len()
+        )?;
+        writeln!(f, "let schedule = {};\nassert_eq!(run(&schedule).violation, None);\n", self.shrunk)?;
+        writeln!(f, "replay:  cargo run -p sim -- net {seed} --shrunk")
     }
 }
 

@@ -18,7 +18,7 @@ use crate::panic_text;
 /// What a run came to.
 #[derive(Debug, Clone)]
 pub struct NetRun {
-    /// Over time and kind of everything that reached a server, a handler, or a process from outside.
+    /// Over time and content of everything that reached a server, a handler, or a process from outside, and of what servers replied.
     pub hash: u64,
     /// What was seen.
     pub coverage: NetCoverage,

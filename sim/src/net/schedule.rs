@@ -31,6 +31,11 @@ impl NetSchedule {
         options.liveness = draw.chance(750);
         // Connections have no slow messages of their own: that is a fault here.
         options.slow_messages_per_mille = 0;
+        // What this level does not do is not drawn, either.
+        options.joins_us = Vec::new();
+        options.lost_per_mille = 0;
+        options.witness_rate = 1_000_000;
+        options.inner_us = 0;
         let answer_limit_us = options.request_timeout_us * draw.pick(&[1, 2, 4]);
         let faults = draw_faults(seed, &options);
         Self { seed, options, answer_limit_us, faults }

@@ -1,5 +1,7 @@
 //! The store's node: the model behind a socket.
 
+use std::hash::Hash;
+
 use fencepost::store::Change;
 use fencepost_core::StoreTime;
 use fencepost_core::store::{StoreFailure, StoreReply, StoreRequest, Verdict};
@@ -111,7 +113,8 @@ impl World {
     /// Does a request. `None`: the connection is closed instead of an answer.
     fn store_arrives(&mut self, at: ProcessAt, request: &StoreRequest, asker_waits: bool) -> Option<StoreAnswer> {
         self.coverage.mark(NetMark::StoreRequests);
-        self.note(5, at as u64, kind_of(request));
+        self.note(5, at as u64, 0);
+        request.hash(&mut self.hash);
         if self.store.refuses.is_some() {
             return Some(Err(StoreFailure::NotDone));
         }
@@ -123,6 +126,7 @@ impl World {
         let store_now = self.store.clock.now(self.now());
         self.say(|| format!("store {:?} {request:?}", self.processes[at].number));
         let reply = self.store.model.apply(store_now, request);
+        reply.hash(&mut self.hash);
         self.say(|| format!("store answers {reply:?}"));
         self.store_changed();
         let slot = &mut self.slots[self.processes[at].slot];
@@ -144,6 +148,7 @@ impl World {
         let mut change = Change::default();
         for event in &events {
             self.cover_event(event);
+            event.hash(&mut self.hash);
             self.say(|| format!("    {event:?}"));
             self.checks.fact(now, event);
             self.compare_answer(event);
@@ -210,23 +215,5 @@ impl World {
             }
             _ => {}
         }
-    }
-}
-
-const fn kind_of(request: &StoreRequest) -> u64 {
-    match request {
-        StoreRequest::TakeLease(_) => 0,
-        StoreRequest::Renew { .. } => 1,
-        StoreRequest::DropLease { .. } => 2,
-        StoreRequest::Claim(_) => 3,
-        StoreRequest::SettleClaim { .. } => 4,
-        StoreRequest::Record(_) => 5,
-        StoreRequest::GiveBack { .. } => 6,
-        StoreRequest::Look => 7,
-        StoreRequest::Recover(_) => 8,
-        StoreRequest::CutBack { .. } => 9,
-        StoreRequest::WithdrawCrashes { .. } => 10,
-        StoreRequest::ClaimCall(_) => 11,
-        StoreRequest::RecordCall(_) => 12,
     }
 }

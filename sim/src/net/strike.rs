@@ -11,9 +11,9 @@ use madsim::runtime::Handle;
 use madsim::task::NodeId;
 
 use super::coverage::NetMark;
-use super::fault::{NetFault, Server};
+use super::fault::{NetFault, Refusal, Server};
 use super::world::{Action, ProcessAt, World};
-use crate::fault::Way;
+use crate::fault::{WAYS_FOR_EVER, Way};
 
 impl World {
     pub(super) fn perform(&mut self, action: Action) {
@@ -37,6 +37,7 @@ impl World {
             Action::Start { slot } => self.start_if_none(slot),
             Action::RowKills { process, key } => self.row_kills(process, key),
             Action::DeathReported { process, identity } => self.tell_death(process, identity),
+            Action::RedisLoops => self.loop_redis_for_ever(),
             Action::Look => {}
         }
     }
@@ -78,7 +79,7 @@ impl World {
             NetFault::StoreRestart { for_us } => self.store_goes(now + for_us, NetMark::StoreRestarted),
             NetFault::StorePause { for_us } => self.store_goes(now + for_us, NetMark::StorePaused),
             NetFault::StoreRefuses { for_us } => {
-                self.store_away(|world| world.store.refuses = Some(now + for_us));
+                self.store_away(|world| prolong(&mut world.store.refuses, now + for_us));
                 self.plan(now + for_us, Action::OutagesEnd);
             }
             NetFault::LoseReplies { worker, count } => {
@@ -89,27 +90,13 @@ impl World {
                 self.store.clock.jump(now, by_us);
                 self.fact(&history::Event::StoreClockJumped { by: by_us });
             }
-            NetFault::RedisRestart { keeps_data, for_us } => {
-                self.redis.down = Some((now + for_us, keeps_data));
-                self.redis.since = now;
-                self.on_redis(|handle, node| handle.kill(node));
-                self.plan(now + for_us, Action::OutagesEnd);
-            }
-            NetFault::RedisPause { for_us } => {
-                self.redis.paused = Some(now + for_us);
-                self.redis.since = now;
-                self.on_redis(|handle, node| handle.pause(node));
-                self.plan(now + for_us, Action::OutagesEnd);
-            }
+            NetFault::RedisRestart { keeps_data, for_us } => self.redis_goes_down(keeps_data, now + for_us),
+            NetFault::RedisPause { for_us } => self.redis_stands_still(now + for_us),
             NetFault::RedisFlush => {
                 self.redis.model.flush();
                 self.redis.forget_scripts();
             }
-            NetFault::RedisRefuses { why, for_us } => {
-                self.redis.refuses = Some((why, now + for_us));
-                self.redis.since = now;
-                self.plan(now + for_us, Action::OutagesEnd);
-            }
+            NetFault::RedisRefuses { why, for_us } => self.redis_refuses(why, now + for_us),
             NetFault::RedisHangsUp => {
                 self.coverage.mark(NetMark::RedisHungUp);
                 self.redis.close_connections();
@@ -134,6 +121,71 @@ impl World {
         self.slots[spare].twin_of = Some(of);
         self.start_if_none(spare);
         true
+    }
+
+    fn redis_goes_down(&mut self, keeps_data: bool, until: u64) {
+        let longest = self.redis.down.map_or(until, |(before, _)| before.max(until));
+        self.redis.down = Some((longest, keeps_data));
+        self.redis.since = self.now();
+        self.on_redis(|handle, node| handle.kill(node));
+        self.plan_end(until);
+    }
+
+    fn redis_stands_still(&mut self, until: u64) {
+        prolong(&mut self.redis.paused, until);
+        self.redis.since = self.now();
+        self.on_redis(|handle, node| handle.pause(node));
+        self.plan_end(until);
+    }
+
+    fn redis_refuses(&mut self, why: Refusal, until: u64) {
+        let longest = self.redis.refuses.map_or(until, |(_, before)| before.max(until));
+        self.redis.refuses = Some((why, longest));
+        self.redis.since = self.now();
+        self.plan_end(until);
+    }
+
+    /// It restarts empty, again and again, twice per ttl.
+    fn loop_redis_for_ever(&mut self) {
+        let (now, ttl_us) = (self.now(), self.schedule.options.ttl_us);
+        self.redis_goes_down(false, now + ttl_us / 8);
+        self.plan(now + ttl_us / 2, Action::RedisLoops);
+    }
+
+    /// In about half of the schedules Redis stays broken for ever, one way or another: it is optional.
+    fn break_redis(&mut self, core: &[usize]) {
+        if !self.schedule.options.liveness {
+            return;
+        }
+        let drawn = self.number_of(&[0x3ed15]);
+        let pick = |count: usize| (drawn >> 8) as usize % count;
+        match drawn % 10 {
+            0 => {
+                self.coverage.mark(NetMark::RedisRefusesForEver);
+                let why = [Refusal::OutOfMemory, Refusal::CannotSave, Refusal::Loading, Refusal::Replica];
+                self.redis_refuses(why[pick(why.len())], u64::MAX);
+            }
+            1 => {
+                self.coverage.mark(NetMark::RedisPausedForEver);
+                self.redis_stands_still(u64::MAX);
+            }
+            2 => {
+                self.coverage.mark(NetMark::RedisDownForEver);
+                self.redis_goes_down(false, u64::MAX);
+            }
+            3 => {
+                self.coverage.mark(NetMark::RedisLoopsForEver);
+                self.loop_redis_for_ever();
+            }
+            4 => {
+                self.coverage.mark(NetMark::RedisCutForEver);
+                let ways = [Way::Both, Way::Requests, Way::Replies];
+                for slot in core {
+                    self.cut(*slot, Server::Redis, ways[pick(ways.len())], u64::MAX);
+                }
+            }
+            _ => {}
+        }
     }
 
     fn on_redis(&self, act: impl FnOnce(&Handle, NodeId)) {
@@ -206,8 +258,10 @@ impl World {
         let now = self.now();
         self.on_slot(self.processes[at].slot, |handle, node| handle.pause(node));
         let process = &mut self.processes[at];
-        let since = process.paused.map_or(now, |(since, _)| since);
-        let was = process.paused.replace((since, until));
+        let was = process.paused;
+        let since = was.map_or(now, |(since, _)| since);
+        let until = was.map_or(until, |(_, before)| before.max(until));
+        process.paused = Some((since, until));
         let process = process.number;
         if was.is_none() {
             self.fact(&history::Event::WorkerPaused { process });
@@ -236,7 +290,12 @@ impl World {
     }
 
     pub(super) fn cut(&mut self, slot: usize, server: Server, way: Way, until: u64) {
-        let was = self.slots[slot].cut_of(server).replace((way, until));
+        let was = *self.slots[slot].cut_of(server);
+        let (way, until) = match was {
+            Some((before, longer)) => (if before == way { way } else { Way::Both }, until.max(longer)),
+            None => (way, until),
+        };
+        *self.slots[slot].cut_of(server) = Some((way, until));
         if let Some((was, _)) = was {
             self.set_clogs(slot, server, was, false);
         }
@@ -290,7 +349,9 @@ impl World {
             config.send_latency.end = Duration::from_micros(latency_us_max).max(config.send_latency.end);
         });
         self.network_since = self.now();
-        if self.bad_network.replace(until).is_none() {
+        let was_bad = self.bad_network.is_some();
+        prolong(&mut self.bad_network, until);
+        if !was_bad {
             for at in self.living() {
                 self.links_trouble(at, true);
             }
@@ -330,10 +391,10 @@ impl World {
         }
         if mark == NetMark::StoreRestarted {
             self.on_store(|handle, node| handle.kill(node));
-            self.store_away(|world| world.store.down = Some(until));
+            self.store_away(|world| prolong(&mut world.store.down, until));
         } else {
             self.on_store(|handle, node| handle.pause(node));
-            self.store_away(|world| world.store.paused = Some(until));
+            self.store_away(|world| prolong(&mut world.store.paused, until));
         }
         self.plan(until, Action::OutagesEnd);
     }
@@ -424,7 +485,10 @@ impl World {
         match (how, self.slots[slot].current) {
             (0, Some(at)) => self.kill(at, None, false),
             (1, Some(at)) => self.pause(at, u64::MAX),
-            (2, _) => self.cut(slot, Server::Store, Way::Both, u64::MAX),
+            (2, _) => {
+                let way = WAYS_FOR_EVER[self.number_of(&[slot as u64, 0xca7]) as usize % WAYS_FOR_EVER.len()];
+                self.cut(slot, Server::Store, way, u64::MAX);
+            }
             _ => {}
         }
     }
@@ -437,13 +501,19 @@ impl World {
             self.break_slot(slot);
         }
         self.healed = true;
-        core.into_iter().for_each(|slot| self.heal_slot(slot));
+        core.iter().for_each(|slot| self.heal_slot(*slot));
+        self.break_redis(&core);
         self.end_holds(u64::MAX);
         self.deadline = self.now() + self.progress_bound_us();
         self.fact(&history::Event::FaultsStopped);
         self.look_for_end();
         self.news.notify_one();
     }
+}
+
+/// An outage lasts at least until then: a longer one goes on.
+fn prolong(outage: &mut Option<u64>, until: u64) {
+    *outage = Some(outage.map_or(until, |before| before.max(until)));
 }
 
 const fn link_of(server: Server) -> Link {

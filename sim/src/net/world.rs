@@ -1,6 +1,7 @@
 //! What all nodes of a run share: servers' data, facts for the checkers, what is planned.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fencepost_core::BatchId;
@@ -17,6 +18,7 @@ use super::redis_server::Redis;
 use super::schedule::NetSchedule;
 use super::store_server::Store;
 use crate::checks::{Checks, Violation};
+use crate::digest::Digest;
 use crate::draw::mix;
 use crate::options::{OPERATION, batch_id};
 use crate::rows::{RowPlan, plan_rows};
@@ -44,6 +46,8 @@ pub(super) enum Action {
         process: ProcessAt,
         identity: ProcessIdentity,
     },
+    /// Redis restarts once more, and goes on doing so.
+    RedisLoops,
     /// Nothing: something may be over.
     Look,
 }
@@ -85,7 +89,7 @@ pub(super) struct World {
     pub(super) deadline: u64,
 
     pub(super) checks: Checks,
-    hash: u64,
+    pub(super) hash: Digest,
     pub(super) coverage: NetCoverage,
 }
 
@@ -134,7 +138,7 @@ impl World {
             ended_at: None,
             healed: false,
             deadline: u64::MAX,
-            hash: 0xcbf2_9ce4_8422_2325,
+            hash: Digest::new(),
             coverage: NetCoverage::default(),
         };
         // Faults come first: at equal times they strike before the rest.
@@ -213,7 +217,8 @@ impl World {
             self.coverage.mark(NetMark::HoldWhileRunning);
         }
         let until = self.now() + for_us;
-        self.holds.insert(batch, until);
+        let longest = self.holds.entry(batch).or_default();
+        *longest = until.max(*longest);
         self.plan(until, Action::OutagesEnd);
         self.store_changed();
         true
@@ -282,6 +287,7 @@ impl World {
     pub(super) fn fact(&mut self, fact: &history::Event) {
         let now = self.now();
         self.say(|| format!("  fact {fact:?}"));
+        fact.hash(&mut self.hash);
         self.checks.fact(now, fact);
         self.stop_on_violation();
     }
@@ -302,9 +308,7 @@ impl World {
     pub(super) fn note(&mut self, kind: u64, who: u64, what: u64) {
         let nanos = u64::try_from(self.time.elapsed().as_nanos()).unwrap_or(u64::MAX);
         for value in [nanos, kind, who, what] {
-            for byte in value.to_le_bytes() {
-                self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-            }
+            self.hash.take(value);
         }
     }
 
@@ -330,6 +334,6 @@ impl World {
         self.coverage.add(NetMark::RowsRunAgain, again as u64);
         self.coverage.mark(NetMark::Runs);
         self.coverage.add(NetMark::SimulatedSeconds, now / 1_000_000);
-        (self.hash, self.coverage.clone(), self.checks.violation().cloned())
+        (self.hash.finish(), self.coverage.clone(), self.checks.violation().cloned())
     }
 }

@@ -13,6 +13,13 @@ pub struct Impossible(String);
 const US_MAX: u64 = 10_000_000_000;
 const FAULT_US_MAX: u64 = 1000 * US_MAX;
 
+/// Of clocks, in millionths.
+const RATE_MIN: u64 = 100_000;
+const RATE_MAX: u64 = 10_000_000;
+
+/// Workers at the start and those that join.
+const PLACES_MAX: u64 = 8;
+
 /// Of all batches together.
 const ROWS_MAX: u64 = 100_000;
 
@@ -22,6 +29,10 @@ impl Schedule {
         self.options.validate()?;
         for (nth, (at_us, fault)) in self.faults.iter().enumerate() {
             within(format!("faults[{nth}], {fault:?}: its times"), 0, FAULT_US_MAX, (*at_us).max(longest_us(fault)))?;
+            if let Fault::ClockRate { millionths, .. } | Fault::StoreClockRate { millionths } = fault {
+                let what = format!("faults[{nth}], {fault:?}: `millionths`");
+                within(what, RATE_MIN, RATE_MAX, u64::from(*millionths))?;
+            }
         }
         Ok(())
     }
@@ -40,7 +51,12 @@ impl Options {
     fn validate(&self) -> Result<(), Impossible> {
         let option =
             |name: &str, first: u64, last: u64, value: u64| within(format!("option `{name}`"), first, last, value);
-        option("workers", 1, 8, self.workers.into())?;
+        option("workers", 1, PLACES_MAX, self.workers.into())?;
+        let joins = self.joins_us.len() as u64;
+        within("option `joins_us`: its length".to_owned(), 0, PLACES_MAX - u64::from(self.workers), joins)?;
+        for (nth, join_us) in self.joins_us.iter().enumerate() {
+            within(format!("option `joins_us[{nth}]`"), 0, US_MAX, *join_us)?;
+        }
         option("batches", 1, 200, self.batches.len() as u64)?;
         for (nth, batch) in self.batches.iter().enumerate() {
             let place = |name| format!("option `batches[{nth}].{name}`");
@@ -66,6 +82,7 @@ impl Options {
             ("hanging_per_mille", self.hanging_per_mille),
             ("deaf_per_mille", self.deaf_per_mille),
             ("slow_messages_per_mille", self.slow_messages_per_mille),
+            ("lost_per_mille", self.lost_per_mille),
         ];
         for (name, value) in per_mille {
             option(name, 0, 1000, value)?;
@@ -89,7 +106,8 @@ impl Options {
         option("claim_bytes_max", 1, US_MAX, self.claim_bytes_max)?;
         option("group_lines_max", 1, 10 * ROWS_MAX, self.group_lines_max as u64)?;
         option("clock_spread", 0, 900_000, self.clock_spread.into())?;
-        option("store_rate", 100_000, 10_000_000, self.store_rate.into())
+        option("store_rate", RATE_MIN, RATE_MAX, self.store_rate.into())?;
+        option("witness_rate", RATE_MIN, RATE_MAX, self.witness_rate.into())
     }
 }
 

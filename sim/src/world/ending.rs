@@ -8,7 +8,9 @@ use fencepost_model::check::Bounds;
 use fencepost_model::history;
 
 use super::World;
-use crate::fault::Fault;
+use super::messages::Cut;
+use crate::coverage::Mark;
+use crate::fault::{Away, Fault, Way};
 use crate::options::Options;
 use crate::rows::{Nature, RowPlan};
 use crate::schedule::Schedule;
@@ -37,14 +39,46 @@ impl World<'_> {
             }
         }
         self.healed = true;
-        for slot in core {
-            self.heal_slot(slot);
+        for slot in &core {
+            self.heal_slot(*slot);
         }
+        self.break_witness(&core);
         self.end_holds(u64::MAX);
         self.end_appends(u64::MAX);
         self.deadline = self.now + progress_bound_us(self.schedule, self.rows.iter().flatten().copied());
         self.fact(history::Event::FaultsStopped);
         self.look_for_end();
+    }
+
+    /// In about half of the schedules the second witness stays broken for ever, one way or another: it is optional.
+    fn break_witness(&mut self, core: &[usize]) {
+        if !self.schedule.options.liveness {
+            return;
+        }
+        let drawn = self.number_of(&[0x3ed15]);
+        match drawn % 8 {
+            0 => {
+                self.coverage.mark(Mark::WitnessRefusesForEver);
+                self.witness_away(Away::Refuses, u64::MAX);
+            }
+            1 => {
+                self.coverage.mark(Mark::WitnessStallsForEver);
+                self.witness_away(Away::Stalls, u64::MAX);
+            }
+            2 => {
+                self.coverage.mark(Mark::WitnessLoopsForEver);
+                self.loop_witness_for_ever();
+            }
+            3 => {
+                self.coverage.mark(Mark::WitnessCutForEver);
+                let ways = [Way::Both, Way::Requests, Way::Replies];
+                let way = ways[(drawn >> 8) as usize % ways.len()];
+                for slot in core {
+                    self.cut_witness(*slot, Cut { way, loud: false, until: u64::MAX });
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Notes when the last batch ended.

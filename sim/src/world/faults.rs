@@ -7,16 +7,21 @@ use super::messages::{Cut, Troubles};
 use super::process::Pause;
 use super::{Event, ProcessAt, World};
 use crate::coverage::Mark;
-use crate::fault::Fault;
+use crate::fault::{Fault, WAYS_FOR_EVER};
 use crate::trace::What;
 
 impl World<'_> {
     pub(super) fn fault(&mut self, at: usize) {
         let fault = self.schedule.faults[at].1;
         let in_reach = self.store.has_open_batch() || fault.is_for_ended_batches();
-        let works = in_reach && self.strike(at, fault);
+        // Without a second witness there is nothing that befalls it.
+        let there = self.schedule.options.liveness || !fault.is_of_witness();
+        let works = in_reach && there && self.strike(at, fault);
         self.trace(|_| What::Fault { fault, struck: works });
         self.coverage.mark(if works { Mark::FaultsOnWork } else { Mark::FaultsOnNothing });
+        if works {
+            self.coverage.mark(fault.mark());
+        }
     }
 
     /// Returns whether there was anything to strike.
@@ -57,14 +62,15 @@ impl World<'_> {
             Fault::Stop { worker, restart_after_us } => return self.stop_slot(worker, restart_after_us),
             Fault::StoreAway { how, for_us } => self.store_away(how, self.now + for_us),
             Fault::StoreRestart { for_us } => self.restart_store(self.now + for_us),
-            Fault::StoreClockRate { millionths } => {
-                self.store_clock.set_rate(self.now, Rate::from_millionths(millionths));
-            }
-            Fault::StoreClockJump { by_us } => self.jump_store_clock(by_us),
+            Fault::StoreClockRate { millionths } => return self.change_store_clock(Rate::from_millionths(millionths)),
+            Fault::StoreClockJump { by_us } => return self.jump_store_clock(by_us),
             Fault::Witness(loss) => self.lose_witness_data(loss),
             Fault::WitnessAway { how, for_us } => self.witness_away(how, self.now + for_us),
-            Fault::WitnessClockJump { by_us } => self.jump_witness_clock(by_us),
-            Fault::WitnessLoop { times, every_us, keeps_data } => self.restart_witness(times, every_us, keeps_data),
+            Fault::WitnessClockJump { by_us } => return self.jump_witness_clock(by_us),
+            Fault::WitnessLoop { times, every_us, keeps_data } => {
+                self.restart_witness(times, every_us, keeps_data);
+                return times > 0;
+            }
             Fault::Evict { worker } => return self.evict_beat(worker),
             Fault::Failover { .. } => return self.fail_over(at),
             Fault::Hold { batch, for_us } => return self.hold(batch, for_us),
@@ -105,8 +111,10 @@ impl World<'_> {
 
     pub(super) fn pause(&mut self, at: ProcessAt, until: u64) {
         let process = &mut self.processes[at];
-        let since = process.paused.map_or(self.now, |pause| pause.since);
-        let was = process.paused.replace(Pause { since, until });
+        let was = process.paused;
+        let since = was.map_or(self.now, |pause| pause.since);
+        let until = was.map_or(until, |pause| pause.until.max(until));
+        process.paused = Some(Pause { since, until });
         let number = process.number;
         if was.is_none() {
             self.fact(history::Event::WorkerPaused { process: number });
@@ -146,17 +154,19 @@ impl World<'_> {
     }
 
     /// A process dies with an effect that it was about to perform.
-    pub(super) fn crash_between_effects(&mut self, at: ProcessAt, restart_after_us: Option<u64>) {
+    pub(super) fn crash_at_effect(&mut self, at: ProcessAt, restart_after_us: Option<u64>, nth: u32) {
         if let Some(after) = restart_after_us {
             let slot = self.processes[at].slot;
             self.push(self.now + after, Event::Start { slot });
         }
-        self.coverage.mark(Mark::CrashBetweenEffects);
+        if nth > 0 {
+            self.coverage.mark(Mark::CrashBetweenEffects);
+        }
         self.crash(at, None, false);
     }
 
     fn change_clock(&mut self, worker: u8, rate: Rate) -> bool {
-        let Some(at) = self.victim(worker) else { return false };
+        let Some(at) = self.victim(worker).filter(|at| self.processes[*at].clock.rate() != rate) else { return false };
         self.coverage.mark(Mark::ClockRateChanged);
         self.set_rate(at, rate);
         true
@@ -217,7 +227,7 @@ impl World<'_> {
             }
         }
         if how == 2 {
-            let way = crate::fault::Way::Both;
+            let way = WAYS_FOR_EVER[self.number_of(&[slot as u64, 0xca7]) as usize % WAYS_FOR_EVER.len()];
             self.cut_store(slot, Cut { way, loud: false, until: u64::MAX });
         }
     }

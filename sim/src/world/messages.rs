@@ -1,9 +1,13 @@
 //! Messages between processes, store and witness, and what may happen to them on their way.
 
+use std::hash::Hash;
+
 use fencepost_core::judge::JudgeInput;
 use fencepost_core::keeper::KeeperInput;
 use fencepost_core::liveness::{LivenessReply, LivenessRequest};
-use fencepost_core::store::{ClaimReply, RecordItem, RecoverReply, StoreFailure, StoreReply, StoreRequest, Verdict};
+use fencepost_core::store::{
+    ClaimReply, RecordItem, RecoverReply, RenewReply, StoreFailure, StoreReply, StoreRequest, Verdict,
+};
 use fencepost_core::worker::WorkerInput;
 use fencepost_core::{BatchId, RequestId};
 use fencepost_model::history::{self, FreedWhy, LeaseEnd, Link, RecordedWhy};
@@ -24,6 +28,13 @@ pub(super) struct Presence {
 impl Presence {
     pub(super) fn is_away(&self) -> bool {
         self.away.is_some()
+    }
+
+    /// At least until then: a longer absence goes on. Returns whether it was away before.
+    pub(super) fn go_away(&mut self, how: Away, until: u64) -> bool {
+        let was = self.away;
+        self.away = Some((how, was.map_or(until, |(_, before)| before.max(until))));
+        was.is_some()
     }
 }
 
@@ -65,6 +76,15 @@ pub(super) struct Cut {
     pub(super) way: Way,
     pub(super) loud: bool,
     pub(super) until: u64,
+}
+
+impl Cut {
+    /// With what is cut already: neither ends the other early.
+    pub(super) fn and(self, was: Option<Self>) -> Self {
+        let Some(was) = was else { return self };
+        let way = if was.way == self.way { self.way } else { Way::Both };
+        Self { way, until: self.until.max(was.until), ..self }
+    }
 }
 
 /// What the store tells everybody after a transaction.
@@ -208,6 +228,10 @@ impl World<'_> {
             self.coverage.mark(Mark::LateWrite);
         }
         let reply = self.apply(&call);
+        // A look shows what facts have told.
+        if !matches!(reply, StoreReply::Look(_)) {
+            (&call.request, &reply).hash(&mut self.hash);
+        }
         self.cover_purged(&call.request, &reply);
         self.trace_done(&call, &reply);
         self.store_changed();
@@ -241,7 +265,7 @@ impl World<'_> {
         }
     }
 
-    fn answer(&mut self, call: &StoreCall, reply: Result<StoreReply, StoreFailure>) {
+    pub(super) fn answer(&mut self, call: &StoreCall, reply: Result<StoreReply, StoreFailure>) {
         let &StoreCall { process, machine, id, .. } = call;
         let way = self.way_us(process, machine, id, Leg::Back);
         self.push(self.now + way, Event::StoreAnswers { process, machine, id, reply: Box::new(reply) });
@@ -262,6 +286,7 @@ impl World<'_> {
         let now = process.clock.now(self.now);
         match &reply {
             Ok(StoreReply::Claim(_)) => process.claims_under_way = process.claims_under_way.saturating_sub(1),
+            Ok(StoreReply::Renew(RenewReply::Renewed { .. })) => process.lapsed = false,
             Ok(StoreReply::Record(_)) => process.records_under_way = process.records_under_way.saturating_sub(1),
             _ => {}
         }
@@ -310,12 +335,8 @@ impl World<'_> {
             Some((Away::Refuses, _)) => None,
             None => Some(self.witness.apply(self.witness_now(), &request)),
         };
+        (&request, &reply).hash(&mut self.hash);
         self.trace_witness_done(at, machine, id, &request, &reply);
-        if let Some(LivenessReply::Check { vouches: true, alive }) = &reply
-            && !alive.is_empty()
-        {
-            self.coverage.mark(Mark::HeartbeatPresent);
-        }
         let troubles = &mut self.slots[self.processes[at].slot].troubles;
         let cut = troubles.witness_cut.is_some_and(|cut| cut.way != Way::Requests);
         let next = troubles.next(Server::SecondWitness);
@@ -338,6 +359,11 @@ impl World<'_> {
             return;
         }
         self.trace_witness_heard(at, machine, id, &reply);
+        if let Some(LivenessReply::Check { vouches: true, alive }) = &reply
+            && !alive.is_empty()
+        {
+            self.coverage.mark(Mark::HeartbeatPresent);
+        }
         let process = &mut self.processes[at];
         let now = process.clock.now(self.now);
         match machine {
@@ -382,6 +408,7 @@ impl World<'_> {
             self.cover_event(event);
             notice.take(event);
             self.trace(|_| What::Fact(event.clone()));
+            event.hash(&mut self.hash);
             self.checks.fact(self.now, event);
         }
         self.checks.step(self.now, &mut self.store);

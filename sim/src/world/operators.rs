@@ -30,7 +30,8 @@ impl World<'_> {
         if self.rows_run() {
             self.coverage.mark(Mark::HoldWhileRunning);
         }
-        self.holds.insert(batch, self.now + for_us);
+        let until = self.holds.entry(batch).or_default();
+        *until = (*until).max(self.now + for_us);
         self.end_outages_at(self.now + for_us);
         self.store_changed();
         true

@@ -1,7 +1,11 @@
 //! Faults of links and servers, and outages running out.
 
+use std::collections::BTreeSet;
+
 use fencepost_core::Instant;
+use fencepost_core::rules::lease::LeaseState;
 use fencepost_core::store::StoreFailure;
+use fencepost_model::clock::Rate;
 use fencepost_model::history::{self, Link};
 
 use super::messages::Cut;
@@ -11,7 +15,9 @@ use crate::fault::{Away, WitnessLoss};
 
 impl World<'_> {
     pub(super) fn cut_store(&mut self, slot: usize, cut: Cut) {
-        let was = self.slots[slot].troubles.store_cut.replace(cut);
+        let troubles = &mut self.slots[slot].troubles;
+        let was = troubles.store_cut;
+        troubles.store_cut = Some(cut.and(was));
         if was.is_none() {
             for at in self.of_slot(slot) {
                 self.link_trouble(at, Link::Store, true);
@@ -35,7 +41,9 @@ impl World<'_> {
     }
 
     pub(super) fn cut_witness(&mut self, slot: usize, cut: Cut) {
-        let was = self.slots[slot].troubles.witness_cut.replace(cut);
+        let troubles = &mut self.slots[slot].troubles;
+        let was = troubles.witness_cut;
+        troubles.witness_cut = Some(cut.and(was));
         if was.is_none() {
             for at in self.of_slot(slot) {
                 self.link_trouble(at, Link::Liveness, true);
@@ -48,23 +56,42 @@ impl World<'_> {
         if self.rows_run() {
             self.coverage.mark(Mark::StoreAwayWhileRunning);
         }
-        if self.store_server.away.replace((how, until)).is_none() {
+        if !self.store_server.go_away(how, until) {
             self.fact(history::Event::StoreAway);
         }
         self.end_outages_at(until);
     }
 
-    pub(super) fn jump_store_clock(&mut self, by: i64) {
-        if self.processes.iter().any(|process| process.alive) {
+    pub(super) fn change_store_clock(&mut self, rate: Rate) -> bool {
+        let changes = rate.millionths() != self.store_rate;
+        self.store_rate = rate.millionths();
+        self.store_clock.set_rate(self.now, rate);
+        changes
+    }
+
+    pub(super) fn jump_store_clock(&mut self, by: i64) -> bool {
+        if by == 0 {
+            return false;
+        }
+        if self.a_lease_lives() {
             self.coverage.mark(Mark::ClockJumpWhileLeased);
         }
         self.store_clock.jump(self.now, by);
         self.fact(history::Event::StoreClockJumped { by });
+        true
     }
 
     /// Its process ends: connections break with what is under way on them, then nobody answers for a while.
     pub(super) fn restart_store(&mut self, until: u64) {
         self.coverage.mark(Mark::StoreRestarted);
+        for event in std::mem::take(&mut self.store_server.stalled) {
+            let Event::StoreArrives(call) = event else { continue };
+            self.end_delay(&call);
+            if !call.duplicate {
+                self.coverage.mark(Mark::StalledBrokenByRestart);
+                self.answer(&call, Err(StoreFailure::Unknown));
+            }
+        }
         for place in 0..self.events.len() {
             match self.events[place].take() {
                 Some(Event::StoreArrives(call)) => {
@@ -93,16 +120,25 @@ impl World<'_> {
         Instant::from_micros(shown.saturating_add_signed(self.witness_offset))
     }
 
-    pub(super) fn jump_witness_clock(&mut self, by: i64) {
+    fn a_lease_lives(&self) -> bool {
+        let leases = self.store.view_of(&BTreeSet::new()).leases;
+        leases.iter().any(|(_, state)| *state == LeaseState::Live)
+    }
+
+    pub(super) fn jump_witness_clock(&mut self, by: i64) -> bool {
+        if by == 0 {
+            return false;
+        }
         self.coverage.mark(Mark::WitnessClockJump);
         self.witness_offset += by;
         if by < 0 {
             self.fact(history::Event::HeartbeatsLinger);
         }
+        true
     }
 
     pub(super) fn witness_away(&mut self, how: Away, until: u64) {
-        self.witness_server.away = Some((how, until));
+        self.witness_server.go_away(how, until);
         self.end_outages_at(until);
     }
 
@@ -114,6 +150,12 @@ impl World<'_> {
         let loss = if keeps_data { WitnessLoss::RestartWithData } else { WitnessLoss::RestartEmpty };
         self.lose_witness_data(loss);
         self.push(self.now + every_us, Event::WitnessRestarts { left: left - 1, every_us, keeps_data });
+    }
+
+    /// It restarts empty, again and again, twice per ttl.
+    pub(super) fn loop_witness_for_ever(&mut self) {
+        self.lose_witness_data(WitnessLoss::RestartEmpty);
+        self.push(self.now + self.schedule.options.ttl_us / 2, Event::WitnessRestartsForEver);
     }
 
     pub(super) fn evict_beat(&mut self, worker: u8) -> bool {
@@ -137,7 +179,9 @@ impl World<'_> {
     }
 
     pub(super) fn lose_witness_data(&mut self, loss: WitnessLoss) {
-        self.coverage.mark(Mark::WitnessLostData);
+        if loss != WitnessLoss::RestartWithData && self.a_lease_lives() {
+            self.coverage.mark(Mark::WitnessLostData);
+        }
         if self.rows_run() && loss != WitnessLoss::RestartWithData {
             self.coverage.mark(Mark::WitnessWipedWhileRunning);
         }

@@ -41,7 +41,8 @@ pub(super) struct Process {
     pub(super) calls: BTreeSet<CallKey>,
     /// The lease whose choice was told to the checkers.
     chosen: Option<LeaseId>,
-    lapsed: bool,
+    /// Its licence ran out, and no renewal was granted since.
+    pub(super) lapsed: bool,
     /// True time of the wake-up on the heap.
     wake_at: u64,
     /// When timers were last handled.
@@ -224,7 +225,7 @@ impl World<'_> {
     /// Performs all effects, then plans the next wake-up.
     pub(super) fn settle(&mut self, at: ProcessAt) {
         let mut effects = 0;
-        while self.processes[at].alive && self.perform_one(at) {
+        while self.processes[at].alive && self.perform_one(at, effects) {
             effects += 1;
             if effects > EFFECTS_MAX {
                 self.violate("busy", format!("{:?} never becomes idle", self.processes[at].number));
@@ -236,7 +237,10 @@ impl World<'_> {
 
     /// After a standstill: timers that are overdue come last, after what is on its way at this very moment.
     pub(super) fn settle_overdue(&mut self, at: ProcessAt) {
-        while self.processes[at].alive && self.perform_one(at) {}
+        let mut effects = 0;
+        while self.processes[at].alive && self.perform_one(at, effects) {
+            effects += 1;
+        }
         self.processes[at].wake_at = self.now;
         self.push(self.now, Event::Wake { process: at });
     }
@@ -252,7 +256,8 @@ impl World<'_> {
         self.settle(at);
     }
 
-    fn perform_one(&mut self, at: ProcessAt) -> bool {
+    /// `nth`: so many effects of the same input were performed before.
+    fn perform_one(&mut self, at: ProcessAt, nth: u32) -> bool {
         let process = &mut self.processes[at];
         let effect = if let Some(effect) = process.keeper.poll_effect() {
             Effect::Keeper(effect)
@@ -266,7 +271,7 @@ impl World<'_> {
         if let Some((effects, restart_after_us)) = &mut process.dies_after {
             if *effects == 0 {
                 let restart_after_us = *restart_after_us;
-                self.crash_between_effects(at, restart_after_us);
+                self.crash_at_effect(at, restart_after_us, nth);
                 return true;
             }
             *effects -= 1;
@@ -470,7 +475,7 @@ impl World<'_> {
         self.hears_closed(at, &aborted);
         let process = &mut self.processes[at];
         let now = process.clock.now(self.now);
-        if !aborted.is_empty() && !process.handlers.is_empty() {
+        if process.handlers.keys().any(|run| aborted.contains(&run.batch)) {
             self.coverage.mark(Mark::ToldOfAbort);
         }
         if leases {
