@@ -255,18 +255,13 @@ pub fn check(scope: &Scope, every: u64, jobs: usize) -> (u64, Option<Failure>) {
 }
 
 /// Does all runs of all scopes, and prints how many they were. What the first of those that fail violates.
-pub fn all(jobs: usize, print: impl FnMut(&str)) -> Option<Violation> {
-    all_of(&scopes(), jobs, print)
-}
-
-/// The same of these scopes.
-pub fn all_of(scopes: &[Scope], jobs: usize, mut print: impl FnMut(&str)) -> Option<Violation> {
+pub fn all(jobs: usize, mut print: impl FnMut(&str)) -> Option<Violation> {
     let mut total = 0;
     let mut violated = None;
-    for scope in scopes {
-        let (runs, failure) = check(scope, 1, jobs);
+    for scope in scopes() {
+        let (runs, failure) = check(&scope, 1, jobs);
         let what = if scope.is_of_pairs() { "pairs of faults" } else { "faults" };
-        let Scope { name, moments, .. } = scope;
+        let Scope { name, moments, .. } = &scope;
         print(&format!("{name}: {moments} moments, {runs} of {} runs, {what}\n", scope.runs()));
         if let Some(failure) = failure {
             print(&format!("{failure}\n"));

@@ -36,9 +36,9 @@ fn what_holds_exits_with_0() {
 fn the_exit_code_tells_what_failed() {
     let folder = tempfile::tempdir().unwrap();
     let code = |args: &[&str]| sim(folder.path(), args).status.code();
-    assert_eq!(code(&["replay", "410", "--planted", "notokencheck"]), Some(1));
+    assert_eq!(code(&["replay", "145", "--planted", "notokencheck"]), Some(1));
     assert_eq!(code(&["replay", "3", "--planted", "NoSettle"]), Some(3));
-    assert_eq!(code(&["replay", "410", "--planted", "NoSuchBug"]), Some(2));
+    assert_eq!(code(&["replay", "145", "--planted", "NoSuchBug"]), Some(2));
     assert_eq!(code(&["replay"]), Some(2));
     let too_large = sim(folder.path(), &["replay", "99999999999999999999"]);
     assert_eq!(too_large.status.code(), Some(2));
@@ -63,12 +63,12 @@ fn explore_writes_what_it_found_and_all_commands_read_it() {
     let folder = tempfile::tempdir().unwrap();
     let explored = sim(
         folder.path(),
-        &["explore", "--schedules", "20", "--from", "400", "--planted", "NoTokenCheck", "--save", "found"],
+        &["explore", "--schedules", "20", "--from", "140", "--planted", "NoTokenCheck", "--save", "found"],
     );
     assert_eq!(explored.status.code(), Some(1));
     let told = text(&explored.stdout);
     for wanted in [
-        "seed 410 with NoTokenCheck planted violates [1 conservation]",
+        "seed 145 with NoTokenCheck planted violates [1 conservation]",
         "options Options {",
         "let schedule = Schedule {",
         "run_planted(&schedule, PlantedBug::named(\"NoTokenCheck\"))",
@@ -76,9 +76,9 @@ fn explore_writes_what_it_found_and_all_commands_read_it() {
         assert!(told.contains(wanted), "{wanted} is not in {told}");
     }
     assert!(!told.contains("assert_holds"), "without the bug it holds: {told}");
-    let shrunk = folder.path().join("found/seed-410-NoTokenCheck-shrunk.json");
-    assert_eq!(file::read(&folder.path().join("found/seed-410-NoTokenCheck.json")).unwrap(), Schedule::from_seed(410));
-    assert!(file::read(&shrunk).unwrap().faults.len() < Schedule::from_seed(410).faults.len());
+    let shrunk = folder.path().join("found/seed-145-NoTokenCheck-shrunk.json");
+    assert_eq!(file::read(&folder.path().join("found/seed-145-NoTokenCheck.json")).unwrap(), Schedule::from_seed(145));
+    assert!(file::read(&shrunk).unwrap().faults.len() < Schedule::from_seed(145).faults.len());
 
     let shrunk = shrunk.to_str().unwrap();
     let replayed = sim(folder.path(), &["replay", shrunk, "--planted", "NoTokenCheck"]);
@@ -88,7 +88,7 @@ fn explore_writes_what_it_found_and_all_commands_read_it() {
     assert_eq!(without.status.code(), Some(0), "{}", text(&without.stdout));
     let drawn = sim(folder.path(), &["timeline", shrunk, "--planted", "NoTokenCheck"]);
     assert_eq!(drawn.status.code(), Some(1));
-    let page = std::fs::read_to_string(folder.path().join("seed-410-NoTokenCheck-shrunk.html")).unwrap();
+    let page = std::fs::read_to_string(folder.path().join("seed-145-NoTokenCheck-shrunk.html")).unwrap();
     assert!(page.contains("1 conservation"));
     let again = sim(folder.path(), &["shrink", shrunk, "--planted", "NoTokenCheck", "--out", "again.json"]);
     assert_eq!(again.status.code(), Some(1));
@@ -99,7 +99,7 @@ fn explore_writes_what_it_found_and_all_commands_read_it() {
 #[test]
 fn printed_commands_work() {
     let folder = tempfile::tempdir().unwrap();
-    let shrink = sim(folder.path(), &["shrink", "410", "--planted", "NoTokenCheck"]);
+    let shrink = sim(folder.path(), &["shrink", "145", "--planted", "NoTokenCheck"]);
     let told = text(&shrink.stdout);
     let printed: Vec<Vec<&str>> = told
         .lines()
@@ -110,7 +110,7 @@ fn printed_commands_work() {
         let ran = sim(folder.path(), &args);
         assert_eq!(ran.status.code(), Some(1), "{args:?}: {}", text(&ran.stderr));
     }
-    assert!(folder.path().join("410.json").exists() && folder.path().join("410.html").exists());
+    assert!(folder.path().join("145.json").exists() && folder.path().join("145.html").exists());
 }
 
 /// Of several bugs: what is left still fails, in the same check, and is smaller.

@@ -11,7 +11,9 @@ fn madsim_cfg_is_missing() {
 mod with_madsim {
     use std::collections::BTreeSet;
 
-    use sim::net::explore::explore;
+    use sim::checks::Violation;
+    use sim::net::explore::{NetFailure, explore};
+    use sim::net::fault::NetFault;
     use sim::net::run::run;
     use sim::net::schedule::NetSchedule;
 
@@ -32,6 +34,36 @@ mod with_madsim {
         }
         let missing = sweep.coverage.missing();
         assert!(seeds < SEEDS || missing.is_empty(), "never seen: {missing:?}");
+    }
+
+    /// What this level does not act upon is neither drawn nor printed as if it did.
+    #[test]
+    fn options_of_level_one_alone_are_neutral() {
+        for seed in 0..200 {
+            let options = NetSchedule::from_seed(seed).options;
+            assert!(options.joins_us.is_empty(), "seed {seed}");
+            assert_eq!(
+                (options.lost_per_mille, options.witness_rate, options.inner_us),
+                (0, 1_000_000, 0),
+                "seed {seed}"
+            );
+        }
+    }
+
+    /// The small schedule as source, and a command that runs that one and not the whole.
+    #[test]
+    fn a_failure_prints_its_small_schedule_as_a_test() {
+        let schedule = NetSchedule::from_seed(7);
+        let mut shrunk = schedule.clone();
+        shrunk.faults = vec![(5, NetFault::Kill { worker: 1, restart_after_us: None, reported: false })];
+        let violation = Violation { check: "7 progress", at_us: 9, what: "no end".to_owned() };
+        let told = NetFailure { schedule, violation, shrunk: shrunk.clone() }.to_string();
+        assert!(
+            told.contains(&format!("let schedule = {shrunk};\nassert_eq!(run(&schedule).violation, None);")),
+            "{told}"
+        );
+        assert!(told.contains("faults: vec![\n") && told.contains("Kill {\n"), "{told}");
+        assert!(told.contains("cargo run -p sim -- net 7 --shrunk\n"), "{told}");
     }
 
     /// Without determinism no failure can be replayed.
