@@ -308,7 +308,11 @@ impl World<'_> {
                 return;
             }
             Some((Away::Refuses, _)) => None,
-            None => Some(self.witness.apply(self.witness_now(), &request)),
+            None => {
+                let reply = self.witness.apply(self.witness_now(), &request);
+                self.note_beat(&request);
+                Some(reply)
+            }
         };
         self.trace_witness_done(at, machine, id, &request, &reply);
         if let Some(LivenessReply::Check { vouches: true, alive }) = &reply
@@ -383,6 +387,9 @@ impl World<'_> {
             notice.take(event);
             self.trace(|_| What::Fact(event.clone()));
             self.checks.fact(self.now, event);
+            if let Some(what) = self.expiry.event(self.store_clock.now(self.now), event) {
+                self.violate("R2 expiry", what);
+            }
         }
         self.checks.step(self.now, &mut self.store);
         if self.schedule.options.notify && notice != Notice::default() {
