@@ -21,7 +21,7 @@ pub enum Way {
 }
 
 /// How a worker that stays broken is cut off from the store.
-pub(crate) const WAYS_FOR_EVER: [Way; 2] = [Way::Both, Way::Requests];
+pub(crate) const WAYS_FOR_EVER: [Way; 3] = [Way::Both, Way::Requests, Way::Replies];
 
 /// How a server is away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

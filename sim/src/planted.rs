@@ -30,7 +30,8 @@ pub enum PlantedBug {
     NoSecondLook,
     /// R2: a heartbeat that is missing, where the second witness vouches, is enough.
     RecoveryByHeartbeat,
-    /// R2: a heartbeat that is missing counts although the second witness was just wiped.
+    /// R2: a heartbeat that is missing counts although the second witness has lost its data. (That it is empty because it was started
+    /// with the run is not enough.)
     YoungWitnessBelieved,
     /// R3: the act does not ask whether the lease was renewed since.
     SeenCountIgnored,
@@ -38,6 +39,10 @@ pub enum PlantedBug {
     GiveBackForgotten,
     /// P2: no worker ever counts as idle.
     NeverIdle,
+    /// L6: the driver runs a row again by itself, under the same token, when its handler asks to be tried again.
+    RetriesByItself,
+    /// The driver never tells a judge that time has passed.
+    TimerForgotten,
 }
 
 impl PlantedBug {
@@ -55,6 +60,8 @@ impl PlantedBug {
             Self::SeenCountIgnored,
             Self::GiveBackForgotten,
             Self::NeverIdle,
+            Self::RetriesByItself,
+            Self::TimerForgotten,
         ];
         Mistake::ALL.into_iter().map(Self::Store).chain(around).collect()
     }
@@ -78,10 +85,55 @@ impl PlantedBug {
             Self::RecoveryByJudgeClock => ("R2", "a judge asks its own wall clock"),
             Self::NoSecondLook => ("R2", "a lease past its time is dead at the first look"),
             Self::RecoveryByHeartbeat => ("R2", "a missing heartbeat is enough"),
-            Self::YoungWitnessBelieved => ("R2", "a missing heartbeat counts although Redis was just wiped"),
+            Self::YoungWitnessBelieved => ("R2", "a missing heartbeat counts although Redis has lost its data"),
             Self::SeenCountIgnored => ("R3", "the act does not ask whether the lease was renewed since"),
             Self::GiveBackForgotten => ("L4", "lines given back stay where they are"),
             Self::NeverIdle => ("P2", "no worker ever counts as idle"),
+            Self::RetriesByItself => ("L6", "the driver runs a row again by itself, under the same token"),
+            Self::TimerForgotten => ("R2", "the driver never tells a judge that time has passed"),
+        }
+    }
+
+    /// The checks that must see it: one is enough, and no other counts. (That a run does not end is seen by either of two.)
+    pub const fn seen_by(self) -> &'static [&'static str] {
+        const ENDLESS: &[&str] = &["progress", "7 progress"];
+        const JUDGED_EARLY: &[&str] = &["5 innocence", "R2 expiry"];
+        match self {
+            Self::Store(
+                Mistake::NoTokenCheck
+                | Mistake::FenceOfAMomentAgo
+                | Mistake::GiveBackWithoutToken
+                | Mistake::LateOutcomesAfterAbort
+                | Mistake::LinesGrantedTwice,
+            ) => &["1 conservation"],
+            Self::Store(Mistake::RecoveryKeepsTokens | Mistake::RenewsTheDead) => &["4 ownership"],
+            Self::Store(Mistake::RefusesTheLate) | Self::NoSecondLook => &["5 innocence"],
+            Self::Store(Mistake::NoCutBack) => &["6 bounded recovery"],
+            Self::Store(Mistake::EndApart)
+            | Self::FenceForGroup
+            | Self::UnknownTakenForSuccess
+            | Self::NoSettle
+            | Self::SettleLeavesNumberOpen
+            | Self::GiveBackForgotten
+            | Self::NeverIdle => ENDLESS,
+            Self::Store(
+                Mistake::AppendToEnded
+                | Mistake::RetryKeepsGeneration
+                | Mistake::CompletionApart
+                | Mistake::CallWithoutToken,
+            ) => &["8 ends once"],
+            Self::Store(
+                Mistake::CrashUsesAttempt
+                | Mistake::WholeLeaseBlamed
+                | Mistake::SuspectsNotHalved
+                | Mistake::QuotaIgnored,
+            ) => &["9 poison"],
+            Self::Store(Mistake::PurgeAsksForNothing) => &["11 abort"],
+            Self::Store(Mistake::ClaimsFromHeld) => &["12 order"],
+            Self::RecoveryByHeartbeat | Self::YoungWitnessBelieved | Self::SeenCountIgnored => JUDGED_EARLY,
+            Self::RecoveryByJudgeClock => &["R2 expiry"],
+            Self::RetriesByItself => &["L6"],
+            Self::TimerForgotten => &["busy"],
         }
     }
 

@@ -10,11 +10,13 @@
 //! | faults taking effect, and those of processes | `faults` |
 //! | faults of links and servers | `outages` |
 //! | what operators do | `operators` |
+//! | no lease lapses before its time | `expiry` |
 //! | faults stop, everything must end | `ending` |
 //! | what is noted for a trace | `tracing` |
 
 mod calls;
 pub(crate) mod ending;
+mod expiry;
 mod faults;
 mod handlers;
 mod messages;
@@ -32,7 +34,7 @@ use fencepost_core::calls::CallKey;
 use fencepost_core::liveness::{LivenessReply, LivenessRequest};
 use fencepost_core::store::{ProcessIdentity, StoreFailure, StoreReply, StoreRequest};
 use fencepost_core::worker::{CallAnswer, RunAnswer, RunKey};
-use fencepost_core::{BatchId, Instant, RequestId, StoreTime};
+use fencepost_core::{BatchId, Instant, LeaseId, RequestId, StoreTime};
 use fencepost_model::clock::{MonotonicClock, Rate, WallClock};
 use fencepost_model::history;
 use fencepost_model::liveness::ModelLiveness;
@@ -216,6 +218,8 @@ pub(crate) struct World<'a> {
     witness_offset: i64,
     /// Replicas' data, by the failover that they are for.
     witness_copies: BTreeMap<usize, ModelLiveness>,
+    /// For a planted bug: heartbeats that were accepted.
+    beats: BTreeMap<LeaseId, Option<Instant>>,
 
     slots: Vec<Slot>,
     processes: Vec<Process>,
@@ -223,6 +227,7 @@ pub(crate) struct World<'a> {
     ledger: BTreeMap<(BatchId, u64), u32>,
     /// L6: all runs; no token is ever run twice.
     started: BTreeSet<RunKey>,
+    expiry: expiry::Expiry,
     holds: BTreeMap<BatchId, u64>,
     stagings: Vec<operators::Staging>,
     purged: BTreeSet<BatchId>,
@@ -281,10 +286,12 @@ impl<'a> World<'a> {
             witness_server: Presence::default(),
             witness_offset: 0,
             witness_copies: BTreeMap::new(),
+            beats: BTreeMap::new(),
             slots,
             processes: Vec::new(),
             ledger: BTreeMap::new(),
             started: BTreeSet::new(),
+            expiry: expiry::Expiry::default(),
             holds: BTreeMap::new(),
             stagings: Vec::new(),
             purged: BTreeSet::new(),

@@ -24,3 +24,15 @@ fn a_purge_waits_for_a_run_of_an_aborted_batch_that_was_given_up() {
     }
     assert!(purges > 20, "{purges} purges came while the run went on");
 }
+
+/// A worker that is given ten thousand rows to start at once is not done with them in as many effects.
+#[test]
+fn a_process_that_does_not_settle_is_seen() {
+    quiet_panics();
+    let rows = 30_000;
+    let mut options = Options { workers: 1, concurrency: 30_000, claim_lines_max: rows, ..Options::small() };
+    (options.claim_bytes_max, options.horizon_us) = (1 << 30, 1_000_000);
+    options.batches[0].rows = rows;
+    let violation = run(&Schedule { seed: 1, options, faults: Vec::new() }).violation;
+    assert!(violation.as_ref().is_some_and(|seen| seen.check == "busy"), "{violation:?}");
+}

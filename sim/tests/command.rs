@@ -38,6 +38,9 @@ fn the_exit_code_tells_what_failed() {
     let code = |args: &[&str]| sim(folder.path(), args).status.code();
     assert_eq!(code(&["replay", "145", "--planted", "notokencheck"]), Some(1));
     assert_eq!(code(&["replay", "3", "--planted", "NoSettle"]), Some(3));
+    // A mistake that the model check does not find is a violation, too.
+    assert_eq!(code(&["model-check", "--mistakes", "--scope", "abort"]), Some(0));
+    assert_eq!(code(&["model-check", "--mistakes", "--scope", "abort", "--states", "2"]), Some(1));
     assert_eq!(code(&["replay", "145", "--planted", "NoSuchBug"]), Some(2));
     assert_eq!(code(&["replay"]), Some(2));
     let too_large = sim(folder.path(), &["replay", "99999999999999999999"]);

@@ -13,7 +13,7 @@ pub struct ModelCheck {
     /// One scope only
     #[arg(long, value_name = "NAME", value_parser = names())]
     scope: Option<String>,
-    /// Show instead the shortest history that shows each of some mistakes of a store
+    /// Show instead, for each of some mistakes of a store, the shortest history that shows it in its scope; all must be found
     #[arg(long)]
     mistakes: bool,
     /// Stop at so many states; 20 million fit into a few gigabytes
@@ -31,8 +31,7 @@ impl ModelCheck {
         let chosen: Vec<Scope> =
             scopes().into_iter().filter(|scope| name.is_none_or(|name| name == scope.name)).collect();
         if self.mistakes {
-            mistakes(&chosen, self.states);
-            return End::Holds;
+            return if mistakes(&chosen, self.states) { End::Holds } else { End::Violated(Kind::Safety) };
         }
         println!("{:>10} {:>11} {:>9} {:>6} {:>8}  scope", "states", "steps", "ends", "depth", "seconds");
         let mut end = End::Holds;
@@ -54,28 +53,21 @@ fn line(scope: &Scope, report: &Report) -> String {
     format!("{states:>10} {steps:>11} {ends:>9} {depth:>6} {seconds:>8.1}  {}: {}{cut}", scope.name, scope.what)
 }
 
-/// For each mistake the shortest history that shows it, among those of the scopes.
-fn mistakes(scopes: &[Scope], states_max: usize) {
+/// For each mistake the shortest history that shows it in its scope. True: all were found.
+fn mistakes(scopes: &[Scope], states_max: usize) -> bool {
+    let mut all = true;
     for mistake in MISTAKES {
-        let mut shortest: Option<Report> = None;
-        for scope in scopes {
+        for scope in scopes.iter().filter(|scope| scope.name == mistake.scope()) {
             let report = search(scope, Some(mistake), states_max);
-            let steps = |report: &Report| report.found.as_ref().map_or(usize::MAX, |(_, steps)| steps.len());
-            if report.found.is_some() && shortest.as_ref().is_none_or(|other| steps(&report) < steps(other)) {
-                shortest = Some(report);
-            }
-        }
-        match shortest.as_ref().and_then(|report| Some((report, report.found.as_ref()?))) {
-            None => println!("{mistake:?}: not found in these scopes\n"),
-            Some((report, (violation, steps))) => {
-                println!(
-                    "{mistake:?}: found in scope {} after {} states, {} steps",
-                    report.scope,
-                    report.states,
-                    steps.len()
-                );
-                println!("{violation}\n  {}\n", steps.join("\n  "));
-            }
+            let Some((violation, steps)) = &report.found else {
+                all = false;
+                println!("{mistake:?}: NOT FOUND in scope {}, {} states\n", scope.name, report.states);
+                continue;
+            };
+            let steps_taken = steps.len();
+            println!("{mistake:?}: found in scope {} after {} states, {steps_taken} steps", scope.name, report.states);
+            println!("{violation}\n  {}\n", steps.join("\n  "));
         }
     }
+    all
 }

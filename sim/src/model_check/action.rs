@@ -4,9 +4,10 @@ use fencepost_core::Instant;
 use fencepost_core::calls::CallKey;
 use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::store::StoreFailure;
+use fencepost_core::time::micros;
 use fencepost_core::worker::RunKey;
 
-use super::scope::{End, Operation, Scope, batch};
+use super::scope::{Begins, End, Operation, Scope, batch};
 use super::state::{Content, Handler, Machine, Process, State};
 
 /// One step. Messages are named by their place in the state's network.
@@ -41,21 +42,23 @@ pub(super) enum Action {
 impl State {
     /// What may happen, as far as it is needed to reach every state that matters.
     pub(super) fn actions(&self, scope: &Scope) -> Vec<Action> {
-        self.enough(scope, self.all_actions(scope))
+        let all = self.all_actions(scope);
+        if scope.reduced { self.enough(scope, all) } else { all }
     }
 
-    fn all_actions(&self, scope: &Scope) -> Vec<Action> {
+    pub(super) fn all_actions(&self, scope: &Scope) -> Vec<Action> {
         let mut actions = Vec::new();
         self.machines(&mut actions);
         self.deliveries(&mut actions);
         // What has been counted so far does not wait; the rest may.
         let urgent = actions.len() - self.late();
         self.handlers(scope, &mut actions);
-        self.faults(&mut actions);
+        self.faults(scope, &mut actions);
         self.operations(scope, &mut actions);
         if urgent == 0
-            && let Some(next) = self.next_timeout()
+            && let Some(next) = self.next_timeout().into_iter().chain(self.goes_on_at(scope)).min()
             && self.operator.resume_by.is_none_or(|by| next.as_micros() <= by)
+            && self.may_be(scope, next)
         {
             actions.push(Action::Tick(next));
         }
@@ -138,7 +141,7 @@ impl State {
         }
     }
 
-    fn faults(&self, actions: &mut Vec<Action>) {
+    fn faults(&self, scope: &Scope, actions: &mut Vec<Action>) {
         for (at, message) in self.network.iter().enumerate().filter(|(at, _)| self.is_first(*at)) {
             let request = match message.content {
                 Content::Request(_) => true,
@@ -170,7 +173,11 @@ impl State {
         if self.faults.pauses > 0 && self.running(0).is_some() {
             actions.push(Action::Pause(0));
         }
-        let paused = |process: &usize| self.alive(*process).is_some_and(|alive| alive.paused);
+        let from = match scope.begins {
+            Begins::StandsStill { from, .. } => micros(from),
+            Begins::Cold | Begins::Warm => 0,
+        };
+        let paused = |process: &usize| self.now_us >= from && self.alive(*process).is_some_and(|alive| alive.paused);
         actions.extend((0..self.processes.len()).filter(paused).map(Action::Resume));
     }
 
@@ -203,6 +210,19 @@ impl State {
             Machine::ALL.into_iter().filter_map(|machine| alive.timeout(machine)).min()
         };
         (0..self.processes.len()).filter_map(of).min()
+    }
+
+    /// When a process that stands still from the start may go on, if that is to come.
+    fn goes_on_at(&self, scope: &Scope) -> Option<Instant> {
+        let Begins::StandsStill { from, .. } = scope.begins else { return None };
+        let at = Instant::from_micros(micros(from));
+        (self.now() < at).then_some(at)
+    }
+
+    /// Time does not pass by the moment until which a process may stand still.
+    fn may_be(&self, scope: &Scope, at: Instant) -> bool {
+        let Begins::StandsStill { to, .. } = scope.begins else { return true };
+        at.as_micros() <= micros(to) || self.alive(0).is_none_or(|alive| !alive.paused)
     }
 
     pub(super) fn has_crashed(&self, process: usize) -> bool {

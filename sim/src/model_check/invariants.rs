@@ -1,8 +1,5 @@
 //! What must hold after every step: the simulator's checkers, and what only a search of all histories can ask for.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
-
 use fencepost_core::worker::RunKey;
 use fencepost_core::{LeaseId, StoreTime};
 use fencepost_model::check::{
@@ -10,7 +7,9 @@ use fencepost_model::check::{
 };
 use fencepost_model::history::{Event, LeaseEnd};
 use fencepost_model::view::StoreView;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::scope::timing;
 use crate::checks::Violation;
 
 /// Checkers and what they know, which is part of the state: two histories meet only where they know the same.
@@ -41,7 +40,7 @@ impl Watch {
             ends_once: EndsOnce::new(),
             poison: Poison::new(),
             order: Order::new(),
-            abort: Abort::new(Duration::MAX, None),
+            abort: Abort::new(timing().ttl, None),
             live: BTreeMap::new(),
             owners: BTreeMap::new(),
             started: BTreeSet::new(),
@@ -94,6 +93,11 @@ impl Watch {
             _ => {}
         }
         Ok(())
+    }
+
+    /// A fact of which the stores' checkers need to know nothing.
+    pub(super) fn of_processes(&mut self, at_us: u64, event: &Event) -> Result<(), Violation> {
+        self.abort.on_event(at_us, event).map_err(violation)
     }
 
     /// A transaction is over.

@@ -1,17 +1,17 @@
-//! Mistakes that a store might make: put between core and model. The planted bugs ([`crate::planted`]) are more, and need more than these scopes.
+//! Mistakes that a store might make, most of them put between core and model. The planted bugs ([`crate::planted`]) are more, and need
+//! more than these scopes: that one fenced line gives the verdict for its whole group (O1), say, takes two batches in one group, and
+//! here there is one.
 
 use fencepost_core::StoreTime;
 use fencepost_core::store::{Record, Recorded, Recover, RenewReply, StoreReply, StoreRequest, Verdict};
 use fencepost_model::history::{Event, OutcomeStatus, RecordedWhy};
-use fencepost_model::store::ModelStore;
+use fencepost_model::store::{Mistake as StoreMistake, ModelStore};
 
 /// One of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mistake {
     /// O1: an answer is recorded although the line is out of its token's hands.
     NoFence,
-    /// O1: one fenced line gives the verdict for its whole group.
-    FenceForGroup,
     /// C2: what a lost claim took is never told.
     NoSettle,
     /// C2: settling leaves the claim's number open.
@@ -22,12 +22,35 @@ pub enum Mistake {
     LeaseStateIgnored,
     /// L4: lines given back stay where they are.
     GiveBackForgotten,
+    /// S6: a purge does not ask what may still run.
+    PurgeAsksForNothing,
+}
+
+impl Mistake {
+    /// A scope that shows it.
+    pub const fn scope(self) -> &'static str {
+        match self {
+            Self::NoFence | Self::LeaseStateIgnored => "recovery",
+            Self::SeenCountIgnored => "crash",
+            Self::NoSettle | Self::SettleLeavesNumberOpen => "late",
+            Self::GiveBackForgotten => "lapse",
+            Self::PurgeAsksForNothing => "abort",
+        }
+    }
+}
+
+/// The store, with its mistake if it is one of the model's own.
+pub(super) fn store(mistake: Option<Mistake>) -> ModelStore {
+    match mistake {
+        Some(Mistake::PurgeAsksForNothing) => ModelStore::new().with_mistake(StoreMistake::PurgeAsksForNothing),
+        _ => ModelStore::new(),
+    }
 }
 
 /// Those that a search can be told to make.
 pub const MISTAKES: [Mistake; 7] = [
     Mistake::NoFence,
-    Mistake::FenceForGroup,
+    Mistake::PurgeAsksForNothing,
     Mistake::NoSettle,
     Mistake::SettleLeavesNumberOpen,
     Mistake::SeenCountIgnored,
@@ -44,12 +67,6 @@ pub(super) fn apply(
 ) -> (StoreReply, Vec<Event>) {
     let reply = match (mistake, request) {
         (Some(Mistake::NoFence), StoreRequest::Record(record)) => return unfenced(store, now, record),
-        (Some(Mistake::FenceForGroup), StoreRequest::Record(record)) => match store.clone().apply(now, request) {
-            StoreReply::Record(verdicts) if verdicts.contains(&Verdict::Fenced) => {
-                StoreReply::Record(vec![Verdict::Fenced; record.items.len()])
-            }
-            _ => store.apply(now, request),
-        },
         (Some(Mistake::NoSettle), StoreRequest::SettleClaim { .. }) => StoreReply::SettleClaim(Vec::new()),
         (Some(Mistake::SettleLeavesNumberOpen), StoreRequest::SettleClaim { .. }) => store.clone().apply(now, request),
         (Some(Mistake::GiveBackForgotten), StoreRequest::GiveBack { .. }) => StoreReply::GiveBack,

@@ -53,6 +53,22 @@ pub enum End {
     Retry,
 }
 
+/// What there is when a search begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Begins {
+    /// Processes that have just started.
+    Cold,
+    /// Leases are taken, one after the other.
+    Warm,
+    /// And process 0 runs row 1 and stands still. It goes on at any time between these two.
+    StandsStill {
+        /// From the start.
+        from: Duration,
+        /// From the start.
+        to: Duration,
+    },
+}
+
 /// A scope.
 #[derive(Debug, Clone)]
 pub struct Scope {
@@ -78,14 +94,23 @@ pub struct Scope {
     pub faults: Faults,
     /// What operators do.
     pub operations: &'static [Operation],
-    /// Leases are taken before the search begins, one after the other.
-    pub warm: bool,
+    /// What there is when the search begins.
+    pub begins: Begins,
     /// S7: whether completion calls are made.
     pub calls: bool,
     /// The threads of a process hear of each other by messages of their own.
     pub threads: bool,
     /// Invariant 7: everything is over by then.
     pub over_by: Duration,
+    /// Steps that need not be taken in every order are left out (`reduction`).
+    pub reduced: bool,
+}
+
+impl Scope {
+    /// Whether an operator may abort the batch.
+    pub fn has_abort(&self) -> bool {
+        self.operations.contains(&Operation::Abort)
+    }
 }
 
 /// All times are multiples of this: an eighth of the ttl.
@@ -142,10 +167,11 @@ const PLAIN: Scope = Scope {
     ends: &[End::Success],
     faults: Faults { crashes: 0, pauses: 0, losses: 0, late: 0, duplicates: 0 },
     operations: &[],
-    warm: false,
+    begins: Begins::Cold,
     calls: false,
     threads: false,
     over_by: Duration::from_secs(30),
+    reduced: true,
 };
 
 /// The scopes by name.
@@ -166,7 +192,7 @@ pub fn scopes() -> Vec<Scope> {
             what: "two workers, one row; one dies at any point, what it sent arrives at any time or never",
             judges: survivor_judges,
             faults: Faults { crashes: 1, ..none },
-            warm: true,
+            begins: Begins::Warm,
             ..PLAIN
         },
         Scope {
@@ -174,15 +200,32 @@ pub fn scopes() -> Vec<Scope> {
             what: "two workers, one row; one message is lost, with or without notice, or refused",
             judges: survivor_judges,
             faults: Faults { losses: 1, ..none },
-            warm: true,
+            begins: Begins::Warm,
             ..PLAIN
         },
         Scope {
             name: "pause",
-            what: "two workers, one row; one stands still at any point for any time",
+            what: "two workers, one row; one stands still at any point for any time (too large: see recovery)",
             judges: survivor_judges,
             faults: Faults { pauses: 1, ..none },
-            warm: true,
+            begins: Begins::Warm,
+            ..PLAIN
+        },
+        Scope {
+            name: "lapse",
+            what: "one worker that stands still with a row, and goes on at any time from a little after the end of its licence to twice the ttl",
+            processes: 1,
+            judges: nobody,
+            begins: Begins::StandsStill { from: UNIT * 7, to: UNIT * 16 },
+            over_by: Duration::from_secs(16),
+            ..PLAIN
+        },
+        Scope {
+            name: "recovery",
+            what: "two workers, one row; its holder stands still, and goes on a second after its recovery",
+            judges: survivor_judges,
+            begins: Begins::StandsStill { from: UNIT * 14, to: UNIT * 14 },
+            timeout: UNIT,
             ..PLAIN
         },
         Scope {
@@ -191,7 +234,7 @@ pub fn scopes() -> Vec<Scope> {
             processes: 1,
             judges: nobody,
             faults: Faults { late: 1, ..none },
-            warm: true,
+            begins: Begins::Warm,
             over_by: Duration::from_secs(12),
             ..PLAIN
         },
@@ -201,7 +244,7 @@ pub fn scopes() -> Vec<Scope> {
             processes: 1,
             judges: nobody,
             faults: Faults { late: 2, ..none },
-            warm: true,
+            begins: Begins::Warm,
             ..PLAIN
         },
         Scope {
@@ -210,7 +253,7 @@ pub fn scopes() -> Vec<Scope> {
             processes: 1,
             judges: nobody,
             faults: Faults { duplicates: 1, ..none },
-            warm: true,
+            begins: Begins::Warm,
             ..PLAIN
         },
         Scope {
@@ -221,7 +264,7 @@ pub fn scopes() -> Vec<Scope> {
             rows: 2,
             concurrency: 2,
             faults: Faults { losses: 1, ..none },
-            warm: true,
+            begins: Begins::Warm,
             ..PLAIN
         },
         Scope {
@@ -233,7 +276,7 @@ pub fn scopes() -> Vec<Scope> {
             concurrency: 2,
             timeout: UNIT,
             faults: Faults { losses: 2, ..none },
-            warm: true,
+            begins: Begins::Warm,
             ..PLAIN
         },
         Scope {
@@ -244,7 +287,7 @@ pub fn scopes() -> Vec<Scope> {
             attempts_max: 2,
             ends: &[End::Success, End::Failed, End::Retry],
             timeout: UNIT,
-            warm: true,
+            begins: Begins::Warm,
             ..PLAIN
         },
         Scope {
@@ -254,7 +297,7 @@ pub fn scopes() -> Vec<Scope> {
             judges: nobody,
             timeout: UNIT,
             operations: &[Operation::Abort, Operation::Purge],
-            warm: true,
+            begins: Begins::Warm,
             ..PLAIN
         },
         Scope {
@@ -265,7 +308,7 @@ pub fn scopes() -> Vec<Scope> {
             timeout: UNIT,
             operations: &[Operation::Abort, Operation::Purge],
             faults: Faults { losses: 1, ..none },
-            warm: true,
+            begins: Begins::Warm,
             ..PLAIN
         },
         Scope {
@@ -275,7 +318,7 @@ pub fn scopes() -> Vec<Scope> {
             judges: nobody,
             timeout: UNIT,
             operations: &[Operation::BeginAppend, Operation::StageRow, Operation::FinishAppend],
-            warm: true,
+            begins: Begins::Warm,
             ..PLAIN
         },
         Scope {
@@ -286,7 +329,7 @@ pub fn scopes() -> Vec<Scope> {
             rows: 2,
             timeout: UNIT,
             operations: &[Operation::Hold, Operation::Resume],
-            warm: true,
+            begins: Begins::Warm,
             ..PLAIN
         },
         Scope {
@@ -296,7 +339,7 @@ pub fn scopes() -> Vec<Scope> {
             judges: nobody,
             timeout: UNIT,
             operations: &[Operation::RetryLine, Operation::Purge],
-            warm: true,
+            begins: Begins::Warm,
             ..PLAIN
         },
         Scope {
@@ -307,7 +350,7 @@ pub fn scopes() -> Vec<Scope> {
             calls: true,
             timeout: UNIT,
             faults: Faults { losses: 1, ..none },
-            warm: true,
+            begins: Begins::Warm,
             ..PLAIN
         },
     ]

@@ -1,6 +1,6 @@
 //! Breadth first through all states: the first violation found is one of the shortest there are.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
@@ -23,6 +23,8 @@ pub struct Report {
     pub steps: u64,
     /// States in which nothing happens any more.
     pub ends: u64,
+    /// What they are, as digests.
+    pub end_states: BTreeSet<u64>,
     /// Of the longest shortest way to a state, in steps.
     pub depth: usize,
     /// How long the search took.
@@ -42,6 +44,7 @@ pub fn search(scope: &Scope, mistake: Option<Mistake>, states_max: usize) -> Rep
         states: 1,
         steps: 0,
         ends: 0,
+        end_states: BTreeSet::new(),
         depth: 0,
         seconds: 0.0,
         complete: false,
@@ -69,6 +72,7 @@ fn explore(setting: Setting<'_>, initial: State, states_max: usize, report: &mut
             let actions = state.actions(setting.scope);
             let over = if state.is_quiet(&actions) {
                 report.ends += 1;
+                report.end_states.insert(from);
                 setting.over(&state)
             } else {
                 Ok(())

@@ -84,6 +84,8 @@ pub(super) enum Process {
 #[derive(Debug, Clone, Hash)]
 pub(super) struct Alive {
     pub(super) paused: bool,
+    /// S2: it has heard that the batch is closed.
+    pub(super) knows_closed: bool,
     pub(super) keeper: Keeper,
     pub(super) worker: Worker,
     pub(super) judge: Option<Judge>,
@@ -119,6 +121,7 @@ impl Alive {
         let judge = JudgeOptions { timing: timing(), machine: None, liveness: false, local_check: UNIT };
         Self {
             paused: false,
+            knows_closed: false,
             keeper: Keeper::new(keeper, now),
             worker: Worker::new(scope.worker(), seed, now),
             judge: (scope.judges)(process).then(|| Judge::new(judge, now)),

@@ -13,7 +13,7 @@ use super::action::Action;
 use super::invariants::Watch;
 use super::mistake::Mistake;
 use super::mistake::apply;
-use super::scope::{End, Operation, Scope, UNIT, batch};
+use super::scope::{Begins, End, Operation, Scope, UNIT, batch, timing};
 use super::state::{Alive, Content, Handler, Machine, Message, Operator, Part, Process, State};
 use crate::checks::Violation;
 
@@ -36,7 +36,7 @@ impl Setting<'_> {
             now_us: 0,
             processes: Vec::new(),
             network: Vec::new(),
-            store: Part::new(ModelStore::new()),
+            store: Part::new(super::mistake::store(self.mistake)),
             watch: Part::new(Watch::new()),
             faults: self.scope.faults,
             operator: Operator::default(),
@@ -51,28 +51,48 @@ impl Setting<'_> {
             Vec::new()
         })?;
         for _ in 0..self.scope.processes {
-            self.start(&mut state);
+            self.start(&mut state)?;
         }
-        if self.scope.warm { self.warm_up(state) } else { Ok(state) }
+        if self.scope.begins == Begins::Cold {
+            return Ok(state);
+        }
+        // The keepers take their leases, before anybody else does anything.
+        let mut state = self.go_ahead(state, |(_, machine)| machine == Machine::Keeper)?;
+        if let Begins::StandsStill { .. } = self.scope.begins {
+            state = self.go_ahead(state, |whose| whose == (0, Machine::Worker))?;
+            pause(&mut state, 0, true);
+        }
+        Ok(state)
     }
 
-    /// The keepers take their leases, before anybody else does anything.
-    fn warm_up(&self, mut state: State) -> Result<State, Violation> {
-        let of_keeper = |state: &State, action: &Action| match *action {
-            Action::Timer(_, machine) => machine == Machine::Keeper,
-            Action::Deliver(at) => state.network[at].machine == Machine::Keeper,
+    /// What these machines may do now is done, in one order.
+    fn go_ahead(&self, mut state: State, whose: impl Fn((usize, Machine)) -> bool) -> Result<State, Violation> {
+        let of_them = |state: &State, action: &Action| match *action {
+            Action::Timer(process, machine) => whose((process, machine)),
+            Action::Deliver(at) => whose((state.network[at].process, state.network[at].machine)),
             _ => false,
         };
-        while let Some(action) = state.actions(self.scope).into_iter().find(|action| of_keeper(&state, action)) {
+        while let Some(action) = state.all_actions(self.scope).into_iter().find(|action| of_them(&state, action)) {
             state = self.step(&state, action)?;
         }
         Ok(state)
     }
 
-    fn start(&self, state: &mut State) {
+    fn start(&self, state: &mut State) -> Result<(), Violation> {
         let process = state.processes.len();
         let alive = Alive::start(self.scope, process, state.now());
         state.processes.push(Part::new(Process::Alive(Box::new(alive))));
+        let process = number(process);
+        self.tell(state, &history::Event::WorkerStarted { process, timing: timing(), steady: true })
+    }
+
+    /// A fact of a process. Only what is asked of an abort hangs on them: elsewhere they would only tell states apart.
+    fn tell(&self, state: &mut State, fact: &history::Event) -> Result<(), Violation> {
+        if !self.scope.has_abort() {
+            return Ok(());
+        }
+        let at = state.now_us;
+        state.watch.change(|watch| watch.of_processes(at, fact))
     }
 
     /// The state after the action.
@@ -119,7 +139,7 @@ impl Setting<'_> {
             }
             Action::Crash(process) => {
                 state.faults.crashes -= 1;
-                self.gone(&mut state, process, Process::Crashed);
+                self.gone(&mut state, process, Process::Crashed)?;
             }
             Action::Pause(process) => {
                 state.faults.pauses -= 1;
@@ -127,7 +147,7 @@ impl Setting<'_> {
             }
             Action::Resume(process) => pause(&mut state, process, false),
             Action::Operate(at) => self.operate(&mut state, at)?,
-            Action::Start => self.start(&mut state),
+            Action::Start => self.start(&mut state)?,
         }
         self.forget_what_is_past(&mut state);
         Ok(state)
@@ -162,6 +182,7 @@ impl Setting<'_> {
         self.with(state, process, |alive, now| {
             if to_worker {
                 if let Some(event) = alive.to_worker.pop_front() {
+                    alive.hear_of_closed(&event);
                     alive.worker.handle_input(now, WorkerInput::Lease(event));
                 }
             } else if let Some(command) = alive.to_keeper.pop_front() {
@@ -189,6 +210,7 @@ impl Setting<'_> {
                 self.with(state, process, |alive, now| alive.hear(now, machine, id, reply.clone()))
             }
             Content::Closed(batch) => self.with(state, process, |alive, now| {
+                alive.knows_closed = true;
                 alive.worker.handle_input(now, WorkerInput::BatchesClosed(vec![*batch]));
             }),
             Content::Opened => self.with(state, process, |alive, now| {
@@ -212,6 +234,7 @@ impl Setting<'_> {
             Some(End::Retry) => RunAnswer::Retry("later".into()),
             None => RunAnswer::Cancelled,
         };
+        self.tell(state, &ended(process, key))?;
         self.with(state, process, |alive, now| {
             alive.handlers.remove(&key);
             alive.worker.handle_input(now, WorkerInput::RunEnded(key, answer));
@@ -245,6 +268,9 @@ impl Setting<'_> {
         for start in outbox.starts {
             self.starts(state, process, start.key)?;
         }
+        for key in outbox.given_up {
+            self.tell(state, &ended(process, key))?;
+        }
         for (batch, generation) in outbox.called {
             let event = history::Event::CompletionCalled { batch, generation };
             let (at, quiet) = (state.now_us, self.is_quiet(state));
@@ -253,7 +279,7 @@ impl Setting<'_> {
         if let Some(reason) = outbox.exit {
             let early = reason == ExitReason::Done && state.store.has_open_batch() && self.scope.operations.is_empty();
             ensure(state, !early, "7 progress", || format!("w{process} leaves, rows are open"))?;
-            self.gone(state, process, Process::Left);
+            self.gone(state, process, Process::Left)?;
         }
         Ok(())
     }
@@ -262,6 +288,8 @@ impl Setting<'_> {
     fn starts(&self, state: &mut State, process: usize, key: RunKey) -> Result<(), Violation> {
         let at = state.now_us;
         state.watch.change(|watch| watch.starts(at, key))?;
+        let RunKey { batch, line, token } = key;
+        self.tell(state, &history::Event::HandlerStarted { process: number(process), batch, line, token })?;
         let now = state.now();
         let runs_it = |other: &usize| {
             *other != process
@@ -280,7 +308,11 @@ impl Setting<'_> {
     }
 
     /// What it has sent may arrive; nobody hears the replies.
-    fn gone(&self, state: &mut State, process: usize, how: Process) {
+    fn gone(&self, state: &mut State, process: usize, how: Process) -> Result<(), Violation> {
+        let fact = match how {
+            Process::Left => history::Event::WorkerLeft { process: number(process) },
+            _ => history::Event::WorkerCrashed { process: number(process), by_row: None },
+        };
         state.processes[process] = Part::new(how);
         let of_it: Vec<Part<Message>> = state.network.extract_if(.., |message| message.process == process).collect();
         for message in of_it {
@@ -288,6 +320,7 @@ impl Setting<'_> {
                 state.send(Message { late: true, ..(*message).clone() });
             }
         }
+        self.tell(state, &fact)
     }
 
     /// Does a transaction and has it looked at.
@@ -314,7 +347,8 @@ impl Setting<'_> {
 
     /// Nothing went wrong so far, and no operator did anything.
     fn is_quiet(&self, state: &State) -> bool {
-        state.faults == self.scope.faults && state.operator == Operator::default()
+        let stood_still = matches!(self.scope.begins, Begins::StandsStill { .. });
+        !stood_still && state.faults == self.scope.faults && state.operator == Operator::default()
     }
 
     fn operate(&self, state: &mut State, at: usize) -> Result<(), Violation> {
@@ -366,6 +400,8 @@ impl Setting<'_> {
 struct Outbox {
     requests: Vec<(Machine, RequestId, StoreRequest)>,
     starts: Vec<StartRun>,
+    /// Given up by a worker that does not know that the batch is closed: of the others the store must know until they end (S2).
+    given_up: Vec<RunKey>,
     called: Vec<(BatchId, u32)>,
     exit: Option<ExitReason>,
 }
@@ -388,6 +424,10 @@ impl Alive {
                 }
             }
         }
+    }
+
+    fn hear_of_closed(&mut self, event: &LeaseEvent) {
+        self.knows_closed |= matches!(event, LeaseEvent::Held { closed, .. } if !closed.is_empty());
     }
 
     fn settle(&mut self, now: Instant, threads: bool, outbox: &mut Outbox) {
@@ -420,6 +460,7 @@ impl Alive {
                 if threads {
                     self.to_worker.push_back(event);
                 } else {
+                    self.hear_of_closed(&event);
                     self.worker.handle_input(now, WorkerInput::Lease(event));
                 }
             }
@@ -443,6 +484,9 @@ impl Alive {
                 if let Some(handler) = self.handlers.get_mut(&key) {
                     *handler = Handler::Abandoned;
                 }
+                if !self.knows_closed {
+                    outbox.given_up.push(key);
+                }
             }
             WorkerEffect::Call(grant) => {
                 outbox.called.push((grant.key.batch, grant.key.generation));
@@ -459,6 +503,15 @@ impl Alive {
             WorkerEffect::AbandonCall(_) | WorkerEffect::Tell(_) => {}
         }
     }
+}
+
+fn number(process: usize) -> history::Process {
+    history::Process(u32::try_from(process).unwrap_or(u32::MAX))
+}
+
+fn ended(process: usize, key: RunKey) -> history::Event {
+    let RunKey { batch, line, token } = key;
+    history::Event::HandlerEnded { process: number(process), batch, line, token }
 }
 
 fn pause(state: &mut State, process: usize, paused: bool) {

@@ -23,7 +23,7 @@ pub struct Found {
     pub violation: Violation,
 }
 
-/// Looks for a bug in the runs of these seeds, on so many threads: the lowest that violates anything.
+/// Looks for a bug in the runs of these seeds, on so many threads: the lowest that violates a check that must see it.
 pub fn find(bug: PlantedBug, seeds: Range<u64>, jobs: usize) -> Option<Found> {
     quiet_panics();
     let (next, end) = (AtomicU64::new(seeds.start), AtomicU64::new(seeds.end));
@@ -34,7 +34,10 @@ pub fn find(bug: PlantedBug, seeds: Range<u64>, jobs: usize) -> Option<Found> {
             if seed >= end.load(Ordering::Relaxed) {
                 return;
             }
-            let Some(violation) = run_planted(&Schedule::from_seed(seed), Some(bug)).violation else { continue };
+            let violation = run_planted(&Schedule::from_seed(seed), Some(bug)).violation;
+            let Some(violation) = violation.filter(|violation| bug.seen_by().contains(&violation.check)) else {
+                continue;
+            };
             end.fetch_min(seed, Ordering::Relaxed);
             let mut found = found.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             if found.as_ref().is_none_or(|before| seed < before.seed) {

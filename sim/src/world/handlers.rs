@@ -32,9 +32,7 @@ impl World<'_> {
         let (batch, line, token) = (key.batch, key.line, key.token);
         self.fact(history::Event::HandlerStarted { process: number, batch, line, token });
         self.processes[at].handlers.insert(key, Handler { deaf: row.deaf, closed: false });
-        if !self.started.insert(key) {
-            self.violate("L6", format!("{key:?} is run twice, now by {number:?}"));
-        }
+        self.note_run(at, key);
         match (row.nature, row.answer(start.attempt)) {
             (Nature::Poison { at_once }, _) => {
                 let after = if at_once { 0 } else { row.run_us / 2 };
@@ -42,6 +40,13 @@ impl World<'_> {
             }
             (_, Some(answer)) => self.push(self.now + row.run_us, Event::RunEnds { process: at, key, answer }),
             (_, None) => {}
+        }
+    }
+
+    /// L6: no token is run twice.
+    pub(super) fn note_run(&mut self, at: ProcessAt, key: RunKey) {
+        if !self.started.insert(key) {
+            self.violate("L6", format!("{key:?} is run twice, now by {:?}", self.processes[at].number));
         }
     }
 
@@ -80,6 +85,7 @@ impl World<'_> {
         if self.processes[at].handlers.remove(&key).is_some() {
             self.trace(|world| What::RunEnded(world.processes[at].number, key, answer.clone()));
             self.tell_end(at, key);
+            self.run_again_unasked(at, key, &answer);
             let process = &mut self.processes[at];
             let now = process.clock.now(self.now);
             process.worker.handle_input(now, WorkerInput::RunEnded(key, answer));

@@ -333,7 +333,11 @@ impl World<'_> {
                 return;
             }
             Some((Away::Refuses, _)) => None,
-            None => Some(self.witness.apply(self.witness_now(), &request)),
+            None => {
+                let reply = self.witness.apply(self.witness_now(), &request);
+                self.note_beat(&request);
+                Some(reply)
+            }
         };
         (&request, &reply).hash(&mut self.hash);
         self.trace_witness_done(at, machine, id, &request, &reply);
@@ -410,6 +414,9 @@ impl World<'_> {
             self.trace(|_| What::Fact(event.clone()));
             event.hash(&mut self.hash);
             self.checks.fact(self.now, event);
+            if let Some(what) = self.expiry.event(self.store_clock.now(self.now), event) {
+                self.violate("R2 expiry", what);
+            }
         }
         self.checks.step(self.now, &mut self.store);
         if self.schedule.options.notify && notice != Notice::default() {

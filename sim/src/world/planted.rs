@@ -2,7 +2,8 @@
 
 use fencepost_core::liveness::{LivenessReply, LivenessRequest};
 use fencepost_core::store::{EndCause, LeaseView, LookReply, Recorded, Recover, StoreReply, StoreRequest, Verdict};
-use fencepost_core::{RequestId, StoreTime};
+use fencepost_core::worker::{RunAnswer, RunKey};
+use fencepost_core::{LeaseId, RequestId, StoreTime};
 use fencepost_model::store::ModelStore;
 
 use super::{Event, Machine, ProcessAt, StoreCall, World};
@@ -64,7 +65,10 @@ impl World<'_> {
                 self.judge_at_once(now, call.process, |world, view| world.misses_beat(view) == Some(true))
             }
             (PlantedBug::YoungWitnessBelieved, StoreRequest::Look) => {
-                self.judge_at_once(now, call.process, |world, view| world.misses_beat(view) == Some(false))
+                let is_dead = |world: &Self, view: &LeaseView| {
+                    world.misses_beat(view) == Some(false) && world.has_lost_beat(view.lease)
+                };
+                self.judge_at_once(now, call.process, is_dead)
             }
             (_, request) => self.store.apply(now, request),
         }
@@ -101,6 +105,18 @@ impl World<'_> {
         Some(matches!(reply, LivenessReply::Check { vouches: true, .. }))
     }
 
+    /// A heartbeat was accepted: with which of its data the second witness has it.
+    pub(super) fn note_beat(&mut self, request: &LivenessRequest) {
+        if let (Some(PlantedBug::YoungWitnessBelieved), LivenessRequest::Beat { lease, .. }) = (self.bug, request) {
+            self.beats.insert(*lease, self.witness.data_since());
+        }
+    }
+
+    /// The second witness had a heartbeat of this lease, and has lost its data since.
+    fn has_lost_beat(&self, lease: LeaseId) -> bool {
+        self.beats.get(&lease).is_some_and(|data| *data != self.witness.data_since())
+    }
+
     fn judge_at_once(
         &mut self,
         now: StoreTime,
@@ -116,6 +132,18 @@ impl World<'_> {
             }
         }
         self.store.apply(now, &StoreRequest::Look)
+    }
+
+    /// L6: with this bug the driver does not wait to be told.
+    pub(super) fn run_again_unasked(&mut self, at: ProcessAt, key: RunKey, answer: &RunAnswer) {
+        if let (Some(PlantedBug::RetriesByItself), RunAnswer::Retry(_)) = (self.bug, answer) {
+            self.note_run(at, key);
+        }
+    }
+
+    /// Whether machines hear that time has passed.
+    pub(super) fn wakes_judges(&self) -> bool {
+        self.bug != Some(PlantedBug::TimerForgotten)
     }
 
     /// O2: with this bug the driver answers in the store's place when nobody else does.

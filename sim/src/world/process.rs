@@ -207,6 +207,7 @@ impl World<'_> {
 
     /// Time has passed. A second call at the same instant does nothing.
     pub(super) fn wake_machines(&mut self, at: ProcessAt) {
+        let wakes_judges = self.wakes_judges();
         let process = &mut self.processes[at];
         process.woken_at = Some(self.now);
         let now = process.clock.now(self.now);
@@ -214,7 +215,7 @@ impl World<'_> {
         if keeper {
             process.keeper.handle_timeout(now);
         }
-        if judge {
+        if judge && wakes_judges {
             process.judge.handle_timeout(now);
         }
         if worker {
