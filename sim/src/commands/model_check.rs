@@ -2,6 +2,7 @@
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use sim::checks::Kind;
 use sim::model_check::mistake::MISTAKES;
 use sim::model_check::scope::{Scope, scopes};
 use sim::model_check::search::{Report, search};
