@@ -1,7 +1,7 @@
 //! Schedules made by hand, for what random ones seldom meet.
 
 use sim::explore::quiet_panics;
-use sim::fault::Fault;
+use sim::fault::{Fault, Way};
 use sim::options::Options;
 use sim::run;
 use sim::schedule::Schedule;
@@ -35,4 +35,22 @@ fn a_process_that_does_not_settle_is_seen() {
     options.batches[0].rows = rows;
     let violation = run(&Schedule { seed: 1, options, faults: Vec::new() }).violation;
     assert!(violation.as_ref().is_some_and(|seen| seen.check == "busy"), "{violation:?}");
+}
+
+/// L2, R4: a worker whose requests arrive, but that hears nothing, loses its lease and its rows within the bound. It renewed for
+/// as long as the link was like that (ten minutes here), and no check saw it: each renewal moved the bound.
+#[test]
+fn who_hears_nothing_does_not_keep_rows() {
+    quiet_panics();
+    let mut held = 0;
+    for seed in 0..20 {
+        let mut options = Options { workers: 2, ..Options::small() };
+        (options.run_us_min, options.run_us_max) = (200_000, 300_000);
+        let cut = Fault::CutStore { worker: 0, way: Way::Replies, loud: false, for_us: 600_000_000 };
+        let run = run(&Schedule { seed, options, faults: vec![(250_000, cut)] });
+        assert_eq!(run.violation, None, "seed {seed}");
+        assert!(run.end_us < 60_000_000, "seed {seed}: it took {} us", run.end_us);
+        held += run.coverage.count(sim::coverage::Mark::RecoveredSpan);
+    }
+    assert!(held > 0, "it held rows when it was cut off");
 }
