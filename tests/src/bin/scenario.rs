@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use fencepost_tests::chaos;
 use fencepost_tests::place::StoreKind;
 use fencepost_tests::postgres::{self, Schema};
 use fencepost_tests::redis::{Keeps, Server};
@@ -253,6 +254,22 @@ enum Scenario {
         #[arg(long, default_value_t = 4)]
         workers: usize,
     },
+    /// Faults of all kinds by a plan that a seed decides, then everything is healed, and what happened is checked. A run that
+    /// fails keeps all that is needed to understand it
+    Chaos {
+        /// What the workers work on
+        #[arg(long, value_enum, default_value_t = chaos::options::On::Redis)]
+        on: chaos::options::On,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        #[arg(long, default_value_t = 2.0)]
+        minutes: f64,
+        /// How far apart faults are, on average
+        #[arg(long, default_value_t = 1_500)]
+        fault_every_ms: u64,
+        #[arg(long, default_value_t = 4)]
+        workers: usize,
+    },
     /// (a process of last-spans)
     #[command(hide = true)]
     Duel { store: String, rounds: u64, who: u64 },
@@ -402,6 +419,17 @@ fn main() {
             let sizes = abort::Busy { rows, workers, concurrency: 100, done_min: rows / 10 };
             println!("{sizes:#?}\n{:#?}", abort::busy(on, sizes));
             println!("rows that run as commands: {:#?}", abort::handlers(on));
+        }
+        Scenario::Chaos { on, seed, minutes, fault_every_ms, workers } => {
+            let faults_for = Duration::from_secs_f64(minutes * 60.0);
+            let fault_every = Duration::from_millis(fault_every_ms);
+            let options =
+                chaos::options::Options { on, seed, faults_for, fault_every, workers, durable: true, every_kind: true };
+            let report = chaos::run::run(options, &std::env::temp_dir());
+            println!("{report}");
+            if !report.holds() {
+                std::process::exit(1);
+            }
         }
         Scenario::Duel { store, rounds, who } => {
             block_on(last_spans::duel(&store, rounds, who));
