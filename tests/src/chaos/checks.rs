@@ -173,9 +173,12 @@ fn is_of(outcome: &OutcomeFacts, row: &Row) -> bool {
 
 /// The row's id that an outcome tells.
 fn id_of(outcome: &OutcomeFacts) -> Option<u64> {
-    let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
-    let told = if outcome.success { outcome.text.as_str() } else { outcome.text.split(" fails").next()? };
-    digits(told).parse().ok()
+    if outcome.success {
+        return serde_json::from_str::<serde_json::Value>(&outcome.text).ok()?["id"].as_u64();
+    }
+    // A command's exit code comes before it.
+    let (_, told) = outcome.text.split_once("row ")?;
+    told.strip_suffix(" fails")?.parse().ok()
 }
 
 /// Each run was claimed, no token ran twice (L6), and for each run after a line's first the log says what ended the one before.

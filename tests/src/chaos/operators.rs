@@ -116,6 +116,9 @@ impl Operators {
     }
 }
 
+/// So many batches are tried until one does not refuse a command.
+const CANDIDATES: usize = 6;
+
 /// How long a command whose end is unknown is repeated.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -215,54 +218,52 @@ impl Desk {
         }
     }
 
-    /// One of the newest batches: those are most likely open.
-    fn pick(&self, among: usize, pick: u64) -> Option<(usize, String)> {
+    /// The newest batches, which are most likely open, from one that was picked on; short ones alone, if that is asked.
+    fn candidates(&self, pick: u64, short: bool) -> Vec<(usize, String)> {
         let register = self.register();
-        let count = register.batches.len().min(among);
-        let back = usize::try_from(pick % u64::try_from(count.max(1)).expect("few")).expect("few");
-        let at = register.batches.len().checked_sub(1 + back)?;
-        Some((at, register.batches[at].id.clone()))
+        let is_meant = |batch: &Batch| !short || batch.rows.len() as u64 <= self.drawn.small_rows_max;
+        let newest = register.batches.iter().enumerate().rev().filter(|(_, batch)| is_meant(batch)).take(CANDIDATES);
+        let mut newest: Vec<(usize, String)> = newest.map(|(at, batch)| (at, batch.id.clone())).collect();
+        let by = pick % newest.len().max(1) as u64;
+        newest.rotate_left(usize::try_from(by).expect("few"));
+        newest
     }
 
+    /// Carries a command out on the first batch that does not refuse it.
     fn operate(&mut self, kind: Kind, pick: u64, for_ms: u64) {
-        let (newest, rest) = (pick % 8, pick / 8);
-        let Some((at, id)) = self.pick(6, newest) else { return };
-        let done = match kind {
-            Kind::Hold => {
-                let done = self.succeeds(&["hold", &id, "--json"]);
-                if done {
-                    self.held.push((id, Instant::now() + Duration::from_millis(for_ms)));
-                }
-                done
-            }
-            Kind::Append => self.append(at, &id, rest),
-            Kind::Abort => {
-                // Not the long ones, or there would be little left to break.
-                let short = {
-                    let mut register = self.register();
-                    let small = self.drawn.small_rows_max;
-                    let short = |batch: &&mut Batch| batch.rows.len() as u64 <= small;
-                    let newest = register.batches.iter_mut().rev().take(8).filter(short).next();
-                    newest.map(|batch| {
-                        batch.aborts = true;
-                        batch.id.clone()
-                    })
-                };
-                short.is_some_and(|id| self.succeeds(&["abort", &id, "--yes", "--json"]))
-            }
-            Kind::RetryFailed => self.succeeds(&["retry", &id, "--yes", "--json"]),
-            Kind::RetryLine => {
-                let count = self.register().batches[at].rows.len() as u64;
-                let line = (rest % count + 1).to_string();
-                self.succeeds(&["retry", &id, "--line", &line, "--yes", "--json"])
-            }
-            // Batches that are still meant by other orders are newer.
-            Kind::Purge => self.succeeds(&["purge", "--older-than=15s", "--yes", "--json"]),
-            _ => false,
-        };
+        let (newest, rest) = (pick % CANDIDATES as u64, pick / CANDIDATES as u64);
+        // Not the long ones, or there would be little left to break.
+        let candidates = self.candidates(newest, kind == Kind::Abort);
+        let done = candidates.into_iter().any(|(at, id)| self.operate_on(kind, at, &id, rest, for_ms));
         let mut register = self.register();
         let counts = if done { &mut register.done } else { &mut register.refused };
         *counts.entry(kind).or_default() += 1;
+    }
+
+    fn operate_on(&mut self, kind: Kind, at: usize, id: &str, pick: u64, for_ms: u64) -> bool {
+        match kind {
+            Kind::Hold => {
+                let done = self.changes(&["hold", id, "--json"], "new");
+                if done {
+                    self.held.push((id.to_owned(), Instant::now() + Duration::from_millis(for_ms)));
+                }
+                done
+            }
+            Kind::Append => self.append(at, id, pick),
+            Kind::Abort => {
+                self.register().batches[at].aborts = true;
+                self.changes(&["abort", id, "--yes", "--json"], "new")
+            }
+            Kind::RetryFailed => self.changes(&["retry", id, "--yes", "--json"], "rows"),
+            Kind::RetryLine => {
+                let count = self.register().batches[at].rows.len() as u64;
+                let line = (pick % count + 1).to_string();
+                self.changes(&["retry", id, "--line", &line, "--yes", "--json"], "rows")
+            }
+            // Of all batches, whichever was picked.
+            Kind::Purge => self.changes(&["purge", "--older-than=15s", "--yes", "--json"], "batches"),
+            _ => false,
+        }
     }
 
     fn append(&mut self, at: usize, id: &str, pick: u64) -> bool {
@@ -275,13 +276,17 @@ impl Desk {
         done
     }
 
-    /// Whether a command is carried out. (Repeated after an unknown end, each of them does no harm.)
-    fn succeeds(&self, arguments: &[&str]) -> bool {
+    /// Whether a command is carried out; one that changes nothing says so in this field of its answer. (Repeated after an unknown
+    /// end, each of them does no harm.)
+    fn changes(&self, arguments: &[&str], field: &str) -> bool {
         let output = self.until_known(arguments);
         match output.status.code() {
-            Some(0) => true,
-            // Its help says what: a batch that is not there, has ended, is aborted.
-            Some(1..=8) if output.status.code() != Some(1) => false,
+            Some(0) => {
+                let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+                said[field] != 0 && said[field] != false
+            }
+            // It says what: a batch that is not there, has ended, is aborted.
+            Some(2..=8) => false,
             _ => {
                 self.register().complaints.push(format!("{arguments:?}: {output:?}"));
                 false
@@ -295,7 +300,7 @@ impl Desk {
         self.held = later;
         for (id, _) in Vec::<(String, Instant)>::from(due) {
             // It may have been purged meanwhile.
-            self.succeeds(&["resume", &id, "--json"]);
+            self.changes(&["resume", &id, "--json"], "");
         }
     }
 }
