@@ -269,6 +269,9 @@ enum Scenario {
         fault_every_ms: u64,
         #[arg(long, default_value_t = 4)]
         workers: usize,
+        /// Keep everything though nothing is wrong
+        #[arg(long)]
+        keep: bool,
     },
     /// (a process of last-spans)
     #[command(hide = true)]
@@ -420,11 +423,12 @@ fn main() {
             println!("{sizes:#?}\n{:#?}", abort::busy(on, sizes));
             println!("rows that run as commands: {:#?}", abort::handlers(on));
         }
-        Scenario::Chaos { on, seed, minutes, fault_every_ms, workers } => {
+        Scenario::Chaos { on, seed, minutes, fault_every_ms, workers, keep } => {
             let faults_for = Duration::from_secs_f64(minutes * 60.0);
             let fault_every = Duration::from_millis(fault_every_ms);
+            let (durable, every_kind) = (true, true);
             let options =
-                chaos::options::Options { on, seed, faults_for, fault_every, workers, durable: true, every_kind: true };
+                chaos::options::Options { on, seed, faults_for, fault_every, workers, durable, every_kind, keep };
             let report = chaos::run::run(options, &std::env::temp_dir());
             println!("{report}");
             if !report.holds() {

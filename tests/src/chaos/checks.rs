@@ -12,7 +12,7 @@ use super::report::Findings;
 use super::rows::{Does, Op, Row};
 use super::servers::{Servers, Store, connect};
 use super::verify;
-use crate::history::story;
+use crate::history::story::{self, Story};
 use crate::process::run_fencepost;
 
 /// How many violations of one check are told.
@@ -28,13 +28,18 @@ pub struct Evidence<'a> {
     pub runs: &'a [Run],
     /// The worker processes.
     pub lives: &'a BTreeMap<u32, Life>,
+    /// Of a store in a file: changes up to which no transaction was under way.
+    pub whole_at: &'a [i64],
 }
 
 /// Checks all of it.
 pub async fn all(evidence: &Evidence<'_>) -> Findings {
     let mut findings = Findings::default();
-    let facts = history(evidence.servers, &mut findings).await;
+    let facts = history(evidence, &mut findings).await;
     let mut say = Say { findings: &mut findings };
+    for broken in &facts.broken {
+        say.wrong("fencing", || broken.clone());
+    }
     innocence(&facts, evidence.lives, &mut say);
     let by_line = by_line(evidence.runs);
     for batch in &evidence.register.batches {
@@ -61,9 +66,9 @@ impl Say<'_> {
 }
 
 /// Reads the store's history, and has the model's checkers judge it.
-async fn history(servers: &Servers, findings: &mut Findings) -> Facts {
+async fn history(evidence: &Evidence<'_>, findings: &mut Findings) -> Facts {
     let mut facts = Facts::default();
-    match &servers.store {
+    match &evidence.servers.store {
         Store::Schema(schema, _) => {
             let mut conn = schema.connect().await;
             let mut transactions = 0;
@@ -77,13 +82,29 @@ async fn history(servers: &Servers, findings: &mut Findings) -> Facts {
         }
         Store::File(file) => {
             let mut conn = connect(file).await;
-            let mut number = 0;
+            let (mut number, mut story) = (0, Story::default());
+            let mut whole_at = evidence.whole_at.iter().copied().peekable();
             loop {
                 let page = read_file_behind(&mut conn, number).await;
                 let Some(last) = page.last() else { break };
                 number = last.number;
-                page.iter().for_each(|change| facts.change(change));
+                for change in &page {
+                    facts.change(change);
+                    story.changes(change);
+                    // Nothing changed between two looks.
+                    let mut looked = false;
+                    while whole_at.next_if(|at| *at <= change.number).is_some() {
+                        looked = true;
+                    }
+                    if looked && findings.violations.len() < TOLD {
+                        let violations = story.is_whole(change.number.unsigned_abs());
+                        findings.violations.extend(violations.iter().map(|violation| format!("history: {violation}")));
+                        findings.snapshots += 1;
+                    }
+                }
             }
+            let violations = story.is_whole(u64::MAX);
+            findings.violations.extend(violations.iter().map(|violation| format!("history: {violation}")));
         }
     }
     facts

@@ -80,6 +80,10 @@ pub struct Facts {
     pub log: HashMap<(i64, u64), Vec<Entry>>,
     /// Leases by number.
     pub leases: HashMap<i64, LeaseFacts>,
+    /// The newest token that each line had in a span.
+    newest: HashMap<(i64, u64), u64>,
+    /// Outcomes that an older token wrote, or that changed.
+    pub broken: Vec<String>,
 }
 
 impl Facts {
@@ -100,9 +104,18 @@ impl Facts {
                     text: text.to_owned(),
                     superseded: false,
                 };
-                self.outcomes.entry(line_of(outcome, "line")).or_default().push(facts);
+                let at = line_of(outcome, "line");
+                if self.newest.get(&at).is_some_and(|newest| *newest > facts.token) {
+                    self.broken.push(format!("batch {} line {} is recorded under an old token: {facts:?}", at.0, at.1));
+                }
+                self.outcomes.entry(at).or_default().push(facts);
             }
-            ("spans", was, Some(span)) if was.is_none() => {
+            ("outcomes", Some(was), Some(becomes)) => {
+                self.broken.push(format!("an outcome changes: {was:?} becomes {becomes:?}"));
+            }
+            ("spans", None, Some(span)) => {
+                let (batch, token) = (span.int("batch"), span.natural("token"));
+                self.newest.extend(lines(span).iter().map(|line| ((batch, line), token)));
                 if let Some(lease) = span.int_or_null("lease") {
                     let claim = ClaimFacts { batch: span.int("batch"), lines: lines(span), lease };
                     self.claims.insert(span.natural("token"), claim);

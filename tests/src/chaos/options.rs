@@ -34,6 +34,8 @@ pub struct Options {
     pub durable: bool,
     /// Whether every kind of fault that this machine can do must have been applied.
     pub every_kind: bool,
+    /// Whether everything is kept though nothing is wrong.
+    pub keep: bool,
 }
 
 /// What the seed draws.

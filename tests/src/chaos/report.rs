@@ -42,6 +42,8 @@ pub struct Findings {
     pub effects: u64,
     /// Transactions that the checkers judged.
     pub transactions: u64,
+    /// Snapshots of a store in a file that they judged instead.
+    pub snapshots: u64,
 }
 
 /// All that a run says.
@@ -76,6 +78,12 @@ impl Report {
     pub fn holds(&self) -> bool {
         self.findings.violations.is_empty()
     }
+
+    /// How many faults were applied, operators' commands not counted.
+    pub fn applied(&self) -> u64 {
+        let faults = self.faults.iter().filter(|(kind, _)| !kind.is_of_operators());
+        faults.map(|(_, applied)| if let Applied::Times(times) = applied { *times } else { 0 }).sum()
+    }
 }
 
 impl fmt::Display for Report {
@@ -98,14 +106,14 @@ impl fmt::Display for Report {
         writeln!(f, "  commands repeated     {}", self.repeated)?;
         writeln!(f, "\nconnections cut after the deed: {}", self.cuts)?;
         writeln!(f, "workers that left because their name was in use: {}", self.name_in_use)?;
-        let Findings { batches, aborted, purged, runs, fenced, effects, transactions, .. } = findings;
+        let Findings { batches, aborted, purged, runs, fenced, effects, transactions, snapshots, .. } = findings;
         writeln!(f, "\nbatches: {batches}, of them aborted {aborted}, purged {purged}")?;
         writeln!(f, "outcomes: {:?}", findings.outcomes)?;
         writeln!(f, "runs: {runs}; repeats by what ended the run before: {:?}", findings.repeats)?;
         writeln!(f, "fenced answers: {fenced}")?;
         writeln!(f, "leases ended by others: {:?}", findings.recoveries)?;
         writeln!(f, "effects: {effects}")?;
-        writeln!(f, "transactions judged: {transactions}")?;
+        writeln!(f, "judged by the model's checkers: transactions {transactions}, snapshots of a file {snapshots}")?;
         writeln!(f, "all ended {:.1} s after the last fault", self.healing.as_secs_f64())?;
         for violation in &findings.violations {
             writeln!(f, "VIOLATION: {violation}")?;

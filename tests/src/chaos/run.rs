@@ -14,7 +14,7 @@ use super::kind::Kind;
 use super::ledger;
 use super::link::{Link, Way};
 use super::operators::{Operators, Order, Register};
-use super::options::{Drawn, Options};
+use super::options::{Drawn, On, Options};
 use super::plan::{self, Step, What};
 use super::report::{Applied, Report};
 use super::servers::{Servers, Store};
@@ -34,6 +34,12 @@ enum End {
 /// How often the run looks at what is due, and at who has ended.
 const TICK: Duration = Duration::from_millis(10);
 
+/// What a reader sees of a store in a file is whole.
+const LAST_CHANGE: &str = "select coalesce(max(number), 0) from journal_changes";
+
+/// How often such a reader looks.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
 struct Run {
     options: Options,
     drawn: Drawn,
@@ -50,6 +56,8 @@ struct Run {
     counts: BTreeMap<Kind, u64>,
     missed: u64,
     complaints: Vec<String>,
+    /// Changes of a store in a file up to which no transaction was under way.
+    whole_at: Vec<i64>,
 }
 
 /// Runs it in a folder of its own below this one, which stays where something is wrong.
@@ -90,9 +98,10 @@ pub fn run(options: Options, below: &Path) -> Report {
         counts: BTreeMap::new(),
         missed: 0,
         complaints: Vec::new(),
+        whole_at: Vec::new(),
     };
     run.fleet.start_all(&run.servers);
-    run.apply(&steps);
+    run.apply(&steps, &runtime);
     run.heal();
     let healing = run.all_ends(&runtime);
     run.finish(&runtime, not_here, healing)
@@ -115,10 +124,11 @@ fn not_here(options: &Options, disk: &Disk, fleet: &Fleet) -> BTreeMap<Kind, &'s
 
 impl Run {
     /// Applies the plan, step by step, and ends what was begun when its time has come.
-    fn apply(&mut self, steps: &[Step]) {
+    fn apply(&mut self, steps: &[Step], runtime: &tokio::runtime::Runtime) {
         let began = Instant::now();
         let mut steps = steps.iter().peekable();
         let end = began + self.options.faults_for;
+        let mut looked = began;
         while Instant::now() < end || steps.peek().is_some() {
             while let Some(step) = steps.next_if(|step| began.elapsed() >= Duration::from_millis(step.at_ms)) {
                 match step.what {
@@ -130,6 +140,10 @@ impl Run {
                 }
             }
             self.tick();
+            if self.options.on == On::Sqlite && looked.elapsed() >= LOOK_EVERY {
+                looked = Instant::now();
+                self.whole_at.extend(runtime.block_on(self.servers.number(LAST_CHANGE)));
+            }
         }
     }
 
@@ -319,8 +333,8 @@ impl Run {
     ) -> Report {
         self.fleet.leave();
         let runs = ledger::read(&self.disk.file("ledger")).expect("the ledger can be read");
-        let Self { register, fleet, servers, .. } = &self;
-        let evidence = Evidence { servers, register, runs: &runs, lives: &fleet.lives };
+        let Self { register, fleet, servers, whole_at, .. } = &self;
+        let evidence = Evidence { servers, register, runs: &runs, lives: &fleet.lives, whole_at };
         let mut findings = runtime.block_on(checks::all(&evidence));
         findings.violations.extend(self.complaints.iter().cloned());
         findings.violations.extend(fleet.complaints.iter().map(|what| format!("workers: {what}")));
@@ -354,7 +368,7 @@ impl Run {
             findings,
             kept: None,
         };
-        if report.holds() {
+        if report.holds() && !self.options.keep {
             self.remove();
         } else {
             report.kept = Some(self.keep(&report));

@@ -70,6 +70,20 @@ impl Story {
         bench.ask(|checker| checker.on_state(at, &view));
     }
 
+    /// Some changes, of transactions that nobody can tell apart.
+    pub fn changes(&mut self, change: &Change) {
+        self.replay.change(change);
+    }
+
+    /// After changes that are not told as transactions: what a store must be between any two of them.
+    pub fn is_whole(&self, at: u64) -> Vec<Violation> {
+        let view = self.replay.view(self.replay.batches(), true);
+        // They have heard of no event, and judge the snapshot from scratch.
+        let mut bench = Bench::of(vec![Box::new(Conservation::new()), Box::new(Progress::new(Duration::MAX))]);
+        bench.ask(|checker| checker.on_state(at, &view));
+        bench.violations
+    }
+
     /// Nothing more happens.
     pub fn end(mut self) -> Vec<Violation> {
         let view = self.replay.view(self.replay.batches(), true);
@@ -97,11 +111,15 @@ impl Default for Bench {
             // No runs are known: it is asked of what the store does.
             Box::new(Abort::new(Duration::MAX, None)),
         ];
-        Self { checkers, violations: Vec::new() }
+        Self::of(checkers)
     }
 }
 
 impl Bench {
+    fn of(checkers: Vec<Box<dyn Checker>>) -> Self {
+        Self { checkers, violations: Vec::new() }
+    }
+
     /// Who has seen something is not asked again: what follows would be of the same.
     fn ask(&mut self, mut what: impl FnMut(&mut dyn Checker) -> Result<(), Violation>) {
         let violations = &mut self.violations;
