@@ -103,6 +103,7 @@ async fn main() -> ExitCode {
     let args = Args::parse();
     let timing = Timing::from_ttl(Duration::from_millis(args.ttl_ms));
     timing.validate().expect("the ttl is sound");
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("signals");
     let store = match args.store.open(OpenMode::Create).await {
         Ok(store) => store,
         Err(error) => {
@@ -138,7 +139,6 @@ async fn main() -> ExitCode {
     };
     let worker = worker.expect("the worker starts");
     let stop = worker.stopper();
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("signals");
     tokio::spawn(async move {
         terminate.recv().await;
         stop();

@@ -249,7 +249,9 @@ impl Fleet {
     fn ended(&mut self, at: usize, pid: u32, status: std::process::ExitStatus, told: bool) {
         use std::os::unix::process::ExitStatusExt;
         // 7: the store was away for longer than a leaving, or a starting, worker waits.
-        let left_in_order = matches!(status.code(), Some(0 | 7)) && told || status.code() == Some(7);
+        // By the signal itself where it came before anybody listened to it.
+        let left = told && (status.code() == Some(0) || status.signal() == Some(15));
+        let left_in_order = left || status.code() == Some(7);
         let killed = status.signal() == Some(9) && self.lives.get(&pid).is_some_and(|life| life.killed);
         if left_in_order || killed {
             return;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -16,7 +17,7 @@ use super::link::{Link, Way};
 use super::operators::{Operators, Order, Register};
 use super::options::{Drawn, On, Options};
 use super::plan::{self, Step, What};
-use super::report::{Applied, Report};
+use super::report::{Applied, Findings, Report};
 use super::servers::{Servers, Store};
 
 /// What is done later to end a fault.
@@ -335,7 +336,12 @@ impl Run {
         let runs = ledger::read(&self.disk.file("ledger")).expect("the ledger can be read");
         let Self { register, fleet, servers, whole_at, .. } = &self;
         let evidence = Evidence { servers, register, runs: &runs, lives: &fleet.lives, whole_at };
-        let mut findings = runtime.block_on(checks::all(&evidence));
+        // A check that cannot go on says why by panicking: all is kept then, too.
+        let checked = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(checks::all(&evidence))));
+        let mut findings = checked.unwrap_or_else(|cause| {
+            let cause = cause.downcast::<String>().map_or_else(|_| "see above".to_owned(), |text| *text);
+            Findings { violations: vec![format!("a check gave up: {cause}")], ..Findings::default() }
+        });
         findings.violations.extend(self.complaints.iter().cloned());
         findings.violations.extend(fleet.complaints.iter().map(|what| format!("workers: {what}")));
         findings.violations.extend(register.complaints.iter().map(|what| format!("operators: {what}")));
