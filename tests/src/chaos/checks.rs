@@ -28,8 +28,17 @@ pub struct Evidence<'a> {
     pub runs: &'a [Run],
     /// The worker processes.
     pub lives: &'a BTreeMap<u32, Life>,
-    /// Of a store in a file: changes up to which no transaction was under way.
-    pub whole_at: &'a [i64],
+    /// Of a store in a file: the changes that were there when somebody looked, and when that was.
+    pub whole_at: &'a [Look],
+}
+
+/// A look at a store in a file: no transaction is under way for a reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    /// How many changes there were.
+    pub changes: i64,
+    /// When it was over, in microseconds since 1970.
+    pub at_us: i64,
 }
 
 /// Checks all of it.
@@ -74,7 +83,7 @@ async fn history(evidence: &Evidence<'_>, findings: &mut Findings) -> Facts {
             let mut transactions = 0;
             let violations = story::judge_and(&mut conn, |transaction| {
                 transactions += 1;
-                transaction.changes.iter().for_each(|change| facts.change(change));
+                transaction.changes.iter().for_each(|change| facts.change(change, transaction.at_us));
             })
             .await;
             findings.transactions = transactions;
@@ -83,17 +92,19 @@ async fn history(evidence: &Evidence<'_>, findings: &mut Findings) -> Facts {
         Store::File(file) => {
             let mut conn = connect(file).await;
             let (mut number, mut story) = (0, Story::default());
-            let mut whole_at = evidence.whole_at.iter().copied().peekable();
+            let mut whole_at = evidence.whole_at.iter().peekable();
             loop {
                 let page = read_file_behind(&mut conn, number).await;
                 let Some(last) = page.last() else { break };
                 number = last.number;
                 for change in &page {
-                    facts.change(change);
+                    // Its own times are by clocks that were stepped.
+                    let seen = whole_at.clone().find(|look| look.changes >= change.number);
+                    facts.change(change, seen.map_or(i64::MAX, |look| look.at_us));
                     story.changes(change);
                     // Nothing changed between two looks.
                     let mut looked = false;
-                    while whole_at.next_if(|at| *at <= change.number).is_some() {
+                    while whole_at.next_if(|look| look.changes <= change.number).is_some() {
                         looked = true;
                     }
                     if looked && findings.violations.len() < TOLD {

@@ -43,7 +43,7 @@ pub struct Entry {
     pub detail: String,
     /// Whose they were.
     pub lease: i64,
-    /// When, in microseconds since 1970 by the store's clock.
+    /// When it was there at the latest, in microseconds since 1970 by the machine's clock, which no fault steps.
     pub at_us: i64,
 }
 
@@ -87,8 +87,8 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Takes a change in.
-    pub fn change(&mut self, change: &Change) {
+    /// Takes a change in that was there by this time.
+    pub fn change(&mut self, change: &Change, at_us: i64) {
         match (change.relation.as_str(), &change.was, &change.becomes) {
             ("batches", _, Some(batch)) => {
                 let facts = self.batches.entry(batch.int("batch")).or_default();
@@ -121,7 +121,7 @@ impl Facts {
                     self.claims.insert(span.natural("token"), claim);
                 }
             }
-            ("attempts", None, Some(entry)) => self.entry(entry),
+            ("attempts", None, Some(entry)) => self.entry(entry, at_us),
             ("leases", _, Some(lease)) => {
                 let pid = lease.int_or_null("pid").and_then(|pid| u32::try_from(pid).ok());
                 let facts = LeaseFacts { pid, state: lease.text("state").to_owned() };
@@ -131,7 +131,7 @@ impl Facts {
         }
     }
 
-    fn entry(&mut self, entry: &Columns) {
+    fn entry(&mut self, entry: &Columns, at_us: i64) {
         let lines = LineRange { first: entry.natural("first_line"), last: entry.natural("last_line") };
         let token = entry.natural("token");
         if entry.text("kind") == "superseded" {
@@ -143,7 +143,7 @@ impl Facts {
             kind: entry.text("kind").to_owned(),
             detail: entry.text_or_null("detail").unwrap_or_default().to_owned(),
             lease: entry.int("lease"),
-            at_us: entry.int("at"),
+            at_us,
         };
         self.log.entry((entry.int("batch"), token)).or_default().push(facts);
     }

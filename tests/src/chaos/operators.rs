@@ -38,8 +38,6 @@ pub enum Order {
         /// Of a hold: for how long.
         for_ms: u64,
     },
-    /// Resume all that is held, and say so.
-    ResumeAll,
 }
 
 /// Rows that were appended, or may have been.
@@ -94,7 +92,16 @@ impl Operators {
     pub fn start(store: String, folder: PathBuf, drawn: Drawn) -> Self {
         let (orders, taken) = channel();
         let register = Arc::new(Mutex::new(Register::default()));
-        let mut desk = Desk { store, folder, drawn, register: register.clone(), next_id: 1, held: Vec::new(), keys: 0 };
+        let mut desk = Desk {
+            store,
+            folder,
+            drawn,
+            register: register.clone(),
+            next_id: 1,
+            held: Vec::new(),
+            ended_held: Vec::new(),
+            keys: 0,
+        };
         let thread = std::thread::spawn(move || desk.work(&taken));
         Self { orders: Some(orders), thread: Some(thread), register }
     }
@@ -129,6 +136,8 @@ struct Desk {
     register: Arc<Mutex<Register>>,
     next_id: u64,
     held: Vec<(String, Instant)>,
+    /// They ended while they were held: where a retry opens them again, they still are.
+    ended_held: Vec<String>,
     keys: u64,
 }
 
@@ -140,7 +149,6 @@ impl Desk {
             match orders.recv_timeout(wait) {
                 Ok(Order::Submit { op, rows, pick }) => self.submit(op, rows, pick),
                 Ok(Order::Operate { kind, pick, for_ms }) => self.operate(kind, pick, for_ms),
-                Ok(Order::ResumeAll) => self.resume(true),
                 Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
                 Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
             }
@@ -300,7 +308,14 @@ impl Desk {
         self.held = later;
         for (id, _) in Vec::<(String, Instant)>::from(due) {
             // It may have been purged meanwhile.
-            self.changes(&["resume", &id, "--json"], "");
+            if !self.changes(&["resume", &id, "--json"], "") {
+                self.ended_held.push(id);
+            }
+        }
+        if all {
+            for id in std::mem::take(&mut self.ended_held) {
+                self.changes(&["resume", &id, "--json"], "");
+            }
         }
     }
 }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::checks::{self, Evidence};
+use super::checks::{self, Evidence, Look};
 use super::disk::Disk;
-use super::fleet::Fleet;
+use super::fleet::{Fleet, now_us};
 use super::kind::Kind;
 use super::ledger;
 use super::link::{Link, Way};
@@ -57,8 +57,7 @@ struct Run {
     counts: BTreeMap<Kind, u64>,
     missed: u64,
     complaints: Vec<String>,
-    /// Changes of a store in a file up to which no transaction was under way.
-    whole_at: Vec<i64>,
+    whole_at: Vec<Look>,
 }
 
 /// Runs it in a folder of its own below this one, which stays where something is wrong.
@@ -143,7 +142,8 @@ impl Run {
             self.tick();
             if self.options.on == On::Sqlite && looked.elapsed() >= LOOK_EVERY {
                 looked = Instant::now();
-                self.whole_at.extend(runtime.block_on(self.servers.number(LAST_CHANGE)));
+                let changes = runtime.block_on(self.servers.number(LAST_CHANGE));
+                self.whole_at.extend(changes.map(|changes| Look { changes, at_us: now_us() }));
             }
         }
     }
