@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{BufRead, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
 }
 
 /// What becomes of a run; where its ledger has no room, it is to be tried again.
-fn run(ledger: &PathBuf, batch: &str, line: u64, token: u64, attempt: u64, input: &Value) -> Answer {
+fn run(ledger: &Path, batch: &str, line: u64, token: u64, attempt: u64, input: &Value) -> Answer {
     let noted = Ledger::append_to(ledger).and_then(|ledger| ledger.note(batch, line, token, attempt));
     if let Err(error) = noted {
         return Answer::Retry(format!("the ledger cannot be written: {error}"));

@@ -199,7 +199,10 @@ fn outcomes(facts: &Facts, batch: &Batch, say: &mut Say<'_>) {
 fn is_of(outcome: &OutcomeFacts, row: &Row) -> bool {
     match row.does {
         Does::Fail => !outcome.success && outcome.text.contains(&row.error()),
-        _ => outcome.success && id_of(outcome) == Some(row.id) && outcome.text == row.result().to_string(),
+        _ => {
+            let result = row.result().to_string();
+            outcome.success && outcome.text == result
+        }
     }
 }
 
@@ -299,7 +302,8 @@ fn results(facts: &Facts, evidence: &Evidence<'_>, say: &mut Say<'_>) {
             let told: serde_json::Value = serde_json::from_str(told).unwrap_or_default();
             let right = match facts.outcome(number, line).first() {
                 Some(outcome) if outcome.success => {
-                    told["status"] == "success" && told["result"].to_string() == outcome.text
+                    let result = told["result"].to_string();
+                    told["status"] == "success" && result == outcome.text
                 }
                 Some(outcome) => told["status"] == "failed" && told["error"] == outcome.text.as_str(),
                 None => told["status"] == "aborted",

@@ -304,9 +304,10 @@ impl Desk {
 
     fn resume(&mut self, all: bool) {
         let now = Instant::now();
-        let (due, later) = std::mem::take(&mut self.held).into_iter().partition(|(_, until)| all || *until <= now);
+        let (due, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.held).into_iter().partition(|(_, until)| all || *until <= now);
         self.held = later;
-        for (id, _) in Vec::<(String, Instant)>::from(due) {
+        for (id, _) in due {
             // It may have been purged meanwhile.
             if !self.changes(&["resume", &id, "--json"], "") {
                 self.ended_held.push(id);

@@ -24,7 +24,7 @@ use super::servers::{Servers, Store};
 #[derive(Debug, Clone, Copy)]
 enum End {
     Resume(u32),
-    EndTwin(usize),
+    TwinLeaves(usize),
     HealStore(usize),
     HealRedis(usize),
     RedisBack { empty: bool },
@@ -66,9 +66,10 @@ pub fn run(options: Options, below: &Path) -> Report {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let folder = tempfile::Builder::new().prefix("fencepost-chaos.").tempdir_in(below).expect("a folder").keep();
     let drawn = Drawn::of(&options);
-    // A journal of an hour takes room, too.
-    let bytes = (96 + options.faults_for.as_secs() / 2) << 20;
-    let disk = Disk::new(&folder.join("disk"), bytes);
+    // A ledger takes little room, a store in a file with its journal takes more.
+    let seconds = options.faults_for.as_secs();
+    let megabytes = if options.on == On::Sqlite { 96 + seconds / 2 } else { 16 + seconds / 60 };
+    let disk = Disk::new(&folder.join("disk"), megabytes << 20);
     let servers = Servers::start(&options, disk.file("store.db"), runtime.handle());
     let fleet = Fleet::new(&options, drawn, &servers, &folder, disk.file("ledger"), runtime.handle());
     let not_here = not_here(&options, &disk, &fleet);
@@ -154,9 +155,9 @@ impl Run {
 
     fn tick(&mut self) {
         let now = Instant::now();
-        let (due, later) = std::mem::take(&mut self.due).into_iter().partition(|(at, _)| *at <= now);
+        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.due).into_iter().partition(|(at, _)| *at <= now);
         self.due = later;
-        for (_, end) in Vec::<(Instant, End)>::from(due) {
+        for (_, end) in due {
             self.end(end);
         }
         if let Some(restarting) = self.restarting.take_if(|restarting| restarting.is_finished()) {
@@ -201,7 +202,7 @@ impl Run {
             Kind::Twin => {
                 let at = self.fleet.fit_for_twin(worker)?;
                 self.fleet.start_twin(at, &self.servers).then_some(())?;
-                self.due.push((until, End::EndTwin(at)));
+                self.due.push((until, End::TwinLeaves(at)));
             }
             Kind::StoreDelay | Kind::StoreStall | Kind::StoreHalfOpen | Kind::StoreReset | Kind::StoreCut => {
                 let link = self.fleet.places[worker].store.as_ref()?;
@@ -261,7 +262,7 @@ impl Run {
     fn end(&mut self, end: End) {
         match end {
             End::Resume(pid) => self.fleet.resume(pid),
-            End::EndTwin(at) => self.fleet.end_twin(at),
+            End::TwinLeaves(at) => self.fleet.end_twin(at),
             End::HealStore(at) => self.fleet.places[at].store.iter().for_each(Link::heal),
             End::HealRedis(at) => self.fleet.places[at].redis.iter().for_each(Link::heal),
             End::RedisBack { empty } => {
