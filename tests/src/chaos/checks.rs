@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use fencepost_core::BatchId;
 
 use super::facts::{Facts, OutcomeFacts, read_file_behind};
-use super::fleet::Life;
+use super::fleet::{Life, ProcessKey};
 use super::ledger::Run;
 use super::operators::{Batch, Register};
 use super::report::Findings;
@@ -27,7 +27,7 @@ pub struct Evidence<'a> {
     /// The handlers' runs.
     pub runs: &'a [Run],
     /// The worker processes.
-    pub lives: &'a BTreeMap<u32, Life>,
+    pub lives: &'a BTreeMap<ProcessKey, Life>,
     /// Of a store in a file: the changes that were there when somebody looked, and when that was.
     pub whole_at: &'a [Look],
 }
@@ -50,6 +50,7 @@ pub async fn all(evidence: &Evidence<'_>) -> Findings {
         say.wrong("fencing", || broken.clone());
     }
     innocence(&facts, evidence.lives, &mut say);
+    endurance(&facts, evidence.lives, &mut say);
     let by_line = by_line(evidence.runs);
     for batch in &evidence.register.batches {
         outcomes(&facts, batch, &mut say);
@@ -127,10 +128,10 @@ fn number(batch: &str) -> i64 {
 }
 
 /// R1: nobody is declared dead on a known death who lives.
-fn innocence(facts: &Facts, lives: &BTreeMap<u32, Life>, say: &mut Say<'_>) {
+fn innocence(facts: &Facts, lives: &BTreeMap<ProcessKey, Life>, say: &mut Say<'_>) {
     for entry in facts.log.values().flatten().filter(|entry| entry.kind == "recovered" && entry.detail == "died") {
-        let pid = facts.leases.get(&entry.lease).and_then(|lease| lease.pid);
-        let Some((pid, life)) = pid.and_then(|pid| Some((pid, lives.get(&pid)?))) else { continue };
+        let process = facts.leases.get(&entry.lease).and_then(|lease| lease.process);
+        let Some((pid, life)) = process.and_then(|process| Some((process.0, lives.get(&process)?))) else { continue };
         if life.alive_us > entry.at_us {
             say.wrong("innocence", || {
                 format!(
@@ -138,6 +139,15 @@ fn innocence(facts: &Facts, lives: &BTreeMap<u32, Life>, say: &mut Say<'_>) {
                     entry.at_us, life.alive_us
                 )
             });
+        }
+    }
+}
+
+/// O2: a worker that works does not give up, however long the store is away; one that starts may.
+fn endurance(facts: &Facts, lives: &BTreeMap<ProcessKey, Life>, say: &mut Say<'_>) {
+    for process in facts.leases.values().filter_map(|lease| lease.process) {
+        if lives.get(&process).is_some_and(|life| life.gave_up) {
+            say.wrong("endurance", || format!("process {} had a lease, was not told to leave, and gave up", process.0));
         }
     }
 }

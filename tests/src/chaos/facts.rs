@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use fencepost_core::{LineRange, LineSet};
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
+use super::fleet::ProcessKey;
 use crate::history::journal::{Change, Columns, TABLES};
 use crate::history::replay::lines;
 
@@ -62,7 +63,7 @@ pub struct ClaimFacts {
 #[derive(Debug, Clone, Default)]
 pub struct LeaseFacts {
     /// Its worker's process.
-    pub pid: Option<u32>,
+    pub process: Option<ProcessKey>,
     /// Its state now.
     pub state: String,
 }
@@ -124,7 +125,9 @@ impl Facts {
             ("attempts", None, Some(entry)) => self.entry(entry, at_us),
             ("leases", _, Some(lease)) => {
                 let pid = lease.int_or_null("pid").and_then(|pid| u32::try_from(pid).ok());
-                let facts = LeaseFacts { pid, state: lease.text("state").to_owned() };
+                let started = lease.int_or_null("start_ticks").and_then(|ticks| u64::try_from(ticks).ok());
+                let process = pid.zip(started);
+                let facts = LeaseFacts { process, state: lease.text("state").to_owned() };
                 self.leases.insert(lease.int("lease"), facts);
             }
             _ => {}

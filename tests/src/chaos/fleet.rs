@@ -31,6 +31,17 @@ impl Role {
     }
 }
 
+/// A process: its id, and when it started, in the kernel's ticks. An id comes again in a long run.
+pub type ProcessKey = (u32, u64);
+
+/// When a process started that was not waited for.
+fn start_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it was not waited for");
+    // The 22nd field; the second, in parentheses, may have spaces.
+    let (_, rest) = stat.rsplit_once(") ").expect("a process's record");
+    rest.split(' ').nth(19).and_then(|field| field.parse().ok()).expect("a number")
+}
+
 /// What is known of a worker process that is or was.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Life {
@@ -42,12 +53,15 @@ pub struct Life {
     pub paused: bool,
     /// It was told to leave.
     pub told: bool,
+    /// It ended by itself and said that the store cannot be reached.
+    pub gave_up: bool,
 }
 
 /// A worker that runs.
 #[derive(Debug)]
 struct Running {
     process: Process,
+    key: ProcessKey,
     named: bool,
     paused: bool,
     told: bool,
@@ -84,7 +98,7 @@ pub struct Fleet {
     /// Places.
     pub places: Vec<Place>,
     /// What is known of each process.
-    pub lives: BTreeMap<u32, Life>,
+    pub lives: BTreeMap<ProcessKey, Life>,
     /// What workers did that they should not.
     pub complaints: Vec<String>,
     /// How many ended by themselves because their name was in use.
@@ -116,7 +130,7 @@ impl Clock {
     }
 }
 
-/// How a worker exits whose name is in use: nothing is wrong with the machine.
+/// How long a worker may take to leave when nothing is in its way.
 const LEAVES: Duration = Duration::from_secs(60);
 
 impl Fleet {
@@ -200,8 +214,9 @@ impl Fleet {
         let log = File::create(log).expect("a log can be made");
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log);
         let process = Process::start(command);
-        self.lives.insert(process.pid(), Life { alive_us: now_us(), ..Life::default() });
-        Running { process, named, paused: false, told: false }
+        let key = (process.pid(), start_ticks(process.pid()));
+        self.lives.insert(key, Life { alive_us: now_us(), ..Life::default() });
+        Running { process, key, named, paused: false, told: false }
     }
 
     /// Looks who has ended, and starts those whose time has come.
@@ -212,17 +227,17 @@ impl Fleet {
                 let place = &mut self.places[at];
                 let who = if twin { &mut place.twin } else { &mut place.main };
                 let Some(running) = who else { continue };
-                let pid = running.process.pid();
+                let key = running.key;
                 match running.process.ended() {
                     None => {
-                        if let Some(life) = self.lives.get_mut(&pid) {
+                        if let Some(life) = self.lives.get_mut(&key) {
                             life.alive_us = now;
                         }
                     }
                     Some(status) => {
                         let told = running.told;
                         *who = None;
-                        self.ended(at, pid, status, told);
+                        self.ended(at, key, status, told);
                     }
                 }
             }
@@ -246,25 +261,28 @@ impl Fleet {
         }
     }
 
-    fn ended(&mut self, at: usize, pid: u32, status: std::process::ExitStatus, told: bool) {
+    fn ended(&mut self, at: usize, key: ProcessKey, status: std::process::ExitStatus, told: bool) {
         use std::os::unix::process::ExitStatusExt;
-        // 7: the store was away for longer than a leaving, or a starting, worker waits.
-        // By the signal itself where it came before anybody listened to it.
-        let left = told && (status.code() == Some(0) || status.signal() == Some(15));
-        let left_in_order = left || status.code() == Some(7);
-        let killed = status.signal() == Some(9) && self.lives.get(&pid).is_some_and(|life| life.killed);
+        // 7: the store was away for longer than a leaving, or a starting, worker waits; 15 where nobody listened to the signal yet.
+        let left_in_order = told && (matches!(status.code(), Some(0 | 7)) || status.signal() == Some(15));
+        if status.code() == Some(7) && !told {
+            // Whether it was starting only, the store knows.
+            self.lives.entry(key).or_default().gave_up = true;
+            return;
+        }
+        let killed = status.signal() == Some(9) && self.lives.get(&key).is_some_and(|life| life.killed);
         if left_in_order || killed {
             return;
         }
-        if self.says(at, pid, "in use") {
+        if self.says(at, "in use") {
             self.name_in_use += 1;
             return;
         }
-        self.complaints.push(format!("the worker at place {at}, process {pid}, ended by itself: {status}"));
+        self.complaints.push(format!("the worker at place {at}, process {}, ended by itself: {status}", key.0));
     }
 
     /// Whether the newest logs of a place say this.
-    fn says(&self, at: usize, _pid: u32, what: &str) -> bool {
+    fn says(&self, at: usize, what: &str) -> bool {
         let newest = self.places[at].started;
         (newest.saturating_sub(1)..=newest).any(|number| {
             let log = self.folder.join(format!("worker-{at}-{number}.log"));
@@ -287,7 +305,7 @@ impl Fleet {
         let place = &mut self.places[at];
         place.next = Some(Start { at: Instant::now() + next_in, named });
         if let Some(running) = &mut place.main {
-            self.lives.entry(running.process.pid()).or_default().killed = true;
+            self.lives.entry(running.key).or_default().killed = true;
             running.process.signal(Signal::SIGKILL);
         }
     }
@@ -298,7 +316,7 @@ impl Fleet {
         place.next = Some(Start { at: Instant::now() + next_in, named });
         if let Some(running) = &mut place.main {
             running.told = true;
-            self.lives.entry(running.process.pid()).or_default().told = true;
+            self.lives.entry(running.key).or_default().told = true;
             running.process.signal(Signal::SIGTERM);
         }
     }
@@ -307,7 +325,7 @@ impl Fleet {
     pub fn pause(&mut self, at: usize) -> Option<u32> {
         let running = self.places[at].main.as_mut()?;
         running.paused = true;
-        self.lives.entry(running.process.pid()).or_default().paused = true;
+        self.lives.entry(running.key).or_default().paused = true;
         running.process.signal(Signal::SIGSTOP);
         Some(running.process.pid())
     }
