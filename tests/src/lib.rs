@@ -6,6 +6,8 @@
 // A test that cannot go on says why by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod chaos;
+pub mod history;
 pub mod ledger;
 pub mod place;
 pub mod pooler;

@@ -103,6 +103,11 @@ impl Server {
         &self.folder
     }
 
+    /// A program that came with it.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.bin.join(name)
+    }
+
     /// Stops it and starts it again; `mode` is `fast` (sessions are ended) or `immediate` (a crash).
     pub fn restart(&self, mode: &str) {
         self.control(&["-m", mode, "restart"]);

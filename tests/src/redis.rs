@@ -201,6 +201,16 @@ impl Server {
         self.pid = None;
     }
 
+    /// Has one that was killed or stopped find nothing when it starts again.
+    pub fn forget(&self) {
+        assert!(self.pid.is_none(), "it runs");
+        for name in ["appendonlydir", "dump.rdb"] {
+            let kept = self.folder.join(name);
+            // Which of them is there depends on what it keeps.
+            let _ = std::fs::remove_dir_all(&kept).or_else(|_| std::fs::remove_file(&kept));
+        }
+    }
+
     /// Starts it again on the same port, with what it kept, and waits until it answers.
     pub fn start_again(&mut self) {
         self.launch();

@@ -26,6 +26,7 @@ pub mod pg_idle;
 pub mod pg_load;
 pub mod pg_store;
 pub mod poison;
+pub mod recovery_times;
 pub mod redis_cost;
 pub mod redis_kinds;
 pub mod redis_moods;

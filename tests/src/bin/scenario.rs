@@ -5,13 +5,14 @@
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use fencepost_tests::chaos;
 use fencepost_tests::place::StoreKind;
 use fencepost_tests::postgres::{self, Schema};
 use fencepost_tests::redis::{Keeps, Server};
 use fencepost_tests::scenario::{
     abort, command, completions, cuts, effects, fairness, kills, last_spans, million, pg_idle, pg_load, pg_store,
-    poison, redis_cost, redis_kinds, redis_moods, restart, sigterm, status, stopped, stream, stream_speed,
-    walk_through,
+    poison, recovery_times, redis_cost, redis_kinds, redis_moods, restart, sigterm, status, stopped, stream,
+    stream_speed, walk_through,
 };
 
 #[derive(Debug, Parser)]
@@ -253,6 +254,33 @@ enum Scenario {
         #[arg(long, default_value_t = 4)]
         workers: usize,
     },
+    /// From a worker's death until its rows can be claimed, and run again: silent deaths by these ttls, then known ones
+    RecoveryTimes {
+        #[arg(long, default_values_t = [1_000, 5_000, 60_000])]
+        ttl_ms: Vec<u64>,
+        /// How many deaths of each kind
+        #[arg(long, default_value_t = 20)]
+        times: usize,
+    },
+    /// Faults of all kinds by a plan that a seed decides, then everything is healed, and what happened is checked. A run that
+    /// fails keeps all that is needed to understand it
+    Chaos {
+        /// What the workers work on
+        #[arg(long, value_enum, default_value_t = chaos::options::On::Redis)]
+        on: chaos::options::On,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        #[arg(long, default_value_t = 2.0)]
+        minutes: f64,
+        /// How far apart faults are, on average
+        #[arg(long, default_value_t = 1_500)]
+        fault_every_ms: u64,
+        #[arg(long, default_value_t = 4)]
+        workers: usize,
+        /// Keep everything though nothing is wrong
+        #[arg(long)]
+        keep: bool,
+    },
     /// (a process of last-spans)
     #[command(hide = true)]
     Duel { store: String, rounds: u64, who: u64 },
@@ -402,6 +430,26 @@ fn main() {
             let sizes = abort::Busy { rows, workers, concurrency: 100, done_min: rows / 10 };
             println!("{sizes:#?}\n{:#?}", abort::busy(on, sizes));
             println!("rows that run as commands: {:#?}", abort::handlers(on));
+        }
+        Scenario::RecoveryTimes { ttl_ms, times } => {
+            use recovery_times::{Death, Deaths};
+            let silent = ttl_ms.into_iter().map(|ttl_ms| (Death::Silent, ttl_ms));
+            for (death, ttl_ms) in silent.chain([(Death::Known, 60_000)]) {
+                let sizes = Deaths { death, ttl: Duration::from_millis(ttl_ms), times };
+                println!("{:#?}", recovery_times::run(on, sizes));
+            }
+        }
+        Scenario::Chaos { on, seed, minutes, fault_every_ms, workers, keep } => {
+            let faults_for = Duration::from_secs_f64(minutes * 60.0);
+            let fault_every = Duration::from_millis(fault_every_ms);
+            let (durable, every_kind) = (true, true);
+            let options =
+                chaos::options::Options { on, seed, faults_for, fault_every, workers, durable, every_kind, keep };
+            let report = chaos::run::run(options, &std::env::temp_dir());
+            println!("{report}");
+            if !report.holds() {
+                std::process::exit(1);
+            }
         }
         Scenario::Duel { store, rounds, who } => {
             block_on(last_spans::duel(&store, rounds, who));

@@ -7,10 +7,10 @@ use fencepost::store::{Store, StoreError};
 use fencepost_core::store::{Answer, StoreReply, StoreRequest};
 use fencepost_core::{LeaseId, LineSet};
 use fencepost_model::check::Violation;
+use fencepost_tests::history::{journal, story};
 use tokio::task::JoinHandle;
 
 use super::rig::{Rig, STUCK, claim, died, execute, record, success};
-use super::{journal, story};
 
 /// A text in a function, and what stands there instead.
 struct Break {
@@ -21,7 +21,7 @@ struct Break {
 
 async fn rig_with(breaks: &[Break]) -> Rig {
     let mut rig = Rig::new().await;
-    journal::keep(&mut rig).await;
+    journal::keep(&mut rig.raw).await;
     for Break { function, from, to } in breaks {
         let whole = rig.text(&format!("select pg_get_functiondef('{function}'::regproc)")).await;
         assert!(whole.contains(from), "{function} has no: {from}");
@@ -32,7 +32,7 @@ async fn rig_with(breaks: &[Break]) -> Rig {
 
 /// The checkers that saw something, each with what it saw first.
 async fn seen(mut rig: Rig) -> Vec<Violation> {
-    story::judge(&mut rig).await
+    story::judge(&mut rig.raw).await
 }
 
 /// These steps on a store that is broken so are seen, each checker saying this; on the whole store nobody sees anything.
@@ -134,7 +134,7 @@ async fn last_two_at_once(mut rig: Rig) -> Vec<Violation> {
     rig.batch(2).await;
     let (one, two) = (rig.lease(1).await, rig.lease(2).await);
     let (first, second) = (rig.grants(one, 1, 1).await, rig.grants(two, 1, 1).await);
-    let holding = journal::hold_commits(&rig).await;
+    let holding = rig.holding(journal::HOLD_COMMITS).await;
     let a = rig.start(record(one, &first, &success()));
     let b = rig.start(record(two, &second, &success()));
     rig.until_waiting(2).await;
@@ -158,7 +158,7 @@ async fn an_end_that_is_decided_without_the_batch_s_lock_is_seen() {
 async fn two_claims_at_once(mut rig: Rig) -> Vec<Violation> {
     rig.batch(4).await;
     let (one, two) = (rig.lease(1).await, rig.lease(2).await);
-    let holding = journal::hold_commits(&rig).await;
+    let holding = rig.holding(journal::HOLD_COMMITS).await;
     let a = rig.start(claim(one, 1, 2));
     rig.until_waiting(1).await;
     let b = rig.start(claim(two, 1, 2));

@@ -15,10 +15,10 @@ use fencepost_core::store::{
     StoreReply, StoreRequest, TakeLease, Verdict,
 };
 use fencepost_core::{BatchId, LeaseId, LineSet, StoreTime, Token};
+use fencepost_tests::history::journal;
+use fencepost_tests::history::story::{self, AGAIN};
 
-use super::journal;
 use super::rig::{HELD_BY_THE_DEAD, Hasty, NOT_TILED, Rig, claim, granted, record, take};
-use super::story::{self, AGAIN};
 
 /// What one worker was told.
 #[derive(Default)]
@@ -256,7 +256,7 @@ async fn fleeting(store: &PostgresStore, lease: LeaseId, number: u64, going: &st
 async fn a_history_of_many_connections_is_one_story() {
     const BATCHES: usize = 12;
     let mut rig = Rig::on_clock(Some(Arc::new(Hasty::default()))).await;
-    journal::keep(&mut rig).await;
+    journal::keep(&mut rig.raw).await;
     let mut batches = Vec::new();
     for number in 0..BATCHES {
         let spec =
@@ -321,11 +321,11 @@ async fn a_history_of_many_connections_is_one_story() {
     println!("{gone} batches were purged");
     assert!(gone > 0, "something is purged");
     // What the transactions did, one after the other, as the checkers see it.
-    let transactions = journal::read(&mut rig).await;
+    let transactions = journal::read(&mut rig.raw).await;
     let interleaved = journal::interleaved(&transactions);
     println!("{} transactions, {interleaved} with others in between", transactions.len());
     assert!(interleaved > 0, "transactions that go on at once");
-    assert_eq!(story::judge(&mut rig).await, []);
+    assert_eq!(story::judge(&mut rig.raw).await, []);
     check(&mut rig, &batches, &told, failed_by_judges.load(Ordering::Relaxed)).await;
 }
 

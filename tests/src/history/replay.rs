@@ -1,6 +1,6 @@
 //! A store's records as its journal makes them, transaction by transaction, and as the checkers want to see them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::rules::lease::LeaseState;
@@ -13,7 +13,7 @@ use fencepost_model::view::{
 use super::journal::{Change, Columns};
 
 /// Records by table and key.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Replay {
     tables: BTreeMap<String, BTreeMap<(i64, i64), Columns>>,
     /// What the log has of each batch: counted as it comes, since nothing leaves it.
@@ -35,6 +35,7 @@ fn key(relation: &str, columns: &Columns) -> (i64, i64) {
 }
 
 impl Replay {
+    /// Makes a change.
     pub fn change(&mut self, change: &Change) {
         let records = self.tables.entry(change.relation.clone()).or_default();
         if let Some(was) = &change.was {
@@ -78,9 +79,15 @@ impl Replay {
         self.of_batch("batches", batch).next().unwrap().int("generation").try_into().unwrap()
     }
 
+    /// All batches that are loaded.
     pub fn batches(&self) -> Vec<i64> {
         let loaded = self.records("batches").filter(|batch| batch.text("status") != "loading");
         loaded.map(|batch| batch.int("batch")).collect()
+    }
+
+    /// The batches that have a span.
+    pub fn with_spans(&self) -> BTreeSet<i64> {
+        self.records("spans").map(|span| span.int("batch")).collect()
     }
 
     /// These batches, as far as they are loaded; all leases and completions.
@@ -106,12 +113,15 @@ impl Replay {
             those.map(|span| span.natural("line_count")).sum()
         };
         let sum = tallies.iter().fold(Tally::default(), |sum, (_, tally)| sum.plus(*tally));
+        let open = (total + 1).saturating_sub(cursor) + lines_of(false);
+        let (success, failed) = (sum.success.try_into().unwrap(), sum.failed.try_into().unwrap());
+        let is_aborted = record.text("status") == "aborted";
         let counts = RowCounts {
-            queued: (total + 1).saturating_sub(cursor) + lines_of(false),
+            queued: if is_aborted { 0 } else { open },
             inprog: lines_of(true),
-            success: sum.success.try_into().unwrap(),
-            failed: sum.failed.try_into().unwrap(),
-            aborted: 0,
+            success,
+            failed,
+            aborted: if is_aborted { total.saturating_sub(success + failed) } else { 0 },
         };
         Some(BatchView {
             batch: batch_id(number),
@@ -189,21 +199,26 @@ fn completion(record: &Columns) -> CompletionView {
     }
 }
 
+/// An outcome's status.
 pub fn outcome_status(record: &Columns) -> OutcomeStatus {
     if record.text("status") == "success" { OutcomeStatus::Success } else { OutcomeStatus::Failed }
 }
 
-/// A multirange's text, `{[1,5),[6,7)}`, as lines.
+/// A span's lines: a multirange's text, `{[1,5),[6,7)}`, or SQLite's JSON, `[[1,4],[6,6]]`.
 pub fn lines(record: &Columns) -> LineSet {
+    let text = record.text("lines");
+    let beyond = u64::from(text.starts_with('{'));
     let numbers: Vec<u64> =
-        record.text("lines").split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect();
-    LineSet::from_ranges(numbers.chunks(2).map(|range| (range[0], range[1] - 1))).unwrap()
+        text.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect();
+    LineSet::from_ranges(numbers.chunks(2).map(|range| (range[0], range[1] - beyond))).unwrap()
 }
 
+/// A batch's id by its number.
 pub fn batch_id(number: i64) -> BatchId {
     BatchId::from_random(number.try_into().unwrap())
 }
 
+/// A lease's id by its number.
 pub fn lease_id(number: i64) -> LeaseId {
     LeaseId::from_random(number.try_into().unwrap())
 }

@@ -4,44 +4,92 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fencepost_core::rules::claim::BatchStatus;
-use fencepost_core::{BatchId, LineSet, StoreTime, Token};
+use fencepost_core::{BatchId, LineRange, LineSet, StoreTime, Token};
 use fencepost_model::check::{
-    Checker, Conservation, EndsOnce, Fencing, OneOutcome, Ownership, Poison, Progress, Violation,
+    Abort, Checker, Conservation, EndsOnce, Fencing, OneOutcome, Ownership, Poison, Progress, Violation,
 };
 use fencepost_model::history::{Event, FreedWhy, LeaseEnd, RecordedWhy};
 
+use sqlx::PgConnection;
+
 use super::journal::{self, Change, Columns, Transaction};
 use super::replay::{Replay, batch_id, lease_id, lines, outcome_status};
-use super::rig::Rig;
 
 /// The error of a retry, by which an outcome shows that it was the last one.
 pub const AGAIN: &str = "again";
 
 /// Judges all that the store did since its journal began: what each checker saw first. (Order is not asked: it is
 /// of stores that do one transaction at a time, where what a claim looked at is never old.)
-pub async fn judge(rig: &mut Rig) -> Vec<Violation> {
-    let transactions = journal::read(rig).await;
-    let mut bench = Bench::new();
-    let mut replay = Replay::default();
-    for transaction in &transactions {
+pub async fn judge(conn: &mut PgConnection) -> Vec<Violation> {
+    judge_and(conn, |_| {}).await
+}
+
+/// The same, with somebody else who sees each transaction.
+pub async fn judge_and(conn: &mut PgConnection, mut see: impl FnMut(&Transaction)) -> Vec<Violation> {
+    assert_eq!(journal::without_place(conn).await, 0, "changes of a transaction without a place");
+    let mut story = Story::default();
+    let mut place = 0;
+    loop {
+        let page = journal::read_behind(conn, place).await;
+        let Some(last) = page.last() else { break };
+        place = last.place;
+        for transaction in &page {
+            story.goes_on(transaction);
+            see(transaction);
+        }
+    }
+    for relation in journal::TABLES {
+        let records = journal::table(conn, relation).await;
+        assert!(story.replay.is(relation, &records), "{relation} are not what the journal says");
+    }
+    story.end()
+}
+
+/// The checkers, and the store as it is so far.
+#[derive(Default)]
+pub struct Story {
+    bench: Bench,
+    replay: Replay,
+}
+
+impl Story {
+    /// The next transaction.
+    pub fn goes_on(&mut self, transaction: &Transaction) {
+        let Self { bench, replay } = self;
         let at = transaction.place;
-        for event in events(transaction, &replay) {
+        for event in events(transaction, replay) {
             bench.ask(|checker| checker.on_event(at, &event));
         }
         transaction.changes.iter().for_each(|change| replay.change(change));
-        // The end of a lease is about all that it held: no batch may have any of it.
-        let lease_ended = transaction.changes.iter().any(|change| end_of_lease(change).is_some());
-        let seen = if lease_ended { replay.batches() } else { touched(transaction) };
+        let mut seen = touched(transaction);
+        if transaction.changes.iter().any(|change| end_of_lease(change).is_some()) {
+            // The end of a lease is about all that it held: no batch may have any of it.
+            seen.extend(replay.with_spans());
+        }
         let view = replay.view(seen, false);
         bench.ask(|checker| checker.on_state(at, &view));
     }
-    for relation in journal::tables() {
-        let records = journal::table(rig, relation).await;
-        assert!(replay.is(relation, &records), "{relation} are not what the journal says");
+
+    /// Some changes, of transactions that nobody can tell apart.
+    pub fn changes(&mut self, change: &Change) {
+        self.replay.change(change);
     }
-    let view = replay.view(replay.batches(), true);
-    bench.ask(|checker| checker.at_end(u64::MAX, &view));
-    bench.violations
+
+    /// After changes that are not told as transactions: what a store must be between any two of them.
+    pub fn is_whole(&self, at: u64) -> Vec<Violation> {
+        let view = self.replay.view(self.replay.batches(), true);
+        // They have heard of no event, and judge the snapshot from scratch.
+        let mut bench = Bench::of(vec![Box::new(Conservation::new()), Box::new(Progress::new(Duration::MAX))]);
+        bench.ask(|checker| checker.on_state(at, &view));
+        bench.violations
+    }
+
+    /// Nothing more happens.
+    pub fn end(mut self) -> Vec<Violation> {
+        let view = self.replay.view(self.replay.batches(), true);
+        self.bench.ask(|checker| checker.at_end(u64::MAX, &view));
+        self.bench.violations
+    }
 }
 
 struct Bench {
@@ -49,8 +97,8 @@ struct Bench {
     violations: Vec<Violation>,
 }
 
-impl Bench {
-    fn new() -> Self {
+impl Default for Bench {
+    fn default() -> Self {
         let checkers: Vec<Box<dyn Checker>> = vec![
             Box::new(Conservation::new()),
             Box::new(OneOutcome::new()),
@@ -60,7 +108,15 @@ impl Bench {
             Box::new(Progress::new(Duration::MAX)),
             Box::new(EndsOnce::new()),
             Box::new(Poison::of_many_at_once()),
+            // No runs are known: it is asked of what the store does.
+            Box::new(Abort::new(Duration::MAX, None)),
         ];
+        Self::of(checkers)
+    }
+}
+
+impl Bench {
+    fn of(checkers: Vec<Box<dyn Checker>>) -> Self {
         Self { checkers, violations: Vec::new() }
     }
 
@@ -71,16 +127,18 @@ impl Bench {
     }
 }
 
-fn touched(transaction: &Transaction) -> Vec<i64> {
+fn touched(transaction: &Transaction) -> BTreeSet<i64> {
     let of_batches = transaction.changes.iter().filter(|change| change.relation != "leases");
     let records = of_batches.flat_map(|change| change.was.iter().chain(&change.becomes));
-    records.map(|record| record.int("batch")).collect::<BTreeSet<_>>().into_iter().collect()
+    records.map(|record| record.int("batch")).collect()
 }
 
 /// What a transaction did to what was there: leases first, ends of batches last, as the model tells it.
 fn events(transaction: &Transaction, before: &Replay) -> Vec<Event> {
     let mut events: Vec<Event> = of(transaction, "leases").filter_map(lease_event).collect();
     events.extend(of(transaction, "batches").filter_map(loaded));
+    events.extend(of(transaction, "batches").filter_map(held));
+    events.extend(of(transaction, "batches").filter_map(appended));
     events.extend(of(transaction, "attempts").filter_map(log_event));
     let retried = retried(transaction, before);
     for change in &transaction.changes {
@@ -151,8 +209,28 @@ fn ended(change: &Change) -> Option<Event> {
     let (was, becomes) = (change.was.as_ref()?, change.becomes.as_ref()?);
     let status = BatchStatus::from_name(becomes.text("status")).unwrap();
     let generation = becomes.int("generation").try_into().unwrap();
-    let ends = matches!(status, BatchStatus::Success | BatchStatus::Failed) && was.text("status") != status.name();
-    ends.then(|| Event::BatchEnded { batch: batch_id(becomes.int("batch")), generation, status })
+    let batch = batch_id(becomes.int("batch"));
+    match status {
+        _ if was.text("status") == status.name() => None,
+        BatchStatus::Success | BatchStatus::Failed => Some(Event::BatchEnded { batch, generation, status }),
+        BatchStatus::Aborted => Some(Event::BatchAborted { batch, generation }),
+        _ => None,
+    }
+}
+
+/// S3: a batch is held, or let go.
+fn held(change: &Change) -> Option<Event> {
+    let (was, becomes) = (change.was.as_ref()?, change.becomes.as_ref()?);
+    let held = becomes.is("held");
+    (was.is("held") != held).then(|| Event::BatchHeld { batch: batch_id(becomes.int("batch")), held })
+}
+
+/// S3: a batch's total is raised. While it loads, it is no batch yet.
+fn appended(change: &Change) -> Option<Event> {
+    let (was, becomes) = (change.was.as_ref()?, change.becomes.as_ref()?);
+    let (first, last) = (was.natural("total") + 1, becomes.natural("total"));
+    let raised = was.text("status") != "loading" && last >= first;
+    raised.then(|| Event::BatchAppended { batch: batch_id(becomes.int("batch")), lines: LineRange { first, last } })
 }
 
 /// An operator's retry: outcomes are superseded, and all spans that are new are those of their lines.

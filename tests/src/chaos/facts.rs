@@ -1,0 +1,212 @@
+//! What the journal says about batches, claims, outcomes and leases: for the checks that are not the model's.
+
+use std::collections::{BTreeMap, HashMap};
+
+use fencepost_core::{LineRange, LineSet};
+use sqlx::{AssertSqlSafe, SqliteConnection};
+
+use super::fleet::ProcessKey;
+use crate::history::journal::{Change, Columns, TABLES};
+use crate::history::replay::lines;
+
+/// A batch.
+#[derive(Debug, Clone, Default)]
+pub struct BatchFacts {
+    /// Its status now, or when it was purged.
+    pub status: String,
+    /// How many lines it has.
+    pub total: u64,
+    /// Its record is gone.
+    pub purged: bool,
+}
+
+/// An outcome that is or was there.
+#[derive(Debug, Clone)]
+pub struct OutcomeFacts {
+    /// Its token.
+    pub token: u64,
+    /// Whether it is a success.
+    pub success: bool,
+    /// The result or the error.
+    pub text: String,
+    /// An operator's retry took it away.
+    pub superseded: bool,
+}
+
+/// What the log says of lines under a token.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Which lines.
+    pub lines: LineRange,
+    /// What befell them.
+    pub kind: String,
+    /// More of it.
+    pub detail: String,
+    /// Whose they were.
+    pub lease: i64,
+    /// When it was there at the latest, in microseconds since 1970 by the machine's clock, which no fault steps.
+    pub at_us: i64,
+}
+
+/// A claim: lines under a token.
+#[derive(Debug, Clone)]
+pub struct ClaimFacts {
+    /// Of which batch.
+    pub batch: i64,
+    /// Which lines.
+    pub lines: LineSet,
+    /// By which lease.
+    pub lease: i64,
+}
+
+/// A lease.
+#[derive(Debug, Clone, Default)]
+pub struct LeaseFacts {
+    /// Its worker's process.
+    pub process: Option<ProcessKey>,
+    /// Its state now.
+    pub state: String,
+}
+
+/// All of it.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// Batches by number.
+    pub batches: BTreeMap<i64, BatchFacts>,
+    /// The outcomes of each line, in their order.
+    pub outcomes: BTreeMap<(i64, u64), Vec<OutcomeFacts>>,
+    /// Claims by token.
+    pub claims: HashMap<u64, ClaimFacts>,
+    /// What the log says, by batch and token.
+    pub log: HashMap<(i64, u64), Vec<Entry>>,
+    /// Leases by number.
+    pub leases: HashMap<i64, LeaseFacts>,
+    /// The newest token that each line had in a span.
+    newest: HashMap<(i64, u64), u64>,
+    /// Outcomes that an older token wrote, or that changed.
+    pub broken: Vec<String>,
+}
+
+impl Facts {
+    /// Takes a change in that was there by this time.
+    pub fn change(&mut self, change: &Change, at_us: i64) {
+        match (change.relation.as_str(), &change.was, &change.becomes) {
+            ("batches", _, Some(batch)) => {
+                let facts = self.batches.entry(batch.int("batch")).or_default();
+                batch.text("status").clone_into(&mut facts.status);
+                facts.total = batch.natural("total");
+            }
+            ("batches", Some(batch), None) => self.batches.entry(batch.int("batch")).or_default().purged = true,
+            ("outcomes", None, Some(outcome)) => {
+                let text = outcome.text_or_null("result").or(outcome.text_or_null("error")).unwrap_or_default();
+                let facts = OutcomeFacts {
+                    token: outcome.natural("token"),
+                    success: outcome.text("status") == "success",
+                    text: text.to_owned(),
+                    superseded: false,
+                };
+                let at = line_of(outcome, "line");
+                if self.newest.get(&at).is_some_and(|newest| *newest > facts.token) {
+                    self.broken.push(format!("batch {} line {} is recorded under an old token: {facts:?}", at.0, at.1));
+                }
+                self.outcomes.entry(at).or_default().push(facts);
+            }
+            ("outcomes", Some(was), Some(becomes)) => {
+                self.broken.push(format!("an outcome changes: {was:?} becomes {becomes:?}"));
+            }
+            ("spans", None, Some(span)) => {
+                let (batch, token) = (span.int("batch"), span.natural("token"));
+                self.newest.extend(lines(span).iter().map(|line| ((batch, line), token)));
+                if let Some(lease) = span.int_or_null("lease") {
+                    let claim = ClaimFacts { batch: span.int("batch"), lines: lines(span), lease };
+                    self.claims.insert(span.natural("token"), claim);
+                }
+            }
+            ("attempts", None, Some(entry)) => self.entry(entry, at_us),
+            ("leases", _, Some(lease)) => {
+                let pid = lease.int_or_null("pid").and_then(|pid| u32::try_from(pid).ok());
+                let started = lease.int_or_null("start_ticks").and_then(|ticks| u64::try_from(ticks).ok());
+                let process = pid.zip(started);
+                let facts = LeaseFacts { process, state: lease.text("state").to_owned() };
+                self.leases.insert(lease.int("lease"), facts);
+            }
+            _ => {}
+        }
+    }
+
+    fn entry(&mut self, entry: &Columns, at_us: i64) {
+        let lines = LineRange { first: entry.natural("first_line"), last: entry.natural("last_line") };
+        let token = entry.natural("token");
+        if entry.text("kind") == "superseded" {
+            let outcomes = self.outcomes.entry(line_of(entry, "first_line")).or_default();
+            outcomes.iter_mut().filter(|outcome| outcome.token == token).for_each(|outcome| outcome.superseded = true);
+        }
+        let facts = Entry {
+            lines,
+            kind: entry.text("kind").to_owned(),
+            detail: entry.text_or_null("detail").unwrap_or_default().to_owned(),
+            lease: entry.int("lease"),
+            at_us,
+        };
+        self.log.entry((entry.int("batch"), token)).or_default().push(facts);
+    }
+
+    /// The outcome that a line has.
+    pub fn outcome(&self, batch: i64, line: u64) -> Vec<&OutcomeFacts> {
+        let all = self.outcomes.get(&(batch, line));
+        all.into_iter().flatten().filter(|outcome| !outcome.superseded).collect()
+    }
+
+    /// What the log says of a line under a token.
+    pub fn told_of(&self, batch: i64, line: u64, token: u64) -> impl Iterator<Item = &Entry> {
+        let entries = self.log.get(&(batch, token)).into_iter().flatten();
+        entries.filter(move |entry| (entry.lines.first..=entry.lines.last).contains(&line))
+    }
+
+    /// How many log entries of a kind there are.
+    pub fn count(&self, kind: &str) -> u64 {
+        self.log.values().flatten().filter(|entry| entry.kind == kind).count() as u64
+    }
+}
+
+fn line_of(record: &Columns, column: &str) -> (i64, u64) {
+    (record.int("batch"), record.natural(column))
+}
+
+/// Has a store in a file keep a journal of all changes from now on. There is one writer at a time, so their numbers are their
+/// order; where transactions begin and end it does not say.
+pub async fn keep_in_file(conn: &mut SqliteConnection) {
+    let mut sql =
+        "create table journal_changes (number integer primary key, relation text, was text, becomes text);".to_owned();
+    for table in TABLES {
+        let columns = format!("select name from pragma_table_info('{table}')");
+        let columns: Vec<String> =
+            sqlx::query_scalar(AssertSqlSafe(columns)).fetch_all(&mut *conn).await.expect("a table's columns");
+        let object = |record: &str| {
+            let fields: Vec<String> = columns.iter().map(|column| format!("'{column}', {record}.{column}")).collect();
+            format!("json_object({})", fields.join(", "))
+        };
+        for (event, was, becomes) in [
+            ("insert", "null".to_owned(), object("new")),
+            ("update", object("old"), object("new")),
+            ("delete", object("old"), "null".to_owned()),
+        ] {
+            sql += &format!(
+                "create trigger journal_{table}_{event} after {event} on {table} begin \
+                 insert into journal_changes (relation, was, becomes) values ('{table}', {was}, {becomes}); end;"
+            );
+        }
+    }
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(conn).await.expect("a journal");
+}
+
+/// The next changes of a store in a file behind a number; none: that was all.
+pub async fn read_file_behind(conn: &mut SqliteConnection, number: i64) -> Vec<Change> {
+    let sql = "select number, relation, was, becomes from journal_changes where number > $1 order by number limit 5000";
+    let rows: Vec<(i64, String, Option<String>, Option<String>)> =
+        sqlx::query_as(sql).bind(number).fetch_all(conn).await.expect("the journal can be read");
+    let parse = |text: Option<String>| text.map(|text| Columns::parse(&text));
+    let change =
+        |(number, relation, was, becomes)| Change { number, relation, was: parse(was), becomes: parse(becomes) };
+    rows.into_iter().map(change).collect()
+}

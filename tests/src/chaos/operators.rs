@@ -1,0 +1,322 @@
+//! Batches and operators: the real command, on a thread of its own, one order after the other.
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Output, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::kind::Kind;
+use super::options::Drawn;
+use super::rows::{Op, Row};
+use crate::process::fencepost;
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy)]
+pub enum Order {
+    /// Submit a batch.
+    Submit {
+        /// For whom.
+        op: Op,
+        /// How many rows.
+        rows: u64,
+        /// Decides them.
+        pick: u64,
+    },
+    /// One of the operators' commands.
+    Operate {
+        /// Which.
+        kind: Kind,
+        /// Decides the batch, and the rest.
+        pick: u64,
+        /// Of a hold: for how long.
+        for_ms: u64,
+    },
+}
+
+/// Rows that were appended, or may have been.
+#[derive(Debug, Clone)]
+pub struct Appended {
+    /// The rows.
+    pub rows: Vec<Row>,
+    /// The command said that they are there.
+    pub done: bool,
+}
+
+/// A batch that was submitted.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// Its id.
+    pub id: String,
+    /// For whom.
+    pub op: Op,
+    /// Its rows, from line 1 on.
+    pub rows: Vec<Row>,
+    /// What came behind them.
+    pub appends: Vec<Appended>,
+    /// An operator may have aborted it.
+    pub aborts: bool,
+}
+
+/// What was submitted and done so far.
+#[derive(Debug, Default)]
+pub struct Register {
+    /// The batches, in the order of their submission.
+    pub batches: Vec<Batch>,
+    /// How often each command was carried out.
+    pub done: BTreeMap<Kind, u64>,
+    /// How often it was refused: the batch had ended meanwhile, nothing had failed.
+    pub refused: BTreeMap<Kind, u64>,
+    /// What the command said that it should not.
+    pub complaints: Vec<String>,
+    /// How often a command was repeated because its end was unknown.
+    pub repeated: u64,
+}
+
+/// The thread.
+#[derive(Debug)]
+pub struct Operators {
+    orders: Option<Sender<Order>>,
+    thread: Option<JoinHandle<()>>,
+    register: Arc<Mutex<Register>>,
+}
+
+impl Operators {
+    /// Starts it.
+    pub fn start(store: String, folder: PathBuf, drawn: Drawn) -> Self {
+        let (orders, taken) = channel();
+        let register = Arc::new(Mutex::new(Register::default()));
+        let mut desk = Desk {
+            store,
+            folder,
+            drawn,
+            register: register.clone(),
+            next_id: 1,
+            held: Vec::new(),
+            ended_held: Vec::new(),
+            keys: 0,
+        };
+        let thread = std::thread::spawn(move || desk.work(&taken));
+        Self { orders: Some(orders), thread: Some(thread), register }
+    }
+
+    /// Gives an order.
+    pub fn order(&self, order: Order) {
+        self.orders.as_ref().expect("open until the end").send(order).expect("the operators' thread is at work");
+    }
+
+    /// Waits until all orders are carried out; all that was done.
+    pub fn end(mut self) -> Register {
+        drop(self.orders.take());
+        let ended = self.thread.take().map(JoinHandle::join);
+        let mut register = std::mem::take(&mut *self.register.lock().expect("nobody panics with it"));
+        if let Some(Err(_)) = ended {
+            register.complaints.push("the operators' thread panicked".to_owned());
+        }
+        register
+    }
+}
+
+/// So many batches are tried until one does not refuse a command.
+const CANDIDATES: usize = 6;
+
+/// How long a command whose end is unknown is repeated.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Desk {
+    store: String,
+    folder: PathBuf,
+    drawn: Drawn,
+    register: Arc<Mutex<Register>>,
+    next_id: u64,
+    held: Vec<(String, Instant)>,
+    /// They ended while they were held: where a retry opens them again, they still are.
+    ended_held: Vec<String>,
+    keys: u64,
+}
+
+impl Desk {
+    fn work(&mut self, orders: &Receiver<Order>) {
+        loop {
+            let next = self.held.iter().map(|(_, until)| *until).min();
+            let wait = next.map_or(PATIENCE, |until| until.saturating_duration_since(Instant::now()));
+            match orders.recv_timeout(wait) {
+                Ok(Order::Submit { op, rows, pick }) => self.submit(op, rows, pick),
+                Ok(Order::Operate { kind, pick, for_ms }) => self.operate(kind, pick, for_ms),
+                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
+                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
+            }
+            self.resume(false);
+        }
+        self.resume(true);
+    }
+
+    fn register(&self) -> std::sync::MutexGuard<'_, Register> {
+        self.register.lock().expect("nobody panics with it")
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = fencepost();
+        command.args(arguments).args(["--store", &self.store]).stdin(Stdio::null());
+        let output = command.output().expect("fencepost starts");
+        let mut log =
+            OpenOptions::new().create(true).append(true).open(self.folder.join("operators.log")).expect("a log");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        let line = format!("{} {arguments:?}: {} {out} {err}\n", super::fleet::now_us(), output.status);
+        log.write_all(line.as_bytes()).expect("a log");
+        output
+    }
+
+    /// Until its end is known: 7 is a store that is away, or did not say.
+    fn until_known(&self, arguments: &[&str]) -> Output {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let output = self.run(arguments);
+            if output.status.code() != Some(7) || Instant::now() > end {
+                return output;
+            }
+            self.register().repeated += 1;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn rows(&mut self, count: u64, pick: u64, name: &str) -> (Vec<Row>, String) {
+        let rows = Row::draw(self.next_id, count, &self.drawn, pick);
+        self.next_id += count;
+        let file = self.folder.join(name);
+        let text: String = rows.iter().map(|row| row.input() + "\n").collect();
+        std::fs::write(&file, text).expect("an input can be written");
+        (rows, file.to_str().expect("UTF-8").to_owned())
+    }
+
+    fn key(&mut self) -> String {
+        self.keys += 1;
+        format!("key-{}", self.keys)
+    }
+
+    fn submit(&mut self, op: Op, count: u64, pick: u64) {
+        let key = self.key();
+        let (rows, file) = self.rows(count, pick, &format!("{key}.jsonl"));
+        let output = self.until_known(&[
+            "submit",
+            &file,
+            "--json",
+            "--key",
+            &key,
+            "--op",
+            op.name(),
+            "--max-attempts=1000",
+            "--max-crashes=1000",
+        ]);
+        let _ = std::fs::remove_file(&file);
+        let said: Option<Value> = serde_json::from_slice(&output.stdout).ok();
+        match said.as_ref().and_then(|said| said["batch"].as_str()) {
+            Some(id) => {
+                let batch = Batch { id: id.to_owned(), op, rows, appends: Vec::new(), aborts: false };
+                self.register().batches.push(batch);
+            }
+            None => self.register().complaints.push(format!("a batch cannot be submitted: {output:?}")),
+        }
+    }
+
+    /// The newest batches, which are most likely open, from one that was picked on; short ones alone, if that is asked.
+    fn candidates(&self, pick: u64, short: bool) -> Vec<(usize, String)> {
+        let register = self.register();
+        let is_meant = |batch: &Batch| !short || batch.rows.len() as u64 <= self.drawn.small_rows_max;
+        let newest = register.batches.iter().enumerate().rev().filter(|(_, batch)| is_meant(batch)).take(CANDIDATES);
+        let mut newest: Vec<(usize, String)> = newest.map(|(at, batch)| (at, batch.id.clone())).collect();
+        let by = pick % newest.len().max(1) as u64;
+        newest.rotate_left(usize::try_from(by).expect("few"));
+        newest
+    }
+
+    /// Carries a command out on the first batch that does not refuse it.
+    fn operate(&mut self, kind: Kind, pick: u64, for_ms: u64) {
+        let (newest, rest) = (pick % CANDIDATES as u64, pick / CANDIDATES as u64);
+        // Not the long ones, or there would be little left to break.
+        let candidates = self.candidates(newest, kind == Kind::Abort);
+        let done = candidates.into_iter().any(|(at, id)| self.operate_on(kind, at, &id, rest, for_ms));
+        let mut register = self.register();
+        let counts = if done { &mut register.done } else { &mut register.refused };
+        *counts.entry(kind).or_default() += 1;
+    }
+
+    fn operate_on(&mut self, kind: Kind, at: usize, id: &str, pick: u64, for_ms: u64) -> bool {
+        match kind {
+            Kind::Hold => {
+                let done = self.changes(&["hold", id, "--json"], "new");
+                if done {
+                    self.held.push((id.to_owned(), Instant::now() + Duration::from_millis(for_ms)));
+                }
+                done
+            }
+            Kind::Append => self.append(at, id, pick),
+            Kind::Abort => {
+                self.register().batches[at].aborts = true;
+                self.changes(&["abort", id, "--yes", "--json"], "new")
+            }
+            Kind::RetryFailed => self.changes(&["retry", id, "--yes", "--json"], "rows"),
+            Kind::RetryLine => {
+                let count = self.register().batches[at].rows.len() as u64;
+                let line = (pick % count + 1).to_string();
+                self.changes(&["retry", id, "--line", &line, "--yes", "--json"], "rows")
+            }
+            // Of all batches, whichever was picked.
+            Kind::Purge => self.changes(&["purge", "--older-than=15s", "--yes", "--json"], "batches"),
+            _ => false,
+        }
+    }
+
+    fn append(&mut self, at: usize, id: &str, pick: u64) -> bool {
+        let key = self.key();
+        let (rows, file) = self.rows(1 + pick % 20, pick, &format!("{key}.jsonl"));
+        let output = self.until_known(&["append", id, &file, "--json", "--key", &key]);
+        let _ = std::fs::remove_file(&file);
+        let done = output.status.success();
+        self.register().batches[at].appends.push(Appended { rows, done });
+        done
+    }
+
+    /// Whether a command is carried out; one that changes nothing says so in this field of its answer. (Repeated after an unknown
+    /// end, each of them does no harm.)
+    fn changes(&self, arguments: &[&str], field: &str) -> bool {
+        let output = self.until_known(arguments);
+        match output.status.code() {
+            Some(0) => {
+                let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+                said[field] != 0 && said[field] != false
+            }
+            // It says what: a batch that is not there, has ended, is aborted.
+            Some(2..=8) => false,
+            _ => {
+                self.register().complaints.push(format!("{arguments:?}: {output:?}"));
+                false
+            }
+        }
+    }
+
+    fn resume(&mut self, all: bool) {
+        let now = Instant::now();
+        let (due, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.held).into_iter().partition(|(_, until)| all || *until <= now);
+        self.held = later;
+        for (id, _) in due {
+            // It may have been purged meanwhile.
+            if !self.changes(&["resume", &id, "--json"], "") {
+                self.ended_held.push(id);
+            }
+        }
+        if all {
+            for id in std::mem::take(&mut self.ended_held) {
+                self.changes(&["resume", &id, "--json"], "");
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What a run says in the end.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::kind::Kind;
+use super::options::{Drawn, Options};
+
+/// What became of a kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// So often.
+    Times(u64),
+    /// This machine cannot do it.
+    NotHere(&'static str),
+}
+
+/// What the checks found out besides violations.
+#[derive(Debug, Clone, Default)]
+pub struct Findings {
+    /// What must not happen, and did.
+    pub violations: Vec<String>,
+    /// Batches that were submitted.
+    pub batches: u64,
+    /// Of those: ended by an operator's abort.
+    pub aborted: u64,
+    /// Of those: purged by the end.
+    pub purged: u64,
+    /// Rows that have an outcome, by success or not.
+    pub outcomes: BTreeMap<&'static str, u64>,
+    /// Runs that handlers noted.
+    pub runs: u64,
+    /// Runs beyond a line's first, by what ended the one before.
+    pub repeats: BTreeMap<String, u64>,
+    /// Answers that came too late and were dropped.
+    pub fenced: u64,
+    /// Leases that others ended, by why.
+    pub recoveries: BTreeMap<String, u64>,
+    /// Effects of transactional handlers.
+    pub effects: u64,
+    /// Transactions that the checkers judged.
+    pub transactions: u64,
+    /// Snapshots of a store in a file that they judged instead.
+    pub snapshots: u64,
+}
+
+/// All that a run says.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// What it was given.
+    pub options: Options,
+    /// What its seed drew.
+    pub drawn: Drawn,
+    /// How often each fault was applied.
+    pub faults: BTreeMap<Kind, Applied>,
+    /// Faults that met nothing that they could have been done to.
+    pub missed: u64,
+    /// Operators' commands that were refused: the batch had ended meanwhile.
+    pub refused: u64,
+    /// Operators' commands that were repeated because their end was unknown.
+    pub repeated: u64,
+    /// Connections that were cut between a request's deed and its answer.
+    pub cuts: u64,
+    /// Workers that left because their name was in use.
+    pub name_in_use: u64,
+    /// From the last fault to the last batch's end.
+    pub healing: Duration,
+    /// What was found.
+    pub findings: Findings,
+    /// Where all is kept, of a run that failed.
+    pub kept: Option<PathBuf>,
+}
+
+impl Report {
+    /// Whether nothing is wrong.
+    pub fn holds(&self) -> bool {
+        self.findings.violations.is_empty()
+    }
+
+    /// How many faults were applied, operators' commands not counted.
+    pub fn applied(&self) -> u64 {
+        let faults = self.faults.iter().filter(|(kind, _)| !kind.is_of_operators());
+        faults.map(|(_, applied)| if let Applied::Times(times) = applied { *times } else { 0 }).sum()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { options, drawn, findings, .. } = self;
+        writeln!(f, "seed {}\n{options:?}\n{drawn:?}", options.seed)?;
+        let times = |applied: &Applied| if let Applied::Times(times) = applied { *times } else { 0 };
+        let (operators, faults): (Vec<_>, Vec<_>) = self.faults.iter().partition(|(kind, _)| kind.is_of_operators());
+        for (what, kinds) in [("faults", faults), ("operators' commands", operators)] {
+            writeln!(f, "\n{what}: {}", kinds.iter().map(|(_, applied)| times(applied)).sum::<u64>())?;
+            for (kind, applied) in kinds {
+                match applied {
+                    Applied::Times(times) => writeln!(f, "  {:<20}{times:>6}", format!("{kind:?}"))?,
+                    Applied::NotHere(why) => writeln!(f, "  {:<20}not applied: {why}", format!("{kind:?}"))?,
+                }
+            }
+        }
+        writeln!(f, "  missed their mark     {}", self.missed)?;
+        writeln!(f, "  commands refused      {}", self.refused)?;
+        writeln!(f, "  commands repeated     {}", self.repeated)?;
+        writeln!(f, "\nconnections cut after the deed: {}", self.cuts)?;
+        writeln!(f, "workers that left because their name was in use: {}", self.name_in_use)?;
+        let Findings { batches, aborted, purged, runs, fenced, effects, transactions, snapshots, .. } = findings;
+        writeln!(f, "\nbatches: {batches}, of them aborted {aborted}, purged {purged}")?;
+        writeln!(f, "outcomes: {:?}", findings.outcomes)?;
+        writeln!(f, "runs: {runs}; repeats by what ended the run before: {:?}", findings.repeats)?;
+        writeln!(f, "fenced answers: {fenced}")?;
+        writeln!(f, "leases ended by others: {:?}", findings.recoveries)?;
+        writeln!(f, "effects: {effects}")?;
+        writeln!(f, "judged by the model's checkers: transactions {transactions}, snapshots of a file {snapshots}")?;
+        writeln!(f, "all ended {:.1} s after the last fault", self.healing.as_secs_f64())?;
+        for violation in &findings.violations {
+            writeln!(f, "VIOLATION: {violation}")?;
+        }
+        if let Some(kept) = &self.kept {
+            writeln!(f, "kept: {}", kept.display())?;
+        }
+        write!(f, "result: {}", if self.holds() { "all holds" } else { "FAILED" })
+    }
+}
