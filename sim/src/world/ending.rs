@@ -119,7 +119,7 @@ pub(crate) fn bounds(schedule: &Schedule, rows: impl Iterator<Item = RowPlan>) -
     } else {
         0
     };
-    let slack = slack + unheard * options.places() as u64 * 9 / 8;
+    let slack = slack + unheard * options.places() * 9 / 8;
     Bounds {
         recovery_slack: Duration::from_micros(slack),
         progress: Duration::from_micros(progress_bound_us(schedule, rows)),
