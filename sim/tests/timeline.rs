@@ -46,7 +46,7 @@ fn a_trace_leaves_the_run_as_it_is() {
 fn a_page_has_every_recovery_and_every_fenced_write() {
     quiet_panics();
     let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
-    for (seed, bug) in (0..300).map(|seed| (seed, None)).chain([(410, Some(PlantedBug::Store(Mistake::NoTokenCheck)))])
+    for (seed, bug) in (0..300).map(|seed| (seed, None)).chain([(145, Some(PlantedBug::Store(Mistake::NoTokenCheck)))])
     {
         let (schedule, run, trace) = traced(seed, bug);
         let drawn = timeline(&schedule, bug, &run, &trace);
@@ -97,13 +97,13 @@ fn bars_begin_and_end_with_what_they_show() {
 #[test]
 fn a_page_tells_what_is_violated_and_how_to_have_it_again() {
     let bug = Some(PlantedBug::Store(Mistake::NoTokenCheck));
-    let (schedule, run, trace) = traced(410, bug);
+    let (schedule, run, trace) = traced(145, bug);
     let violation = run.violation.clone().expect("it is planted");
     let drawn = timeline(&schedule, bug, &run, &trace);
     let broken = drawn.violation.clone().expect("it is drawn");
     assert_eq!((broken.check.as_str(), broken.at, broken.text), (violation.check, violation.at_us, violation.what));
     assert_eq!(drawn.events.last().map(|event| event.kind), Some("violation"));
-    assert_eq!(drawn.replay, "cargo run -p sim -- replay 410 --planted NoTokenCheck");
+    assert_eq!(drawn.replay, "cargo run -p sim -- replay 145 --planted NoTokenCheck");
 
     let page = page(&schedule, bug, &run, &trace);
     let data = page.split("<script type=\"application/json\" id=\"data\">").nth(1).expect("the data");

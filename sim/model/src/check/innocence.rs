@@ -41,7 +41,11 @@ impl Innocence {
                 format!("{lease} is ended on the death of {process:?}, which lives")
             });
         }
-        let judge_steady = by.and_then(|judge| self.health.of_lease(judge)).is_none_or(|(_, judge)| judge.steady);
+        // R5: who takes over has no lease yet by which it could be known.
+        let judge_steady = match by {
+            Some(judge) => self.health.of_lease(judge).is_none_or(|(_, judge)| judge.steady),
+            None => self.health.processes().all(|(_, taker)| taker.steady || taker.dead),
+        };
         if facts.dead || !facts.steady || !judge_steady {
             return Ok(());
         }
@@ -123,6 +127,21 @@ mod tests {
         assert!(judged_after(&away, 9000, LeaseEnd::Lapsed));
         let other = [(100, Event::LinkCut { process: P, link: Link::Liveness })];
         assert!(judged_after(&other, 9000, LeaseEnd::Lapsed));
+    }
+
+    /// R5: a takeover has no judge's lease, so that a fast clock of anybody alive excuses it.
+    #[test]
+    fn a_takeover_by_who_may_have_a_fast_clock_is_excused() {
+        let fast = [
+            (50, started(2, 2)[0].clone()),
+            (60, Event::ClockChanged { process: Process(2), steady: false }),
+            (100, Event::WorkerPaused { process: P }),
+        ];
+        assert!(!judged_after(&fast, 3000, LeaseEnd::TakenOver));
+        let mut dead = fast.to_vec();
+        dead.push((200, Event::WorkerCrashed { process: Process(2), by_row: None }));
+        assert!(judged_after(&dead, 3000, LeaseEnd::TakenOver));
+        assert!(judged_after(&fast[2..], 3000, LeaseEnd::TakenOver));
     }
 
     #[test]
