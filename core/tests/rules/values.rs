@@ -97,3 +97,11 @@ fn ranges_are_ordered_and_do_not_touch() {
     let shown = |first, last| format!("{:?}", LineRange { first, last });
     assert_eq!((shown(3, 3), shown(3, 5)), ("3".to_owned(), "3-5".to_owned()));
 }
+
+#[test]
+fn what_is_taken_from_the_front_of_a_range_leaves_no_empty_one() {
+    let whole = LineSet::range(3, 9);
+    assert_eq!(whole.difference(&LineSet::range(3, 5)).ranges(), [LineRange { first: 6, last: 9 }]);
+    assert_eq!(whole.difference(&LineSet::range(3, 9)).ranges(), []);
+    assert_eq!(format!("{:?}", whole.difference(&LineSet::single(5))), "{3-4, 6-9}");
+}
