@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use fencepost::store::loading::{BatchSpec, LoadEnd, Loaded, SLICE_ROWS};
 use fencepost::store::sqlite::{Clock, SqliteStore, path_of};
 use fencepost::store::view::{Resolved, RowStatus};
-use fencepost::store::{Changes, Loads, OpenMode, Reads, Store, WorkerStore};
+use fencepost::store::{Changes, Loads, OpenMode, Operates, Reads, Store, WorkerStore};
 use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::store::{
     Answer, Claim, ClaimReply, EndCause, Grant, LookReply, ProcessIdentity, Record, RecordItem, Recorded, Recover,
@@ -311,11 +311,30 @@ async fn settling_closes_the_number_and_reads_what_that_claim_took() {
     let taken = claim(&store, lease, 1, 3).await;
     claim(&store, lease, 2, 3).await;
     let settle = |number| StoreRequest::SettleClaim { lease, number };
-    assert_eq!(reply(&store, settle(1)).await, StoreReply::SettleClaim(taken));
-    assert_eq!(reply(&store, settle(5)).await, StoreReply::SettleClaim(vec![]));
+    assert_eq!(reply(&store, settle(1)).await, StoreReply::SettleClaim(taken, vec![]));
+    assert_eq!(reply(&store, settle(5)).await, StoreReply::SettleClaim(vec![], vec![]));
     assert_eq!(claim_reply(&store, claim_of(lease, 5, 1)).await, ClaimReply::Closed);
     recover(&store, lease, 0, EndCause::Died).await;
-    assert_eq!(reply(&store, settle(2)).await, StoreReply::SettleClaim(vec![]));
+    assert_eq!(reply(&store, settle(2)).await, StoreReply::SettleClaim(vec![], vec![]));
+}
+
+/// S2: a settling may arrive twice, the second time when the lines that it granted run and their batch was aborted.
+#[tokio::test]
+async fn settling_tells_what_was_stopped_and_takes_nothing_back() {
+    let place = Place::new();
+    let store = place.open().await;
+    let batch = load(&store, spec(), 10).await;
+    let lease = take_lease(&store, 1).await;
+    let taken = claim(&store, lease, 1, 3).await;
+    let settle = || StoreRequest::SettleClaim { lease, number: 1 };
+    assert_eq!(reply(&store, settle()).await, StoreReply::SettleClaim(taken.clone(), vec![]));
+    store.abort(batch).await.unwrap();
+    let stopped = vec![(batch, taken[0].token, LineSet::range(1, 3))];
+    assert_eq!(reply(&store, settle()).await, StoreReply::SettleClaim(vec![], stopped.clone()));
+    assert_eq!(store.stopping(batch).await.unwrap()[0].rows, 3, "they may run");
+    assert_eq!(reply(&store, StoreRequest::GiveBack { lease, lines: stopped }).await, StoreReply::GiveBack);
+    assert_eq!(store.stopping(batch).await.unwrap(), []);
+    assert_eq!(reply(&store, settle()).await, StoreReply::SettleClaim(vec![], vec![]));
 }
 
 #[tokio::test]

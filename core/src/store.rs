@@ -77,9 +77,9 @@ pub enum StoreReply {
     DropLease,
     /// To [`StoreRequest::Claim`].
     Claim(ClaimReply),
-    /// To [`StoreRequest::SettleClaim`]: the number is closed; these are the spans that the claim took and still holds.
-    /// Empty as well where the lease is dead.
-    SettleClaim(Vec<Grant>),
+    /// To [`StoreRequest::SettleClaim`]: the number is closed; these are the spans that the claim took and still holds, and the
+    /// lines that it took of batches that were aborted since (S2), which the worker gives back. Empty as well where the lease is dead.
+    SettleClaim(Vec<Grant>, Vec<(BatchId, Token, LineSet)>),
     /// To [`StoreRequest::Record`]: one verdict per item, in their order.
     Record(Vec<Verdict>),
     /// To [`StoreRequest::GiveBack`]: none of these lines is held under its token any more.

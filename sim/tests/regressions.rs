@@ -370,3 +370,70 @@ fn a_worker_that_slept_starts_no_row_of_an_aborted_batch() {
     };
     assert_holds(&schedule);
 }
+
+/// C2, S2: a settling that arrived twice, the second time after the batch's abort, took back the note that its lines might run,
+/// while they ran: a purge did not wait for them. Settling takes nothing back now; the worker gives back what it was not granted.
+#[test]
+fn a_settling_that_arrives_again_after_an_abort_takes_nothing_back() {
+    let schedule = Schedule {
+        seed: 423040,
+        options: Options {
+            workers: 2,
+            machines: 1,
+            identities: false,
+            supervised: false,
+            stable_names: false,
+            liveness: false,
+            notify: false,
+            until_done: false,
+            calls: false,
+            batches: vec![BatchPlan {
+                rows: 1,
+                submit_at_us: 0,
+                priority: 0,
+                attempts_max: 2,
+                crashes_max: 3,
+                timeout_us: 4268274,
+            }],
+            run_us_min: 711379,
+            run_us_max: 711379,
+            slow_per_mille: 0,
+            failing_per_mille: 0,
+            retrying_per_mille: 0,
+            hanging_per_mille: 0,
+            deaf_per_mille: 0,
+            poison_rows: 0,
+            concurrency: 1,
+            ttl_us: 1422758,
+            renew_us: 474252,
+            scan_us: 2845516,
+            request_timeout_us: 355689,
+            horizon_us: 1422758,
+            claim_lines_max: 1,
+            claim_bytes_max: 10000,
+            group_lines_max: 1,
+            flush_age_us: 0,
+            poll_us: 1000000,
+            grace_us: 0,
+            cancel_grace_us: 14227,
+            latency_us_min: 500,
+            latency_us_max: 5000,
+            slow_messages_per_mille: 0,
+            inner_us: 0,
+            clock_spread: 0,
+            store_rate: 1000000,
+            restart_us: 71137,
+            core: 255,
+            linger_us: 0,
+            joins_us: vec![],
+            lost_per_mille: 100,
+            witness_rate: 1000000,
+        },
+        faults: vec![
+            (267033, Duplicate { worker: 1, server: Store, count: 1, after_us: 305865 }),
+            (636016, Abort { batch: 0 }),
+            (909076, Purge { batch: 0 }),
+        ],
+    };
+    assert_holds(&schedule);
+}

@@ -116,7 +116,8 @@ impl Store for PostgresStore {
             StoreRequest::DropLease { lease } => self.drop_lease(lease).await.map(|()| StoreReply::DropLease),
             StoreRequest::Claim(claim) => self.claim(&claim).await.map(StoreReply::Claim),
             StoreRequest::SettleClaim { lease, number } => {
-                self.settle_claim(lease, number).await.map(StoreReply::SettleClaim)
+                let settled = self.settle_claim(lease, number).await;
+                settled.map(|(grants, stopped)| StoreReply::SettleClaim(grants, stopped))
             }
             StoreRequest::Record(record) => self.record(&record).await.map(StoreReply::Record),
             StoreRequest::GiveBack { lease, lines } => {

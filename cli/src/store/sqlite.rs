@@ -450,7 +450,8 @@ async fn dispatch(conn: &mut SqliteConnection, now: StoreTime, request: &StoreRe
         }
         StoreRequest::Claim(claim) => StoreReply::Claim(claim::claim(conn, now, claim).await?),
         StoreRequest::SettleClaim { lease, number } => {
-            StoreReply::SettleClaim(claim::settle(conn, *lease, *number).await?)
+            let (grants, stopped) = claim::settle(conn, *lease, *number).await?;
+            StoreReply::SettleClaim(grants, stopped)
         }
         StoreRequest::Record(record) => StoreReply::Record(record::record(conn, now, record).await?),
         StoreRequest::GiveBack { lease, lines } => {

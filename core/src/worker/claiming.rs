@@ -152,9 +152,10 @@ impl Worker {
             }
             ClaimState::Settling { lease, number, asked: Some((asked, _)), .. } if *asked == id => {
                 let (lease, number) = (*lease, *number);
-                if let Ok(StoreReply::SettleClaim(grants)) = reply {
+                if let Ok(StoreReply::SettleClaim(grants, stopped)) = reply {
                     self.claim = ClaimState::Idle;
                     self.accept(now, grants.clone());
+                    self.s2_give_stopped_back(lease, stopped);
                 } else {
                     let next_at = now + self.retry_after();
                     self.claim = ClaimState::Settling { lease, number, asked: None, next_at };

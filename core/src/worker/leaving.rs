@@ -145,6 +145,19 @@ impl Worker {
         }
     }
 
+    /// S2: what a settled claim took of batches that were aborted since is run by nobody. The store cannot see that by the
+    /// settling, which may arrive again late, when lines that it granted run: so it is told, as of any line that is not run.
+    pub(super) fn s2_give_stopped_back(&mut self, lease: LeaseId, stopped: &[(BatchId, Token, LineSet)]) {
+        if self.licence.as_ref().is_none_or(|licence| licence.lease != lease) {
+            return;
+        }
+        for (batch, token, lines) in stopped {
+            for line in lines.iter() {
+                self.give_back.add(lease, RunKey { batch: *batch, line, token: *token });
+            }
+        }
+    }
+
     /// S1: stop claiming, give unstarted lines back at once, let running rows finish.
     pub(super) fn s1_stop(&mut self, now: Instant, reason: ExitReason) {
         if self.leaving.is_leaving() {

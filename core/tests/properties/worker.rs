@@ -121,7 +121,7 @@ impl Store {
                     });
                 }
                 grants.retain(|grant| !grant.rows.is_empty());
-                StoreReply::SettleClaim(grants)
+                StoreReply::SettleClaim(grants, Vec::new())
             }
             StoreRequest::Record(record) => StoreReply::Record(
                 record

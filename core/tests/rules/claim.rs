@@ -69,7 +69,8 @@ fn c2_an_unknown_claim_is_settled_before_any_other() {
         assert!(claims(&effects).is_empty());
         // What it took is run, and nothing else.
         let grants = vec![grant(9, 3..=3)];
-        let effects = rig.tell(WorkerInput::Store(again.last().unwrap().0, Ok(StoreReply::SettleClaim(grants))));
+        let effects =
+            rig.tell(WorkerInput::Store(again.last().unwrap().0, Ok(StoreReply::SettleClaim(grants, vec![]))));
         assert_eq!(starts(&effects), [run(3, 9)]);
         assert_eq!(rig.pass(ms(10)).len(), 0);
         let effects = rig.tell(success(run(3, 9)));
@@ -84,7 +85,7 @@ fn c2_a_claim_s_late_reply_is_ignored() {
     let (settling, ..) = settlings(&rig.pass(TIMING.request_timeout))[0];
     let late = WorkerInput::Store(claim, Ok(granted(vec![grant(9, 3..=3)])));
     assert_eq!(rig.tell(late.clone()), []);
-    let settled = WorkerInput::Store(settling, Ok(StoreReply::SettleClaim(vec![grant(9, 3..=3)])));
+    let settled = WorkerInput::Store(settling, Ok(StoreReply::SettleClaim(vec![grant(9, 3..=3)], vec![])));
     assert_eq!(starts(&rig.tell(settled.clone())), [run(3, 9)]);
     assert_eq!(rig.tell(late), []);
     assert_eq!(rig.tell(settled), []);
@@ -97,7 +98,7 @@ fn c2_a_settling_goes_on_through_a_lapse() {
     let effects = [rig.tell(WorkerInput::Store(claim, Err(StoreFailure::Unknown))), rig.pass(secs(10))].concat();
     let (settling, ..) = *settlings(&effects).last().unwrap();
     assert!(settlings(&effects).len() > 3);
-    let effects = rig.tell(WorkerInput::Store(settling, Ok(StoreReply::SettleClaim(vec![grant(9, 3..=3)]))));
+    let effects = rig.tell(WorkerInput::Store(settling, Ok(StoreReply::SettleClaim(vec![grant(9, 3..=3)], vec![]))));
     // S2: what was claimed before the lapse is not started after it; it goes back.
     assert!(starts(&effects).is_empty());
     let back: Vec<_> = give_backs(&effects).into_iter().map(|(_, lease, lines)| (lease, lines)).collect();

@@ -82,7 +82,7 @@ fn s1_a_grant_that_arrives_after_the_stop_is_given_back_at_once() {
         let effects = if settled {
             let effects = rig.tell(WorkerInput::Store(claim, Err(StoreFailure::Unknown)));
             let (id, ..) = settlings(&effects)[0];
-            rig.tell(WorkerInput::Store(id, Ok(StoreReply::SettleClaim(grants))))
+            rig.tell(WorkerInput::Store(id, Ok(StoreReply::SettleClaim(grants, vec![]))))
         } else {
             rig.tell(WorkerInput::Store(claim, Ok(granted(grants))))
         };
@@ -202,8 +202,32 @@ fn s2_news_of_an_abort_settles_a_claim_under_way() {
     let [(settling, LEASE, 1)] = settlings(&effects)[..] else { panic!("{effects:?}") };
     let effects = rig.tell(WorkerInput::Store(claim, Ok(granted(vec![grant(1, 1..=4)]))));
     assert!(starts(&effects).is_empty(), "an old reply");
-    let effects = rig.tell(WorkerInput::Store(settling, Ok(StoreReply::SettleClaim(vec![grant(2, 7..=8)]))));
+    let effects = rig.tell(WorkerInput::Store(settling, Ok(StoreReply::SettleClaim(vec![grant(2, 7..=8)], vec![]))));
     assert_eq!(starts(&effects).len(), 2, "what the store says now");
+}
+
+/// The store keeps what a claim took of an aborted batch until it is told that nobody runs it: a settling may arrive twice.
+#[test]
+fn s2_what_a_settled_claim_took_of_an_aborted_batch_is_given_back() {
+    let (mut rig, effects) = at_work(options(2));
+    let claim = claims(&effects)[0].0;
+    let effects = rig.tell(WorkerInput::Store(claim, Err(StoreFailure::Unknown)));
+    let settling = settlings(&effects)[0].0;
+    let stopped = vec![(OTHER, Token(3), lines(4, 6)), (OTHER, Token(5), lines(9, 9))];
+    let effects =
+        rig.tell(WorkerInput::Store(settling, Ok(StoreReply::SettleClaim(vec![grant(2, 7..=8)], stopped.clone()))));
+    assert_eq!(starts(&effects).len(), 2);
+    let back: Vec<_> = give_backs(&effects).into_iter().map(|(_, lease, lines)| (lease, lines)).collect();
+    assert_eq!(back, [(LEASE, stopped.clone())]);
+    // Of a lease that is over nothing is kept.
+    let (mut rig, effects) = at_work(options(2));
+    let claim = claims(&effects)[0].0;
+    let effects = rig.tell(WorkerInput::Store(claim, Err(StoreFailure::Unknown)));
+    let settling = settlings(&effects)[0].0;
+    rig.tell(WorkerInput::Lease(LeaseEvent::Ended { lease: LEASE }));
+    rig.tell(held(LEASE_2, at(secs(1_000))));
+    let effects = rig.tell(WorkerInput::Store(settling, Ok(StoreReply::SettleClaim(vec![], stopped))));
+    assert_eq!(give_backs(&effects), []);
 }
 
 /// The store takes a line that is given back for one that does not run any more.

@@ -141,7 +141,10 @@ impl ModelStore {
                 StoreReply::DropLease
             }
             StoreRequest::Claim(claim) => StoreReply::Claim(self.claim(now, claim)),
-            StoreRequest::SettleClaim { lease, number } => StoreReply::SettleClaim(self.settle_claim(*lease, *number)),
+            StoreRequest::SettleClaim { lease, number } => {
+                let grants = self.settle_claim(*lease, *number);
+                StoreReply::SettleClaim(grants, self.stopping.of_claim(*lease, *number))
+            }
             StoreRequest::Record(record) => StoreReply::Record(self.record(now, record)),
             StoreRequest::GiveBack { lease, lines } => {
                 self.give_back(now, *lease, lines);
@@ -268,7 +271,6 @@ impl ModelStore {
             return Vec::new();
         };
         found.last_number = c2_close_number(found.last_number, number);
-        self.stopping.end_claim(lease, number);
         let found = &self.leases[&lease];
         let grant = |(token, batch): &(Token, BatchId)| {
             let batch = self.batches.get(batch)?;

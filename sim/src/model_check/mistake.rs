@@ -67,7 +67,7 @@ pub(super) fn apply(
 ) -> (StoreReply, Vec<Event>) {
     let reply = match (mistake, request) {
         (Some(Mistake::NoFence), StoreRequest::Record(record)) => return unfenced(store, now, record),
-        (Some(Mistake::NoSettle), StoreRequest::SettleClaim { .. }) => StoreReply::SettleClaim(Vec::new()),
+        (Some(Mistake::NoSettle), StoreRequest::SettleClaim { .. }) => StoreReply::SettleClaim(Vec::new(), Vec::new()),
         (Some(Mistake::SettleLeavesNumberOpen), StoreRequest::SettleClaim { .. }) => store.clone().apply(now, request),
         (Some(Mistake::GiveBackForgotten), StoreRequest::GiveBack { .. }) => StoreReply::GiveBack,
         (Some(Mistake::SeenCountIgnored), StoreRequest::Recover(recover)) => unseen(store, now, recover),

@@ -116,7 +116,7 @@ fn of_reply(reply: &Result<StoreReply, StoreFailure>) -> String {
         Err(failure) => format!("{failure:?}"),
         Ok(StoreReply::TakeLease(TakeLeaseReply::NameHeld { .. })) => "NameHeld".to_owned(),
         Ok(StoreReply::Claim(ClaimReply::Granted { grants: granted, .. })) => format!("Granted{}", grants(granted)),
-        Ok(StoreReply::SettleClaim(granted)) => format!("Settled{}", grants(granted)),
+        Ok(StoreReply::SettleClaim(granted, _)) => format!("Settled{}", grants(granted)),
         Ok(StoreReply::Look(look)) => {
             let leases = look.leases.iter().map(|view| format!(" {} with {} renewals", view.worker, view.renewals));
             format!("Look:{}", leases.collect::<String>())

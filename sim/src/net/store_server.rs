@@ -203,7 +203,7 @@ impl World {
 
     fn cover_reply(&mut self, reply: &StoreReply) {
         match reply {
-            StoreReply::SettleClaim(grants) if !grants.is_empty() => self.coverage.mark(NetMark::SettledWithGrants),
+            StoreReply::SettleClaim(grants, _) if !grants.is_empty() => self.coverage.mark(NetMark::SettledWithGrants),
             StoreReply::Record(verdicts) => {
                 for verdict in verdicts {
                     match verdict {

@@ -260,7 +260,7 @@ pub(super) fn done(asked: &StoreRequest, reply: &StoreReply) -> Option<(&'static
                 ("refused", format!("claim {} of {} is refused: the lease is dead", claim.number, claim.lease))
             }
         },
-        (StoreRequest::SettleClaim { lease, number }, StoreReply::SettleClaim(grants)) => {
+        (StoreRequest::SettleClaim { lease, number }, StoreReply::SettleClaim(grants, _)) => {
             let taken: Vec<String> = grants.iter().map(grant).collect();
             let taken = if taken.is_empty() { "nothing that it still holds".to_owned() } else { taken.join("; ") };
             ("settled", format!("claim {number} of {lease} is settled: it took {taken}"))
@@ -330,7 +330,7 @@ pub(super) fn reply(reply: &StoreReply) -> String {
             });
             words.collect::<Vec<_>>().join(", ")
         }
-        StoreReply::Claim(ClaimReply::Granted { grants, .. }) | StoreReply::SettleClaim(grants) => {
+        StoreReply::Claim(ClaimReply::Granted { grants, .. }) | StoreReply::SettleClaim(grants, _) => {
             list(&grants.iter().map(grant).collect::<Vec<_>>())
         }
         StoreReply::Renew(RenewReply::Refused { .. }) => "refused".to_owned(),

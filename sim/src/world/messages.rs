@@ -486,7 +486,7 @@ impl World<'_> {
 
     fn cover_reply(&mut self, reply: &StoreReply) {
         match reply {
-            StoreReply::SettleClaim(grants) if !grants.is_empty() => self.coverage.mark(Mark::SettledWithGrants),
+            StoreReply::SettleClaim(grants, _) if !grants.is_empty() => self.coverage.mark(Mark::SettledWithGrants),
             StoreReply::Claim(ClaimReply::Closed) => self.coverage.mark(Mark::ClaimClosed),
             StoreReply::Recover(RecoverReply::Spared) => self.coverage.mark(Mark::Spared),
             StoreReply::Record(verdicts) => {

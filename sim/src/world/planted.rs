@@ -39,7 +39,7 @@ impl World<'_> {
                     _ => self.store.apply(now, &call.request),
                 }
             }
-            (PlantedBug::NoSettle, StoreRequest::SettleClaim { .. }) => StoreReply::SettleClaim(Vec::new()),
+            (PlantedBug::NoSettle, StoreRequest::SettleClaim { .. }) => StoreReply::SettleClaim(Vec::new(), Vec::new()),
             (PlantedBug::SettleLeavesNumberOpen, request @ StoreRequest::SettleClaim { .. }) => {
                 self.store.clone().apply(now, request)
             }

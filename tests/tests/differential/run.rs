@@ -322,8 +322,8 @@ impl Run {
         self.workers[at].next_number = self.workers[at].next_number.max(number + 1);
         self.workers[at].used_numbers.push(number);
         match self.ask(StoreRequest::SettleClaim { lease, number }).await {
-            StoreReply::SettleClaim(grants) if grants.is_empty() => drop(self.seen.insert("settled none")),
-            StoreReply::SettleClaim(_) => drop(self.seen.insert("settled some")),
+            StoreReply::SettleClaim(grants, _) if grants.is_empty() => drop(self.seen.insert("settled none")),
+            StoreReply::SettleClaim(..) => drop(self.seen.insert("settled some")),
             other => panic!("{other:?}"),
         }
     }

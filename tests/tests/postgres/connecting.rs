@@ -272,7 +272,7 @@ async fn a_session_that_is_ended_leaves_its_request_unknown() {
     holding.commit().await;
     assert_eq!(
         rig.store.call(StoreRequest::SettleClaim { lease, number: 1 }).await.unwrap(),
-        StoreReply::SettleClaim(vec![])
+        StoreReply::SettleClaim(vec![], vec![])
     );
     assert_eq!(rig.grants(lease, 2, 1).await.len(), 1);
 }
@@ -290,7 +290,8 @@ async fn a_dropped_request_leaves_no_transaction_open() {
     assert!(claiming.await.unwrap_err().is_cancelled());
     holding.commit().await;
     // It may have happened, and it has ended by itself.
-    let StoreReply::SettleClaim(taken) = rig.store.call(StoreRequest::SettleClaim { lease, number: 1 }).await.unwrap()
+    let StoreReply::SettleClaim(taken, _) =
+        rig.store.call(StoreRequest::SettleClaim { lease, number: 1 }).await.unwrap()
     else {
         panic!()
     };

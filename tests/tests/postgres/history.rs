@@ -158,7 +158,7 @@ impl Worker {
     /// What the last claim took is known already: the same is told again, as far as it is still held.
     async fn settle(&mut self) {
         let (lease, number) = (self.lease, self.number.max(1));
-        let StoreReply::SettleClaim(grants) =
+        let StoreReply::SettleClaim(grants, _) =
             self.store.call(StoreRequest::SettleClaim { lease, number }).await.unwrap()
         else {
             panic!()

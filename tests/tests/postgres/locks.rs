@@ -291,7 +291,7 @@ async fn settling_waits_for_the_claim() {
     rig.until_waiting(2).await;
     holding.commit().await;
     let taken = granted(claiming.await.unwrap());
-    assert_eq!(settling.await.unwrap().unwrap(), StoreReply::SettleClaim(taken));
+    assert_eq!(settling.await.unwrap().unwrap(), StoreReply::SettleClaim(taken, Vec::new()));
     let again = rig.store.call(claim(lease, 1, 2)).await.unwrap();
     assert_eq!(again, StoreReply::Claim(ClaimReply::Closed));
 }

@@ -90,7 +90,7 @@ fn end(key: Option<&str>) -> LoadEnd {
 
 fn settled(reply: Result<StoreReply, StoreError>) -> Vec<Grant> {
     match reply.unwrap() {
-        StoreReply::SettleClaim(grants) => grants,
+        StoreReply::SettleClaim(grants, _) => grants,
         other => panic!("{other:?}"),
     }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fencepost_core::store::{Claim, ClaimReply, Grant, GrantedRow, StoreFailure};
-use fencepost_core::{LeaseId, Token};
+use fencepost_core::{BatchId, LeaseId, LineSet, Token};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
@@ -39,20 +39,32 @@ impl PostgresStore {
         let unknown = |error| StoreError { failure: StoreFailure::Unknown, ..error };
         let grants = match self.with_rows(claim.lease, &taken).await.map_err(unknown)? {
             Some(grants) => grants,
-            None => self.settle_claim(claim.lease, claim.number).await.map_err(unknown)?,
+            None => {
+                let (grants, stopped) = self.settle_claim(claim.lease, claim.number).await.map_err(unknown)?;
+                // S2: nobody was told of these.
+                if !stopped.is_empty() {
+                    self.give_back(claim.lease, &stopped).await.map_err(unknown)?;
+                }
+                grants
+            }
         };
         Ok(ClaimReply::Granted { grants, suspect_waits, next_after, open_lines })
     }
 
     /// C2: closes the claim's number, then reads what that claim took and still holds. Where the inputs cannot be read a second
     /// time, what it took goes back: a worker on a slow way to the server would hold for ever what others could do.
-    pub(super) async fn settle_claim(&self, lease: LeaseId, number: u64) -> Result<Vec<Grant>, StoreError> {
+    /// And what it took of batches that were aborted since.
+    pub(super) async fn settle_claim(
+        &self,
+        lease: LeaseId,
+        number: u64,
+    ) -> Result<(Vec<Grant>, Vec<(BatchId, Token, LineSet)>), StoreError> {
         loop {
             let call = Call::new("settle_claim").arg(int(lease.number())).arg(int(number));
             let row = self.connections.call_one(call).await?;
-            let taken = self.read(|| taken(&row))?;
+            let (taken, stopped) = self.read(|| Ok((taken(&row)?, stopped(&row)?)))?;
             match self.with_rows(lease, &taken).await {
-                Ok(Some(grants)) => return Ok(grants),
+                Ok(Some(grants)) => return Ok((grants, stopped)),
                 // Some changed hands in between. The claim is over: from now on there can only be fewer.
                 Ok(None) => {}
                 Err(error) => {
@@ -147,6 +159,17 @@ fn taken(row: &PgRow) -> Result<Vec<Taken>, Trouble> {
         Ok(Taken { grant, lines })
     };
     spans.zip(lines).map(taken).collect()
+}
+
+/// What a claim took of batches that were aborted since.
+fn stopped(row: &PgRow) -> Result<Vec<(BatchId, Token, LineSet)>, Trouble> {
+    let Some(tokens): Option<Vec<i64>> = row.try_get("stopped_tokens")? else { return Ok(Vec::new()) };
+    let batches: Vec<i64> = row.try_get("stopped_batches")?;
+    let lines: Vec<String> = row.try_get("stopped_lines")?;
+    let stopped = |(token, (batch, lines)): (i64, (i64, String))| {
+        Ok((batch_id(batch)?, Token(natural(token)?), lines_of(&lines)?))
+    };
+    tokens.into_iter().zip(batches.into_iter().zip(lines)).map(stopped).collect()
 }
 
 /// The rows of each of so many spans, in the order of lines.

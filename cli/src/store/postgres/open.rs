@@ -29,6 +29,7 @@ const FORMER_FUNCTIONS: &[&str] = &[
     "lock_batch_for_outcomes",
     "may_take_suspect",
     "require_read_committed",
+    "stopped_claim",
     "take_outcomes",
     "tell_of_abort",
     "tell_of_free_lines",
@@ -63,6 +64,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "stopping", sql: include_str!("sql/0003_stopping.sql") },
     Migration { name: "calls", sql: include_str!("sql/0004_calls.sql") },
     Migration { name: "calls_due", sql: include_str!("sql/0005_calls_due.sql") },
+    Migration { name: "settling", sql: include_str!("sql/0006_settling.sql") },
 ];
 
 /// The functions, replaced at every change of version.

@@ -549,16 +549,20 @@ select batch, operation, held, priority, last_claim, cursor, total, timeout_ms, 
 from batches
 where batch = ?1";
 
+/// What a claim came to: what it took and still holds, and what was stopped of it.
+type Settled = (Vec<Grant>, Vec<(BatchId, Token, LineSet)>);
+
 /// C2: closes the claim's number, then reads what that claim took and still holds.
-pub(super) async fn settle(conn: &mut SqliteConnection, lease: LeaseId, number: u64) -> Result<Vec<Grant>, Trouble> {
-    let Some(state) = lease::state(conn, lease).await? else { return Ok(Vec::new()) };
-    stopping::end_claim(conn, lease, number).await?;
+/// And what it took of batches that were aborted since.
+pub(super) async fn settle(conn: &mut SqliteConnection, lease: LeaseId, number: u64) -> Result<Settled, Trouble> {
+    let Some(state) = lease::state(conn, lease).await? else { return Ok(Settled::default()) };
+    let stopped = stopping::of_claim(conn, lease, number).await?;
     let lease = int(lease.number());
     let last: i64 = sqlx::query_scalar(LAST_NUMBER).bind(lease).fetch_one(&mut *conn).await?;
     let closed = c2_close_number(natural(last)?, number);
     sqlx::query(CONSUME_NUMBER).bind(lease).bind(int(closed)).execute(&mut *conn).await?;
     if state != LeaseState::Live {
-        return Ok(Vec::new());
+        return Ok(Settled::default());
     }
     let records: Vec<SpanRecord> =
         sqlx::query_as(TAKEN_BY_CLAIM).bind(lease).bind(int(number)).fetch_all(&mut *conn).await?;
@@ -570,5 +574,5 @@ pub(super) async fn settle(conn: &mut SqliteConnection, lease: LeaseId, number: 
         let mut rows = read_rows(conn, span.batch, &ranges(&span.lines), u64::MAX).await?;
         all.extend(grants(conn, &open_batch(from)?, vec![span], &mut rows).await?);
     }
-    Ok(all)
+    Ok((all, stopped))
 }

@@ -6,7 +6,7 @@ use fencepost_core::rules::leaving::s2_still_runs;
 use fencepost_core::{BatchId, LeaseId, LineSet, Token};
 use sqlx::SqliteConnection;
 
-use super::codec::{int, json, lines_from_json, natural, ranges};
+use super::codec::{batch_id, int, json, lines_from_json, natural, ranges};
 use super::trouble::Trouble;
 
 const BEGIN: &str = "\
@@ -58,12 +58,21 @@ pub(super) async fn end_lines(
     Ok(())
 }
 
-const END_CLAIM: &str = "delete from stopping where lease = ?1 and claim_number = ?2";
+const OF_CLAIM: &str = "\
+select batch, token, lines from stopping where lease = ?1 and claim_number = ?2 order by token";
 
-/// What a claim took is settled: nobody runs it.
-pub(super) async fn end_claim(conn: &mut SqliteConnection, lease: LeaseId, number: u64) -> Result<(), Trouble> {
-    sqlx::query(END_CLAIM).bind(int(lease.number())).bind(int(number)).execute(conn).await?;
-    Ok(())
+/// What a claim took of batches that were aborted since.
+pub(super) async fn of_claim(
+    conn: &mut SqliteConnection,
+    lease: LeaseId,
+    number: u64,
+) -> Result<Vec<(BatchId, Token, LineSet)>, Trouble> {
+    let records: Vec<(i64, i64, String)> =
+        sqlx::query_as(OF_CLAIM).bind(int(lease.number())).bind(int(number)).fetch_all(conn).await?;
+    let stopped = |(batch, token, lines): (i64, i64, String)| {
+        Ok((batch_id(batch)?, Token(natural(token)?), lines_from_json(&lines)?))
+    };
+    records.into_iter().map(stopped).collect()
 }
 
 const END_LEASE: &str = "delete from stopping where lease = ?1";

@@ -25,9 +25,10 @@ impl Stopping {
         }
     }
 
-    /// The claim was settled: it is granted to nobody.
-    pub(super) fn end_claim(&mut self, lease: LeaseId, number: u64) {
-        self.0.retain(|_, of_token| (of_token.lease, of_token.number) != (lease, number));
+    /// Of this claim.
+    pub(super) fn of_claim(&self, lease: LeaseId, number: u64) -> Vec<(BatchId, Token, LineSet)> {
+        let of_claim = self.0.values().filter(|of_token| (of_token.lease, of_token.number) == (lease, number));
+        of_claim.map(|of_token| (of_token.batch, of_token.token, of_token.lines.clone())).collect()
     }
 
     pub(super) fn end_lease(&mut self, lease: LeaseId) {

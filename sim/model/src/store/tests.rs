@@ -308,7 +308,7 @@ fn settling_closes_the_number_then_reads() {
     rig.claim(1, 2);
     rig.succeed(1, 1, 1);
     let mut settle = |number| match rig.ask(&StoreRequest::SettleClaim { lease: lease(1), number }) {
-        StoreReply::SettleClaim(grants) => grants.iter().map(short).collect::<Vec<_>>(),
+        StoreReply::SettleClaim(grants, _) => grants.iter().map(short).collect::<Vec<_>>(),
         reply => panic!("{reply:?}"),
     };
     assert_eq!(settle(1), [(vec![2], 1)]);
@@ -316,7 +316,10 @@ fn settling_closes_the_number_then_reads() {
     assert_eq!(rig.claim_reply(1, 1, 9, false), ClaimReply::Closed, "number 3 was closed");
     assert_eq!(rig.claim(1, 9), [(vec![5], 3)]);
     rig.kill(1);
-    assert_eq!(rig.ask(&StoreRequest::SettleClaim { lease: lease(1), number: 1 }), StoreReply::SettleClaim(vec![]));
+    assert_eq!(
+        rig.ask(&StoreRequest::SettleClaim { lease: lease(1), number: 1 }),
+        StoreReply::SettleClaim(vec![], vec![])
+    );
 }
 
 #[test]

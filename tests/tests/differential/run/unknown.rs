@@ -116,8 +116,8 @@ impl Run {
             told.clear();
         }
         let settle = StoreRequest::SettleClaim { lease, number };
-        assert_eq!(self.ask_again(settle.clone()).await, StoreReply::SettleClaim(told.clone()));
-        assert_eq!(self.ask_again(settle).await, StoreReply::SettleClaim(told.clone()));
+        assert_eq!(self.ask_again(settle.clone()).await, StoreReply::SettleClaim(told.clone(), Vec::new()));
+        assert_eq!(self.ask_again(settle).await, StoreReply::SettleClaim(told.clone(), Vec::new()));
         self.seen.insert(if told.is_empty() { "settled again, ended" } else { "settled again" });
     }
 
@@ -130,7 +130,7 @@ impl Run {
         let at = self.below(count) as usize;
         let (lease, number, claim) = self.next_claim(at);
         self.workers[at].used_numbers.push(number);
-        let none = StoreReply::SettleClaim(vec![]);
+        let none = StoreReply::SettleClaim(vec![], vec![]);
         assert_eq!(self.ask(StoreRequest::SettleClaim { lease, number }).await, none);
         let late = self.ask_again(claim).await;
         assert!(matches!(late, StoreReply::Claim(ClaimReply::Closed | ClaimReply::LeaseEnded)), "{late:?}");

@@ -127,18 +127,6 @@ begin
     end if;
 end $$;
 
--- S2: of what this claim took nothing runs but what was granted: under these tokens.
-create or replace function stopped_claim(p_lease bigint, p_number bigint, p_granted bigint[]) returns void
-language plpgsql volatile as $$
-#variable_conflict use_column
-begin
-    perform 1 from stopping s
-    where s.lease = p_lease and s.claim_number = p_number and s.token <> all (p_granted) order by s.token for update;
-    if found then
-        delete from stopping s where s.lease = p_lease and s.claim_number = p_number and s.token <> all (p_granted);
-    end if;
-end $$;
-
 -- S7: the record of an ended batch's generation; rows without an outcome are there only where it was aborted.
 create or replace function record_completion(of_batch bigint) returns void
 language plpgsql volatile as $$

@@ -4,7 +4,8 @@
 create or replace function settle_claim(
     p_lease bigint, p_number bigint,
     out batches bigint[], out tokens bigint[], out operations text[], out timeouts_ms bigint[], out suspicions integer[],
-    out alone boolean[], out recovered_from text[], out lines text[]
+    out alone boolean[], out recovered_from text[], out lines text[],
+    out stopped_batches bigint[], out stopped_tokens bigint[], out stopped_lines text[]
 )
 language plpgsql volatile as $$
 #variable_conflict use_column
@@ -20,7 +21,6 @@ begin
     insert into lease_claims as c (lease, number) values (p_lease, p_number)
     on conflict (lease) do update set number = greatest(c.number, excluded.number);
     if v_state <> 'live' then
-        perform stopped_claim(p_lease, p_number, '{}');
         return;
     end if;
     select array_agg(s.batch order by s.token), array_agg(s.token order by s.token), array_agg(b.operation order by s.token),
@@ -31,9 +31,13 @@ begin
     from spans s
     join batches b on b.batch = s.batch
     where s.lease = p_lease and s.claim_number = p_number;
-    -- S2: what it took of a batch that was aborted since is granted to nobody. An abort that comes between these statements finds the
-    -- granted tokens among those that stay.
-    perform stopped_claim(p_lease, p_number, coalesce(tokens, '{}'));
+    -- S2: what it took of batches that were aborted since is told, and the worker gives it back: this request may be an old one that
+    -- comes late, when lines that it granted run. An abort that comes between these statements finds the granted tokens among those
+    -- that are granted.
+    select array_agg(t.batch order by t.token), array_agg(t.token order by t.token), array_agg(t.lines::text order by t.token)
+    into stopped_batches, stopped_tokens, stopped_lines
+    from stopping t
+    where t.lease = p_lease and t.claim_number = p_number and t.token <> all (coalesce(tokens, '{}'));
 end $$;
 
 -- The inputs of spans that a claim took, by a request of its own that locks nothing: rows never change. Its commit waits until
