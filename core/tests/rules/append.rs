@@ -103,3 +103,11 @@ fn s3_an_append_of_nothing_has_no_lines() {
     assert_eq!(lines_of(5, 1), Some(LineRange { first: 5, last: 5 }));
     assert_eq!(lines_of(5, 3), Some(LineRange { first: 5, last: 7 }));
 }
+
+/// Of a batch that is not there any more an append's record says nothing.
+#[test]
+fn s3_an_append_to_a_batch_that_was_purged_is_refused() {
+    for state in [AppendState::Done, AppendState::Loading] {
+        assert_eq!(s3_finish_append(Some((state, Some("digest"))), None, "digest"), AppendEnding::Refused, "{state:?}");
+    }
+}
