@@ -89,8 +89,8 @@ struct Act {
 #[derive(Debug, Clone, Hash)]
 enum Acting {
     No,
-    /// Asking the second witness about a lease that lapsed.
-    Heartbeat(RequestId, Instant, Act),
+    /// Asking the second witness about leases that lapsed, until then.
+    Heartbeat(RequestId, Instant, Vec<Act>),
     Recover(RequestId, Instant, Act),
 }
 
@@ -115,6 +115,8 @@ pub struct Judge {
     local: BTreeMap<LeaseId, LeaseView>,
     reported: VecDeque<ProcessIdentity>,
     acts: VecDeque<Act>,
+    /// Lapsed leases that the second witness lets go.
+    allowed: VecDeque<Act>,
     acting: Acting,
     effects: VecDeque<JudgeEffect>,
     next_request: u64,
@@ -136,6 +138,7 @@ impl Judge {
             local: BTreeMap::new(),
             reported: VecDeque::new(),
             acts: VecDeque::new(),
+            allowed: VecDeque::new(),
             acting: Acting::No,
             effects: VecDeque::new(),
             next_request: 0,
@@ -153,7 +156,7 @@ impl Judge {
         let look = self.looking.map_or(self.next_look_at, |(_, sent_at)| sent_at + limit);
         let act = match &self.acting {
             Acting::No => None,
-            Acting::Heartbeat(_, sent_at, act) => Some(*sent_at + r2_witness_limit(act.view.renew, limit)),
+            Acting::Heartbeat(_, until, _) => Some(*until),
             Acting::Recover(_, sent_at, _) => Some(*sent_at + limit),
         };
         [Some(look), act, self.next_local_check_at].into_iter().flatten().min()
@@ -168,9 +171,7 @@ impl Judge {
         match &self.acting {
             // The next look shows whether it is still to be done.
             Acting::Recover(_, sent_at, _) if now >= *sent_at + limit => self.acting = Acting::No,
-            Acting::Heartbeat(_, sent_at, act) if now >= *sent_at + r2_witness_limit(act.view.renew, limit) => {
-                self.heartbeat_known(now, None);
-            }
+            Acting::Heartbeat(_, until, _) if now >= *until => self.heartbeats_known(now, None),
             _ => {}
         }
         if self.looking.is_none() && now >= self.next_look_at {
@@ -191,7 +192,7 @@ impl Judge {
             JudgeInput::Store(id, reply) => self.handle_store(now, id, reply),
             JudgeInput::Liveness(id, reply) => {
                 if matches!(&self.acting, Acting::Heartbeat(asked, _, _) if *asked == id) {
-                    self.heartbeat_known(now, reply);
+                    self.heartbeats_known(now, reply);
                 }
             }
             JudgeInput::Process(lease, state) => self.handle_process(now, lease, state),
@@ -247,7 +248,10 @@ impl Judge {
                     let Act { view: LeaseView { lease, worker, .. }, cause, .. } = act;
                     self.tell(JudgeEvent::Recovered { lease, worker, cause, lines, failed });
                 }
-                Ok(_) => self.forget(act.view.lease),
+                // Renewed or ended, the next look shows it; only held up until the look was old (R3), the watch is as good as before.
+                Ok(_) => {
+                    self.local.remove(&act.view.lease);
+                }
                 Err(_) => {}
             }
         }
@@ -349,42 +353,64 @@ impl Judge {
     }
 
     fn decide(&mut self, act: Act) {
-        let under_way = match &self.acting {
+        let is_same = |other: &Act| other.view.lease == act.view.lease;
+        let acting = match &self.acting {
             Acting::No => false,
-            Acting::Heartbeat(_, _, other) | Acting::Recover(_, _, other) => other.view.lease == act.view.lease,
+            Acting::Heartbeat(_, _, others) => others.iter().any(is_same),
+            Acting::Recover(_, _, other) => is_same(other),
         };
-        if under_way {
+        if acting || self.allowed.iter().any(is_same) {
             return;
         }
-        self.acts.retain(|other| other.view.lease != act.view.lease);
+        self.acts.retain(|other| !is_same(other));
         self.acts.push_back(act);
     }
 
     fn act(&mut self, now: Instant) {
         while matches!(self.acting, Acting::No) {
+            if let Some(act) = self.allowed.pop_front() {
+                if Some(act.view.lease) != self.own_lease {
+                    self.recover(now, act);
+                }
+                continue;
+            }
             let Some(act) = self.acts.pop_front() else { return };
             if Some(act.view.lease) == self.own_lease {
                 continue;
             }
             if act.cause == EndCause::Lapsed && self.options.liveness {
-                let id = self.new_request();
-                let leases = vec![act.view.lease];
-                let request = LivenessRequest::Check { leases, ttl_max: act.view.ttl };
-                self.effects.push_back(JudgeEffect::Liveness(id, request));
-                self.acting = Acting::Heartbeat(id, now, act);
+                self.ask_for_heartbeats(now, act);
             } else {
                 self.recover(now, act);
             }
         }
     }
 
+    /// R2, R4: one question for all that wait and have the same timings. Asked one after the other, a silent witness would
+    /// let the looks at all but the first grow too old to act on.
+    fn ask_for_heartbeats(&mut self, now: Instant, first: Act) {
+        let LeaseView { ttl, renew, .. } = first.view;
+        let alike = |act: &Act| act.cause == EndCause::Lapsed && (act.view.ttl, act.view.renew) == (ttl, renew);
+        let (also, rest) = std::mem::take(&mut self.acts).into_iter().partition::<VecDeque<_>, _>(alike);
+        self.acts = rest;
+        let mut acts = vec![first];
+        acts.extend(also);
+        let id = self.new_request();
+        let leases = acts.iter().map(|act| act.view.lease).collect();
+        self.effects.push_back(JudgeEffect::Liveness(id, LivenessRequest::Check { leases, ttl_max: ttl }));
+        let until = now + r2_witness_limit(renew, self.options.timing.request_timeout);
+        self.acting = Acting::Heartbeat(id, until, acts);
+    }
+
     /// R2: the second witness spoke, or did not; a witness that cannot vouch has no veto.
-    fn heartbeat_known(&mut self, now: Instant, reply: Option<LivenessReply>) {
-        if let Acting::Heartbeat(_, _, act) = std::mem::replace(&mut self.acting, Acting::No) {
-            let heartbeat = heartbeat_of(act.view.lease, reply);
-            if Some(act.view.lease) != self.own_lease && r2_heartbeat_allows(heartbeat, &act.view, act.now) {
-                self.recover(now, act);
-            }
+    fn heartbeats_known(&mut self, now: Instant, reply: Option<LivenessReply>) {
+        if let Acting::Heartbeat(_, _, acts) = std::mem::replace(&mut self.acting, Acting::No) {
+            let is_allowed = |act: &Act| {
+                let heartbeat = heartbeat_of(act.view.lease, reply.as_ref());
+                r2_heartbeat_allows(heartbeat, &act.view, act.now)
+            };
+            self.allowed.extend(acts.into_iter().filter(is_allowed));
+            self.act(now);
         }
     }
 

@@ -400,7 +400,7 @@ impl Keeper {
             State::Taking { predecessor: Some(held), .. }
                 if held.heartbeat.is_some_and(|(asked_id, _)| asked_id == id) =>
             {
-                let heartbeat = heartbeat_of(held.view.lease, reply);
+                let heartbeat = heartbeat_of(held.view.lease, reply.as_ref());
                 self.heartbeat_known(now, heartbeat);
             }
             _ => {}
@@ -435,7 +435,7 @@ impl Keeper {
 }
 
 /// R2: what a reply of the second witness says of one lease.
-pub(crate) fn heartbeat_of(lease: LeaseId, reply: Option<LivenessReply>) -> Heartbeat {
+pub(crate) fn heartbeat_of(lease: LeaseId, reply: Option<&LivenessReply>) -> Heartbeat {
     match reply {
         Some(LivenessReply::Check { vouches: true, alive }) if alive.contains(&lease) => Heartbeat::Present,
         Some(LivenessReply::Check { vouches: true, .. }) => Heartbeat::Absent,

@@ -230,6 +230,8 @@ pub(crate) struct World<'a> {
     expiry: expiry::Expiry,
     holds: BTreeMap<BatchId, u64>,
     stagings: Vec<operators::Staging>,
+    /// How many appends there were: no two have one id.
+    appends: u64,
     purged: BTreeSet<BatchId>,
     submitted: usize,
     ended_at: Option<u64>,
@@ -294,6 +296,7 @@ impl<'a> World<'a> {
             expiry: expiry::Expiry::default(),
             holds: BTreeMap::new(),
             stagings: Vec::new(),
+            appends: 0,
             purged: BTreeSet::new(),
             submitted: 0,
             ended_at: None,

@@ -334,6 +334,59 @@ fn r2_a_heartbeat_delays_and_only_one_that_can_be_vouched_for() {
     assert_eq!(rig.tell(JudgeInput::Liveness(check, reply(true, vec![LEASE]))), []);
 }
 
+/// Asked one after the other, a silent witness would let the looks at all but the first two grow too old to act on.
+#[test]
+fn r4_a_silent_witness_is_waited_for_once_for_all_that_died_together() {
+    let leases: Vec<LeaseId> = (1..=9).map(LeaseId::from_random).collect();
+    let dead = |_| Some(leases.iter().map(|lease| view(*lease, at(secs(0)), 3)).collect());
+    let (mut rig, first) = judge(true);
+    let effects: Vec<_> = watch(&mut rig, first, secs(12), dead).into_iter().map(|(_, effect)| effect).collect();
+    let [check] = checks(&effects)[..] else { panic!("{effects:?}") };
+    let request = LivenessRequest::Check { leases: leases.clone(), ttl_max: secs(8) };
+    assert!(effects.contains(&JudgeEffect::Liveness(check, request)));
+    let mut effects = rig.pass(TIMING.request_timeout);
+    let mut recovered = Vec::new();
+    while let [(act, ref recover)] = acts(&effects)[..] {
+        assert_eq!(recover.seen_at, store_time(at(secs(12))));
+        recovered.push(recover.lease);
+        let reply = RecoverReply::Recovered { lines: 1, failed: 0 };
+        effects = rig.tell(JudgeInput::Store(act, Ok(StoreReply::Recover(reply))));
+        assert_eq!(checks(&effects), []);
+    }
+    assert_eq!(recovered, leases);
+}
+
+/// An act that was held up until its look was old is repeated after the next look: the watch goes on.
+#[test]
+fn r4_an_act_that_was_spared_is_decided_by_the_next_look() {
+    let acts_again = |renewals| {
+        let (mut rig, check) = asking_for_the_heartbeat();
+        let (act, recover) = acts(&rig.tell(JudgeInput::Liveness(check, None)))[0].clone();
+        let effects = rig.tell(JudgeInput::Store(act, Ok(StoreReply::Recover(RecoverReply::Spared))));
+        assert_eq!((acts(&effects), recover.renewals), (vec![], 3));
+        acted(&watch(&mut rig, effects, secs(2), |_| Some(vec![view(LEASE, at(secs(0)), renewals)])))
+    };
+    assert_eq!(acts_again(3).first().map(|(_, cause, renewals)| (*cause, *renewals)), Some((EndCause::Lapsed, 3)));
+    assert_eq!(acts_again(4), [], "it was renewed");
+}
+
+/// A young witness vouches for those with short ttls, and a question names one.
+#[test]
+fn r2_leases_with_other_timings_are_asked_for_by_themselves() {
+    let (mut rig, first) = judge(true);
+    let slow = LeaseView { ttl: secs(9), expires_at: store_time(at(secs(8))), ..view(LEASE_2, at(secs(0)), 3) };
+    let dead = |_| Some(vec![view(LEASE, at(secs(0)), 3), slow.clone()]);
+    let effects: Vec<_> = watch(&mut rig, first, secs(12), dead).into_iter().map(|(_, effect)| effect).collect();
+    let [check] = checks(&effects)[..] else { panic!("{effects:?}") };
+    let request = LivenessRequest::Check { leases: vec![LEASE], ttl_max: secs(8) };
+    assert!(effects.contains(&JudgeEffect::Liveness(check, request)));
+    let vouched = Some(LivenessReply::Check { vouches: true, alive: vec![LEASE] });
+    let effects = rig.tell(JudgeInput::Liveness(check, vouched));
+    let [check] = checks(&effects)[..] else { panic!("{effects:?}") };
+    let request = LivenessRequest::Check { leases: vec![LEASE_2], ttl_max: secs(9) };
+    assert_eq!(effects, [JudgeEffect::Liveness(check, request)]);
+}
+
 #[test]
 fn r2_no_heartbeat_puts_recovery_off_for_ever() {
     let (mut rig, check) = asking_for_the_heartbeat();

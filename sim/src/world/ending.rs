@@ -112,14 +112,15 @@ pub(crate) fn bounds(schedule: &Schedule, rows: impl Iterator<Item = RowPlan>) -
     let options = &schedule.options;
     // A request on its way, and clocks that are a tenth slow.
     let slack = options.request_timeout_us + (2 * options.ttl_us + options.scan_us + options.renew_us) / 8;
-    // One lease is judged after the other, and each waits for a second witness that is silent.
+    // A silent second witness is waited for once for all that lapsed together: those who come meanwhile wait for two answers, and
+    // a look that grew too old by that is had anew.
     let (renew, limit) = (Duration::from_micros(options.renew_us), Duration::from_micros(options.request_timeout_us));
     let unheard = if options.liveness {
         u64::try_from(r2_witness_limit(renew, limit).as_micros()).unwrap_or(u64::MAX)
     } else {
         0
     };
-    let slack = slack + unheard * options.places() * 9 / 8;
+    let slack = slack + unheard * 3 * 9 / 8;
     Bounds {
         recovery_slack: Duration::from_micros(slack),
         progress: Duration::from_micros(progress_bound_us(schedule, rows)),

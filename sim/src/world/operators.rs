@@ -91,7 +91,8 @@ impl World<'_> {
             return None;
         }
         let (now, id) = (self.store_clock.now(self.now), batch_id(at));
-        let append = AppendId::from_random(self.number_of(&[at as u64, self.now, 0xa99e]));
+        self.appends += 1;
+        let append = AppendId::from_random(self.number_of(&[self.appends, 0xa99e]));
         let Begun::Loading { first_line } = self.store.begin_append(now, id, append, None) else { return None };
         let inputs: Vec<Box<str>> = (0..rows).map(|n| format!("{{\"n\":{}}}", first_line + n).into()).collect();
         let staged = self.store.append_rows(now, id, append, first_line, &inputs);
