@@ -283,6 +283,29 @@ fn s7_s1_a_call_may_end_within_the_grace_and_the_drop_frees_one_that_does_not() 
 }
 
 #[test]
+fn s7_s1_who_is_told_that_the_lease_is_dropped_leaves_no_call_behind() {
+    let (mut rig, _) = calling(caller(), grant(5));
+    let effects = rig.tell(WorkerInput::Lease(LeaseEvent::Dropped));
+    assert_eq!(effects, [WorkerEffect::CancelCall(grant(5).key), WorkerEffect::Exit(ExitReason::Stopped)]);
+    assert_eq!(rig.machine.poll_timeout(), None);
+}
+
+/// A call that cannot be started now is left to others for a while.
+#[test]
+fn s7_who_gave_a_call_back_does_not_ask_again_at_once() {
+    let (mut rig, effects) = at_work(caller());
+    rig.tell(WorkerInput::Lease(LeaseEvent::Ended { lease: LEASE }));
+    drop(effects);
+    let effects = rig.tell(held(LEASE_2, rig.now + secs(1)));
+    let (id, _) = asked_for(&effects)[0];
+    rig.pass(secs(1));
+    let effects = rig.tell(answer(id, reply(Some(grant(7)), None, true, true)));
+    assert_eq!(records_of_calls(&effects)[0].1.outcome, CallOutcome::GivenBack, "{effects:?}");
+    assert!(asked_for(&rig.tell(held(LEASE_2, rig.now + secs(100)))).is_empty());
+    assert!(!asked_for(&rig.pass(secs(5))).is_empty());
+}
+
+#[test]
 fn s7_it_leaves_once_all_is_done_and_delivered() {
     let options = WorkerOptions { until_done: true, ..caller() };
     for (open_lines, undelivered, leaves) in [(true, false, false), (false, true, false), (false, false, true)] {

@@ -349,3 +349,18 @@ fn o3_an_answer_that_waits_has_a_timeout_and_so_has_its_group() {
     let limit = TIMING.request_timeout;
     assert_eq!(asked_at, [flush_age, flush_age + limit, flush_age + limit * 2]);
 }
+
+/// What waited while another group was under way may be more than a group takes.
+#[test]
+fn o3_a_group_takes_no_more_than_it_may_of_those_that_waited() {
+    let answer = |bytes: usize| RunAnswer::Success("x".repeat(bytes).into());
+    let (mut rig, _) = with_grants(WorkerOptions { group_bytes_max: 10, ..options(9) }, vec![grant(1, 1..=9)]);
+    let effects = rig.tell(ended(run(1, 1), answer(10)));
+    let [first] = &records(&effects)[..] else { panic!("{effects:?}") };
+    for line in 2..=5 {
+        rig.tell(ended(run(line, 1), answer(4)));
+    }
+    let effects = recorded(&mut rig, first);
+    let lines: Vec<_> = records(&effects)[0].1.items.iter().map(|item| item.line).collect();
+    assert_eq!(lines, [2, 3]);
+}
