@@ -359,12 +359,22 @@ pub enum Event {
         /// Which.
         process: Process,
     },
-    /// Fact: a link is cut, at least one way. A lost, or badly late, message is a cut and a heal around its time.
+    /// Fact: a link is cut, at least one way. A lost message is a cut and a heal at once.
     LinkCut {
         /// Whose.
         process: Process,
         /// Which link.
         link: Link,
+    },
+    /// Fact: a message to the store is badly late, while others may arrive: whose process is in trouble, and may renew all the same.
+    MessageHeldUp {
+        /// Whose.
+        process: Process,
+    },
+    /// Fact: no message to the store is held up any more.
+    MessagesArrived {
+        /// Whose.
+        process: Process,
     },
     /// Fact: the link works again.
     LinkHealed {

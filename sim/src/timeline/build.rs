@@ -260,6 +260,8 @@ impl Builder {
             | Fact::WorkerPaused { process }
             | Fact::WorkerResumed { process }
             | Fact::LinkCut { process, .. }
+            | Fact::MessageHeldUp { process }
+            | Fact::MessagesArrived { process }
             | Fact::LinkHealed { process, .. } => {
                 let lane = self.processes.get(process).map_or(Lane::Worker(place(*process).0, 0), |known| known.lane);
                 (lane, self.works_under(*process))

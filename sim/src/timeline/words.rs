@@ -183,6 +183,8 @@ pub(super) fn fact(fact: &Fact) -> Option<(&'static str, String)> {
         Fact::WorkerPaused { .. } => ("pause", "the process stands still".to_owned()),
         Fact::WorkerResumed { .. } => ("resume", "the process goes on".to_owned()),
         Fact::LinkCut { link, .. } => ("cut", format!("trouble on the link to {}", server(*link))),
+        Fact::MessageHeldUp { .. } => ("held-up", "a message to the store is held up".into()),
+        Fact::MessagesArrived { .. } => ("arrived", "no message to the store is held up any more".into()),
         Fact::LinkHealed { link, .. } => ("healed", format!("the link to {} works again", server(*link))),
         Fact::StoreAway => ("away", "the store is away".to_owned()),
         Fact::StoreBack => ("back", "the store is back".to_owned()),

@@ -179,7 +179,12 @@ impl World<'_> {
         }
         let delayed = delay.is_some();
         if delayed {
-            self.link_trouble(at, Link::Store, true);
+            let process = &mut self.processes[at];
+            process.held_up += 1;
+            if process.held_up == 1 {
+                let process = process.number;
+                self.fact(history::Event::MessageHeldUp { process });
+            }
         }
         let call = StoreCall { process: at, machine, id, request, duplicate: false, twice, delayed };
         self.push(self.now + way + delay.unwrap_or(0), Event::StoreArrives(Box::new(call)));
@@ -261,7 +266,12 @@ impl World<'_> {
 
     pub(super) fn end_delay(&mut self, call: &StoreCall) {
         if call.delayed {
-            self.link_trouble(call.process, Link::Store, false);
+            let process = &mut self.processes[call.process];
+            process.held_up -= 1;
+            if process.held_up == 0 {
+                let process = process.number;
+                self.fact(history::Event::MessagesArrived { process });
+            }
         }
     }
 

@@ -52,6 +52,8 @@ pub(super) struct Process {
     pub(super) records_under_way: u32,
     /// How many troubles its links have; the checkers hear of the first and of the last.
     pub(super) link_troubles: [u32; 2],
+    /// How many of its messages to the store are badly late.
+    pub(super) held_up: u32,
     /// It dies once so many more effects were performed; when its successor starts.
     pub(super) dies_after: Option<(u16, Option<u64>)>,
     /// When keeper, judge and worker want to be woken, as of the last input.
@@ -163,6 +165,7 @@ impl World<'_> {
             claims_under_way: 0,
             records_under_way: 0,
             link_troubles: [0; 2],
+            held_up: 0,
             dies_after: None,
             timeouts: [None; 3],
         };

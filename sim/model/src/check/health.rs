@@ -15,8 +15,11 @@ pub(super) struct Facts {
     pub stopping: bool,
     paused: bool,
     cut: bool,
+    held_up: bool,
     /// When it last became well or unwell.
     pub since: u64,
+    /// When it was last lost or found again.
+    pub lost_since: u64,
     /// The row that killed it.
     pub killed_by: Option<(fencepost_core::BatchId, u64)>,
 }
@@ -24,7 +27,12 @@ pub(super) struct Facts {
 impl Facts {
     /// It runs and nothing of its own keeps it from the store.
     pub(super) fn is_well(&self) -> bool {
-        !self.dead && !self.paused && !self.cut
+        !self.is_lost() && !self.held_up
+    }
+
+    /// It cannot keep its lease.
+    pub(super) fn is_lost(&self) -> bool {
+        self.dead || self.paused || self.cut
     }
 
     /// Whether it may judge others.
@@ -63,6 +71,8 @@ impl Health {
             Event::WorkerResumed { process } => self.change(at, process, |facts| facts.paused = false),
             Event::LinkCut { process, link: Link::Store } => self.change(at, process, |facts| facts.cut = true),
             Event::LinkHealed { process, link: Link::Store } => self.change(at, process, |facts| facts.cut = false),
+            Event::MessageHeldUp { process } => self.change(at, process, |facts| facts.held_up = true),
+            Event::MessagesArrived { process } => self.change(at, process, |facts| facts.held_up = false),
             Event::ClockChanged { process, steady } => self.change(at, process, |facts| facts.steady &= steady),
             Event::StoreAway => self.store_since = None,
             Event::StoreBack | Event::StoreClockJumped { .. } => self.store_since = self.store_since_now(at, event),
@@ -79,7 +89,9 @@ impl Health {
             stopping: false,
             paused: false,
             cut: false,
+            held_up: false,
             since: at,
+            lost_since: at,
             killed_by: None,
         };
         self.processes.insert(process, facts);
@@ -89,11 +101,14 @@ impl Health {
         let Some(facts) = self.processes.get_mut(&process) else {
             return;
         };
-        let was_well = facts.is_well();
+        let (was_well, was_lost) = (facts.is_well(), facts.is_lost());
         change(facts);
         // A heal beside a fault that goes on does not count as getting well, nor a second fault as getting worse.
         if facts.is_well() != was_well {
             facts.since = at;
+        }
+        if facts.is_lost() != was_lost {
+            facts.lost_since = at;
         }
     }
 

@@ -12,11 +12,11 @@ use crate::view::StoreView;
 
 const NAME: &str = "6 bounded recovery";
 
-/// Asserts R4's bound: a live lease whose process is unwell (dead, paused, or cut off from the store) has ended once some
+/// Asserts R4's bound: a live lease whose process is lost (dead, paused, or cut off from the store) has ended once some
 /// other process had all that a judge needs for `ttl + scan`, two looks (half a renewal interval) and the slack; a renewal
 /// interval more where that judge had not been watching (had not had all that it needs for a scan and a look before the lease was
 /// last renewed); for a process that lives, one ttl more. The time counts from the last of:
-/// the process became unwell; the lease was last taken or renewed (L2: of the renewals while it is unwell only so many count: in its
+/// the process was lost; the lease was last taken or renewed (L2: of the renewals while it is lost only so many count: in its
 /// licence it asks every eighth of the ttl, and they may arrive twice); the judge started or became well; the store came back,
 /// or its clock was stepped. What a judge needs: well, not stopping, a steady clock. (An end frees all spans in its own
 /// transaction: that is invariant 1.)
@@ -35,12 +35,12 @@ pub struct BoundedRecovery {
 struct Renewed {
     /// When it was taken or renewed, as far as that counts.
     at: u64,
-    /// Since when its process was unwell at the last renewal, and how many there were since.
-    unwell: (u64, u32),
+    /// Since when its process was lost at the last renewal, and how many there were since.
+    lost: (u64, u32),
 }
 
-/// So many renewals count while a process is unwell.
-const UNWELL_RENEWALS_MAX: u32 = 16;
+/// So many renewals count while a process is lost.
+const LOST_RENEWALS_MAX: u32 = 16;
 
 impl BoundedRecovery {
     /// For an empty store.
@@ -65,10 +65,10 @@ impl BoundedRecovery {
         let store_since = self.health.store_since()?;
         let deadline = |(lease, renewed): (&LeaseId, &Renewed)| {
             let (process, facts) = self.health.of_lease(*lease)?;
-            if facts.is_well() {
+            if !facts.is_lost() {
                 return None;
             }
-            let from = facts.since.max(renewed.at).max(store_since);
+            let from = facts.lost_since.max(renewed.at).max(store_since);
             let judged = self.judges(process).map(|judge| {
                 let since = judge.since.max(store_since);
                 let watched = since + micros(judge.timing.scan) + micros(facts.timing.renew) / 4 <= renewed.at;
@@ -93,21 +93,21 @@ impl BoundedRecovery {
     }
 
     fn renewed(&mut self, at: u64, lease: LeaseId) {
-        let unwell_since =
-            self.health.of_lease(lease).filter(|(_, facts)| !facts.is_well()).map(|(_, facts)| facts.since);
-        let renewed = self.renewed.entry(lease).or_insert(Renewed { at, unwell: (0, 0) });
-        if let Some(since) = unwell_since {
-            let before = if renewed.unwell.0 == since { renewed.unwell.1 } else { 0 };
-            renewed.unwell = (since, before + 1);
-            if before >= UNWELL_RENEWALS_MAX {
+        let lost_since =
+            self.health.of_lease(lease).filter(|(_, facts)| facts.is_lost()).map(|(_, facts)| facts.lost_since);
+        let renewed = self.renewed.entry(lease).or_insert(Renewed { at, lost: (0, 0) });
+        if let Some(since) = lost_since {
+            let before = if renewed.lost.0 == since { renewed.lost.1 } else { 0 };
+            renewed.lost = (since, before + 1);
+            if before >= LOST_RENEWALS_MAX {
                 return;
             }
         }
         renewed.at = at;
     }
 
-    fn is_unwell(&self, lease: LeaseId) -> bool {
-        self.health.of_lease(lease).is_some_and(|(_, facts)| !facts.is_well())
+    fn is_lost(&self, lease: LeaseId) -> bool {
+        self.health.of_lease(lease).is_some_and(|(_, facts)| facts.is_lost())
     }
 }
 
@@ -121,11 +121,11 @@ impl Checker for BoundedRecovery {
         let changed = match *event {
             Event::LeaseTaken { lease, .. } | Event::LeaseRenewed { lease, .. } => {
                 self.renewed(at, lease);
-                self.is_unwell(lease)
+                self.is_lost(lease)
             }
             Event::LeaseEnded { lease, .. } => {
                 self.renewed.remove(&lease);
-                self.is_unwell(lease)
+                self.is_lost(lease)
             }
             Event::HeartbeatsLinger => {
                 self.heartbeats_linger = true;
@@ -210,6 +210,17 @@ mod tests {
         healed.push((3500, Event::LinkHealed { process: P, link: Link::Store }));
         healed.sort_by_key(|(at, _)| *at);
         assert!(bears(&healed, 1_000_000), "it was well again");
+    }
+
+    /// Its other messages arrive: it may live, for as long as it renews.
+    #[test]
+    fn a_message_that_is_held_up_loses_nobody() {
+        let held_up = (1000, Event::MessageHeldUp { process: P });
+        assert!(bears(std::slice::from_ref(&held_up), 1_000_000));
+        let judge = (1000, Event::MessageHeldUp { process: Process(2) });
+        assert!(bears(&[crash(), judge], 1_000_000), "who has one is no judge");
+        assert!(bears(&[held_up.clone(), (2000, crash().1)], 21_100));
+        assert!(!bears(&[held_up, (2000, crash().1)], 21_101));
     }
 
     #[test]
