@@ -238,10 +238,12 @@ impl Desk {
         }
     }
 
-    /// The newest batches, which are most likely open, from one that was picked on; short ones alone, if that is asked.
+    /// The newest batches, which are most likely open, from one that was picked on; short ones alone and without poison, if that is asked.
     fn candidates(&self, pick: u64, short: bool) -> Vec<(usize, String)> {
         let register = self.register();
-        let is_meant = |batch: &Batch| !short || batch.rows.len() as u64 <= self.drawn.small_rows_max;
+        // Of those with a poison row there are few, and their end is looked for.
+        let is_short = |batch: &Batch| batch.rows.len() as u64 <= self.drawn.small_rows_max;
+        let is_meant = |batch: &Batch| !short || is_short(batch) && batch.crashes_max != CRASHES_MAX;
         let newest = register.batches.iter().enumerate().rev().filter(|(_, batch)| is_meant(batch)).take(CANDIDATES);
         let mut newest: Vec<(usize, String)> = newest.map(|(at, batch)| (at, batch.id.clone())).collect();
         let by = pick % newest.len().max(1) as u64;

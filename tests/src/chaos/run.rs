@@ -447,7 +447,7 @@ impl Run {
                 None => (kind, Applied::Times(counts.get(&kind).copied().unwrap_or_default())),
             })
             .collect();
-        if self.options.every_kind {
+        if self.options.every_kind && told_to_stop().is_none() {
             for (kind, _) in faults.iter().filter(|(_, applied)| **applied == Applied::Times(0)) {
                 findings.violations.push(format!("runner: {kind:?} was never applied"));
             }
