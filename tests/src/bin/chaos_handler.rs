@@ -34,7 +34,7 @@ fn main() -> ExitCode {
 }
 
 /// How long a completion call takes: long enough to be in the way of a kill.
-const CALL: Duration = Duration::from_millis(400);
+const CALL: Duration = Duration::from_secs(1);
 
 /// A completion call: noted like a run, its generation for a line.
 fn call(args: &Args) -> ExitCode {

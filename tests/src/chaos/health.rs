@@ -3,6 +3,7 @@
 //! told to leave and when, when a probe did not reach the store, and what the journal says of leases.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use fencepost_core::{LeaseId, Timing};
@@ -122,8 +123,8 @@ fn story(
         let Some(key) = change.process else { continue };
         let process = numbers[&key];
         if let Event::LeaseTaken { .. } = change.event {
-            if !began.contains_key(&key) {
-                began.insert(key, change.at_us);
+            if let Entry::Vacant(first) = began.entry(key) {
+                first.insert(change.at_us);
                 let started = Event::WorkerStarted { process, timing: asked.timing, steady: true };
                 events.push((change.at_us, 0, started));
             }

@@ -85,9 +85,9 @@ pub fn run(options: Options, below: &Path) -> Report {
     let folder = tempfile::Builder::new().prefix("fencepost-chaos.").tempdir_in(below).expect("a folder").keep();
     let log = RunLog::begin(&folder);
     let drawn = Drawn::of(&options);
-    // A ledger takes little room, a store in a file with its journal takes more.
+    // A ledger takes little room, a store in a file with its journal takes more (a twentieth of a megabyte a second). It is memory.
     let seconds = options.faults_for.as_secs();
-    let megabytes = if options.on == On::Sqlite { 96 + seconds / 2 } else { 16 + seconds / 60 };
+    let megabytes = if options.on == On::Sqlite { 96 + seconds / 6 } else { 16 + seconds / 60 };
     let disk = Disk::new(&folder.join("disk"), megabytes << 20);
     let servers = Servers::start(&options, disk.file("store.db"), runtime.handle());
     let fleet = Fleet::new(&options, drawn, &servers, &folder, &disk, runtime.handle());
