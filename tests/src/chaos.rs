@@ -11,25 +11,31 @@
 //! | the way between one worker and one server | [`link`] |
 //! | the servers, and the store behind them | [`servers`] |
 //! | a disk that fills up | [`disk`] |
+//! | the machine's own troubles | [`probe`] |
+//! | what the run says meanwhile, and if it is killed itself | [`run_log`] |
 //! | batches and operators, by the real command | [`operators`] |
 //! | rows and what is to come of them | [`rows`] |
 //! | the handlers' ledger | [`ledger`] |
 //! | what the journal says about batches, claims and outcomes | [`facts`] |
 //! | the checks | [`checks`] |
+//! | whether leases ended when they should, and only then | [`health`] |
 //! | what is printed | [`report`] |
 
 pub mod checks;
 pub mod disk;
 pub mod facts;
 pub mod fleet;
+pub mod health;
 pub mod kind;
 pub mod ledger;
 pub mod link;
 pub mod operators;
 pub mod options;
 pub mod plan;
+pub mod probe;
 pub mod report;
 pub mod rows;
 pub mod run;
+pub mod run_log;
 pub mod servers;
 pub mod verify;

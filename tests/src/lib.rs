@@ -17,3 +17,4 @@ pub mod process;
 pub mod proxy;
 pub mod redis;
 pub mod scenario;
+pub mod worker_program;

@@ -25,6 +25,9 @@ fn all_holds(on: On, seed: u64) {
     assert!(report.applied() >= 16, "{} faults were applied", report.applied());
     assert!(report.findings.outcomes["success"] >= 50, "{:?}", report.findings.outcomes);
     assert!(report.findings.repeats.len() >= 2, "runs are repeated: {:?}", report.findings.repeats);
+    assert!(report.findings.killed_by_rows >= 3, "poison rows kill: {:?}", report.findings);
+    assert!(report.findings.failed_by_crashes >= 1, "and fail by that: {:?}", report.findings);
+    assert!(report.findings.ends_told >= 2, "ends of batches are told: {:?}", report.findings);
 }
 
 #[test]

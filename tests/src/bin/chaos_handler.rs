@@ -1,5 +1,5 @@
-//! A handler as a program of its own: a command per row, or with `--stream` one for all rows. It notes each run in a ledger,
-//! takes its time, and says what the row says itself.
+//! A handler as a program of its own: a command per row, with `--stream` one for all rows, with `--call` a completion call. It
+//! notes each run in a ledger, takes its time, and says what the row says itself.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -17,13 +17,42 @@ use serde_json::{Value, json};
 #[derive(Debug, Parser)]
 struct Args {
     ledger: PathBuf,
-    #[arg(long)]
+    #[arg(long, conflicts_with = "call")]
     stream: bool,
+    /// Make a completion call
+    #[arg(long)]
+    call: bool,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if args.stream { stream(&args) } else { command(&args) }
+    match &args {
+        Args { stream: true, .. } => stream(&args),
+        Args { call: true, .. } => call(&args),
+        _ => command(&args),
+    }
+}
+
+/// How long a completion call takes: long enough to be in the way of a kill.
+const CALL: Duration = Duration::from_secs(1);
+
+/// A completion call: noted like a run, its generation for a line.
+fn call(args: &Args) -> ExitCode {
+    let number = |name: &str| field(name).parse::<u64>().expect("a number");
+    let (generation, token) = (number("FENCEPOST_GENERATION"), number("FENCEPOST_TOKEN"));
+    let ledger = Ledger::append_to(&args.ledger);
+    let attempt = number("FENCEPOST_ATTEMPT");
+    let noted = ledger.and_then(|ledger| ledger.note(&field("FENCEPOST_BATCH"), generation, token, attempt));
+    if let Err(error) = noted {
+        eprintln!("the ledger cannot be written: {error}");
+        return ExitCode::FAILURE;
+    }
+    std::thread::sleep(CALL);
+    ExitCode::SUCCESS
+}
+
+fn field(name: &str) -> String {
+    std::env::var(name).expect("fencepost says it")
 }
 
 /// What becomes of a run; where its ledger has no room, it is to be tried again.
@@ -38,7 +67,6 @@ fn run(ledger: &Path, batch: &str, line: u64, token: u64, attempt: u64, input: &
 }
 
 fn command(args: &Args) -> ExitCode {
-    let field = |name: &str| std::env::var(name).expect("fencepost says it");
     let number = |name: &str| field(name).parse::<u64>().expect("a number");
     let mut input = String::new();
     std::io::stdin().read_to_string(&mut input).expect("a row");

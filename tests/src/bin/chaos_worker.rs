@@ -1,28 +1,28 @@
 //! A worker with a transactional handler inside: it notes each run in a ledger, takes its time, and writes an effect in the
-//! transaction that records the outcome.
+//! transaction that records the outcome. A row may tell it to die.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::marker::PhantomData;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use fencepost::driver::Report;
-use fencepost::handler::transactional::{TransactionalHandler, transactional};
+use fencepost::handler::transactional::TransactionalHandler;
 use fencepost::handler::typed::{Context, RowError};
-use fencepost::liveness::RedisLiveness;
 use fencepost::liveness::redis::url::RedisUrl;
-use fencepost::store::{AnyStore, OpenMode, Reads, StoreUrl};
-use fencepost::worker::{RunningWorker, WorkerConfig};
+use fencepost::store::{OpenMode, StoreUrl};
+use fencepost::worker::WorkerConfig;
 use fencepost_core::worker::{ExitReason, RunKey};
 use fencepost_core::{Timing, WorkerOptions};
 use fencepost_tests::chaos::ledger::Ledger;
-use fencepost_tests::chaos::rows::{Answer, Row};
+use fencepost_tests::chaos::rows::{Answer, Does, Row};
+use fencepost_tests::worker_program;
 use sqlx::database::HasStatementCache;
-use sqlx::{AssertSqlSafe, Database, Postgres, Sqlite};
+use sqlx::{AssertSqlSafe, Database};
 
 #[derive(Debug, Parser)]
 struct Args {
@@ -52,6 +52,12 @@ struct EffectHandler<Db> {
     database: PhantomData<fn() -> Db>,
 }
 
+impl<Db> EffectHandler<Db> {
+    fn new(ledger: &Path, table: &str) -> Self {
+        Self { ledger: ledger.to_owned(), table: table.to_owned(), database: PhantomData }
+    }
+}
+
 impl<Db> TransactionalHandler for EffectHandler<Db>
 where
     Db: Database + HasStatementCache,
@@ -71,6 +77,10 @@ where
         ledger.and_then(|ledger| ledger.note(&batch.to_string(), line, token, attempt.into()))?;
         let row = Row::of_input(&input).ok_or_else(|| RowError::failed("no row"))?;
         let takes = Duration::from_millis(row.ms);
+        if row.does == Does::KillItsWorker {
+            // As the kernel's OOM killer does: nothing more of this process runs.
+            nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).expect("a process can end itself");
+        }
         tokio::select! {
             biased;
             // After a standstill both may be due: a row that has had its time has an answer.
@@ -103,7 +113,7 @@ async fn main() -> ExitCode {
     let args = Args::parse();
     let timing = Timing::from_ttl(Duration::from_millis(args.ttl_ms));
     timing.validate().expect("the ttl is sound");
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("signals");
+    let terminate = worker_program::terminate();
     let store = match args.store.open(OpenMode::Create).await {
         Ok(store) => store,
         Err(error) => {
@@ -122,28 +132,11 @@ async fn main() -> ExitCode {
         ..WorkerOptions::default()
     };
     config.observer = Arc::new(|report: Report<'_>| eprintln!("{report:?}"));
-    let liveness =
-        args.redis.map(|url| RedisLiveness::new(url, store.store_id()).expect("its certificates can be read"));
-    let (ledger, table) = (args.ledger, args.effects);
-    let worker = match store {
-        AnyStore::Sqlite(store) => {
-            let handler = EffectHandler::<Sqlite> { ledger, table, database: PhantomData };
-            let (handler, store) = transactional(handler, store);
-            RunningWorker::on_store_with(store, liveness, handler, config)
-        }
-        AnyStore::Postgres(store) => {
-            let handler = EffectHandler::<Postgres> { ledger, table, database: PhantomData };
-            let (handler, store) = transactional(handler, store);
-            RunningWorker::on_store_with(store, liveness, handler, config)
-        }
-    };
-    let worker = worker.expect("the worker starts");
-    let stop = worker.stopper();
-    tokio::spawn(async move {
-        terminate.recv().await;
-        stop();
-    });
-    match worker.left().await {
+    let liveness = worker_program::liveness(args.redis, &store);
+    let (ledger, table) = (&args.ledger, &args.effects);
+    let (on_sqlite, on_postgres) = (EffectHandler::new(ledger, table), EffectHandler::new(ledger, table));
+    let worker = worker_program::start_transactional(store, liveness, on_sqlite, on_postgres, config);
+    match worker_program::left(worker.expect("the worker starts"), terminate).await {
         Ok(ExitReason::NameInUse(name)) => {
             eprintln!("the name {name:?} is in use");
             ExitCode::FAILURE

@@ -9,18 +9,18 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use fencepost::driver::Report;
-use fencepost::handler::transactional::{TransactionalHandler, transactional};
+use fencepost::handler::transactional::TransactionalHandler;
 use fencepost::handler::typed::{Context, RowError};
 use fencepost::handler::{CancelToken, Handler, HandlerAnswer, Row};
-use fencepost::liveness::RedisLiveness;
 use fencepost::liveness::redis::url::RedisUrl;
-use fencepost::store::{AnyStore, OpenMode, Reads, StoreUrl};
+use fencepost::store::{OpenMode, StoreUrl};
 use fencepost::worker::{RunningWorker, WorkerConfig};
 use fencepost_core::worker::RunKey;
 use fencepost_core::{Timing, Token, WorkerOptions};
 use fencepost_tests::ledger::Ledger;
+use fencepost_tests::worker_program;
 use sqlx::database::HasStatementCache;
-use sqlx::{AssertSqlSafe, Database, Postgres, Sqlite};
+use sqlx::{AssertSqlSafe, Database};
 
 #[derive(Debug, Parser)]
 struct Args {
@@ -53,8 +53,9 @@ struct Args {
     verbose: bool,
 }
 
+#[derive(Clone)]
 struct LedgerHandler {
-    ledger: Ledger,
+    ledger: Arc<Ledger>,
     row: Duration,
     poison_line: Option<u64>,
 }
@@ -84,6 +85,12 @@ struct EffectHandler<Db> {
     ledger: LedgerHandler,
     table: String,
     database: PhantomData<fn() -> Db>,
+}
+
+impl<Db> EffectHandler<Db> {
+    fn new(ledger: &LedgerHandler, table: &str) -> Self {
+        Self { ledger: ledger.clone(), table: table.to_owned(), database: PhantomData }
+    }
 }
 
 impl<Db> TransactionalHandler for EffectHandler<Db>
@@ -124,7 +131,7 @@ async fn main() {
     timing.validate().expect("the ttl is sound");
     let store = args.store.open(OpenMode::Create).await.expect("the store opens");
     let handler = LedgerHandler {
-        ledger: Ledger::append_to(&args.ledger).expect("the ledger opens"),
+        ledger: Arc::new(Ledger::append_to(&args.ledger).expect("the ledger opens")),
         row: Duration::from_micros(args.row_us),
         poison_line: args.poison_line,
     };
@@ -145,27 +152,14 @@ async fn main() {
     let mut config = WorkerConfig::new(["default"]);
     config.options = options;
     config.observer = observer;
-    let liveness =
-        args.redis.map(|url| RedisLiveness::new(url, store.store_id()).expect("its certificates can be read"));
-    let worker = match (args.effects, store) {
-        (Some(table), AnyStore::Sqlite(store)) => {
-            let (handler, store) =
-                transactional(EffectHandler::<Sqlite> { ledger: handler, table, database: PhantomData }, store);
-            RunningWorker::on_store_with(store, liveness, handler, config)
+    let liveness = worker_program::liveness(args.redis, &store);
+    let worker = match args.effects {
+        Some(table) => {
+            let (on_sqlite, on_postgres) = (EffectHandler::new(&handler, &table), EffectHandler::new(&handler, &table));
+            worker_program::start_transactional(store, liveness, on_sqlite, on_postgres, config)
         }
-        (Some(table), AnyStore::Postgres(store)) => {
-            let (handler, store) =
-                transactional(EffectHandler::<Postgres> { ledger: handler, table, database: PhantomData }, store);
-            RunningWorker::on_store_with(store, liveness, handler, config)
-        }
-        (None, store) => RunningWorker::on_store_with(store, liveness, handler, config),
+        None => RunningWorker::on_store_with(store, liveness, handler, config),
     };
-    let worker = worker.expect("the worker starts");
-    let stop = worker.stopper();
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("signals");
-    tokio::spawn(async move {
-        terminate.recv().await;
-        stop();
-    });
-    worker.left().await.expect("the worker leaves");
+    let terminate = worker_program::terminate();
+    worker_program::left(worker.expect("the worker starts"), terminate).await.expect("the worker leaves");
 }

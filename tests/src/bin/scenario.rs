@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -445,8 +446,11 @@ fn main() {
             let (durable, every_kind) = (true, true);
             let options =
                 chaos::options::Options { on, seed, faults_for, fault_every, workers, durable, every_kind, keep };
+            chaos::run_log::heed_signals();
+            chaos::run_log::heed_panics();
             let report = chaos::run::run(options, &std::env::temp_dir());
-            println!("{report}");
+            // Where nobody listens any more, the exit code still tells.
+            let _ = writeln!(std::io::stdout(), "{report}");
             if !report.holds() {
                 std::process::exit(1);
             }

@@ -1,31 +1,47 @@
 //! The checks after a run, when all is healed and everybody has left.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
-use fencepost_core::BatchId;
+use fencepost_core::{BatchId, LeaseId, Timing};
+use fencepost_model::history::{Event, LeaseEnd};
 
 use super::facts::{Facts, OutcomeFacts, read_file_behind};
 use super::fleet::{Life, ProcessKey};
+use super::health::{self, Asked, Spell, Surroundings};
 use super::ledger::Run;
 use super::operators::{Batch, Register};
+use super::options::{Drawn, On, Options};
 use super::report::Findings;
 use super::rows::{Does, Op, Row};
 use super::servers::{Servers, Store, connect};
 use super::verify;
+use crate::history::replay::lease_id;
 use crate::history::story::{self, Story};
 use crate::process::run_fencepost;
+
+mod calls;
+mod poison;
 
 /// How many violations of one check are told.
 const TOLD: usize = 5;
 
 /// What is checked.
 pub struct Evidence<'a> {
+    /// What the run was given.
+    pub options: &'a Options,
+    /// What its seed drew.
+    pub drawn: &'a Drawn,
     /// The store.
     pub servers: &'a Servers,
     /// What was submitted.
     pub register: &'a Register,
     /// The handlers' runs.
     pub runs: &'a [Run],
+    /// The completion calls; the line of each is its generation.
+    pub calls: &'a [Run],
+    /// What was around the workers.
+    pub surroundings: &'a Surroundings,
     /// The worker processes.
     pub lives: &'a BTreeMap<ProcessKey, Life>,
     /// Of a store in a file: the changes that were there when somebody looked, and when that was.
@@ -49,9 +65,12 @@ pub async fn all(evidence: &Evidence<'_>) -> Findings {
     for broken in &facts.broken {
         say.wrong("fencing", || broken.clone());
     }
-    innocence(&facts, evidence.lives, &mut say);
+    known_deaths(&facts, evidence.lives, &mut say);
     endurance(&facts, evidence.lives, &mut say);
+    leases(&facts, evidence, &mut say);
+    calls::check(&facts, &by_line(evidence.calls), &mut say);
     let by_line = by_line(evidence.runs);
+    poison::check(&facts, evidence, &mut say);
     for batch in &evidence.register.batches {
         outcomes(&facts, batch, &mut say);
     }
@@ -128,7 +147,7 @@ fn number(batch: &str) -> i64 {
 }
 
 /// R1: nobody is declared dead on a known death who lives.
-fn innocence(facts: &Facts, lives: &BTreeMap<ProcessKey, Life>, say: &mut Say<'_>) {
+fn known_deaths(facts: &Facts, lives: &BTreeMap<ProcessKey, Life>, say: &mut Say<'_>) {
     for entry in facts.log.values().flatten().filter(|entry| entry.kind == "recovered" && entry.detail == "died") {
         let process = facts.leases.get(&entry.lease).and_then(|lease| lease.process);
         let Some((pid, life)) = process.and_then(|process| Some((process.0, lives.get(&process)?))) else { continue };
@@ -141,6 +160,37 @@ fn innocence(facts: &Facts, lives: &BTreeMap<ProcessKey, Life>, say: &mut Say<'_
             });
         }
     }
+}
+
+/// Invariants 5 and 6: leases end when they should, and only then.
+fn leases(facts: &Facts, evidence: &Evidence<'_>, say: &mut Say<'_>) {
+    let all = facts.log.values().flatten();
+    let died: BTreeSet<LeaseId> =
+        all.filter(|entry| entry.detail == "died").map(|entry| lease_id(entry.lease)).collect();
+    let mut changes = facts.lease_changes.clone();
+    // Its record does not tell a death that is known from one that is guessed: the log does, of a lease that held rows.
+    for change in &mut changes {
+        if let Event::LeaseEnded { lease, how: how @ LeaseEnd::Died, .. } = &mut change.event
+            && !died.contains(lease)
+        {
+            *how = LeaseEnd::Lapsed;
+        }
+    }
+    let asked = Asked {
+        timing: Timing::from_ttl(evidence.drawn.ttl()),
+        // Of a store in a file the times are those of looks, a fifth of a second apart.
+        innocence: evidence.options.on != On::Sqlite,
+        heartbeats_linger: evidence.options.on == On::Redis,
+    };
+    for violation in health::violations(&changes, evidence.lives, evidence.surroundings, asked) {
+        say.wrong("leases", || violation);
+    }
+    let took = health::recoveries_us(&changes, evidence.lives);
+    let at = |place: usize| Duration::from_micros(took.get(place).map_or(0, |took| took.unsigned_abs()));
+    say.findings.recovered = (took.len() as u64, at(took.len() / 2), at(took.len().saturating_sub(1)));
+    let sum = |spells: &[Spell]| spells.iter().map(|spell| (spell.until_us - spell.from_us).unsigned_abs()).sum();
+    say.findings.slow = Duration::from_micros(sum(&evidence.surroundings.slow));
+    say.findings.away = Duration::from_micros(sum(&evidence.surroundings.away));
 }
 
 /// O2: a worker that works does not give up, however long the store is away; one that starts may.
@@ -187,6 +237,9 @@ fn outcomes(facts: &Facts, batch: &Batch, say: &mut Say<'_>) {
         let row = batch.rows.get(at).or_else(|| behind.remove(&id_of(outcome)?));
         match row {
             Some(row) if is_of(outcome, row) => {}
+            Some(row) if poison::is_by_crashes(facts, batch, (number, line), outcome, row) => {
+                say.findings.failed_by_crashes += 1;
+            }
             _ => say.wrong("outcomes", || format!("{id} line {line} is {row:?} and came out as {outcome:?}")),
         }
     }
@@ -208,6 +261,8 @@ fn outcomes(facts: &Facts, batch: &Batch, say: &mut Say<'_>) {
 
 fn is_of(outcome: &OutcomeFacts, row: &Row) -> bool {
     match row.does {
+        // By its crashes alone.
+        Does::KillItsWorker => false,
         Does::Fail => !outcome.success && outcome.text.contains(&row.error()),
         _ => {
             let result = row.result().to_string();
@@ -253,7 +308,8 @@ fn ended_by(facts: &Facts, batch: i64, line: u64, token: u64) -> Option<String> 
     let causes: BTreeSet<String> = facts
         .told_of(batch, line, token)
         .filter_map(|entry| match entry.kind.as_str() {
-            "recovered" => Some(format!("lease ended: {}", entry.detail)),
+            // With the last of them it has an outcome, until an operator takes that away.
+            "recovered" | "crashed" => Some(format!("lease ended: {}", entry.detail)),
             "given_back" => Some("given back".to_owned()),
             "retried" if entry.detail.contains("ledger") => Some("no room for its ledger".to_owned()),
             "retried" => Some("asked for another try".to_owned()),

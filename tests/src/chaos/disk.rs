@@ -1,6 +1,6 @@
 //! A small disk of the run's own (tmpfs), to be filled.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
@@ -15,7 +15,7 @@ pub struct Disk {
 
 #[derive(Debug)]
 struct Mount {
-    // Closed first: that is what the shell waits for.
+    // Closed first: that is what the shell waits for. Whatever is on the disk then stays, unless it was told otherwise.
     pipe: Option<ChildStdin>,
     shell: Child,
 }
@@ -24,8 +24,12 @@ struct Mount {
 const SHELL: &str = r#"
 trap '' INT HUP TERM
 mount -t tmpfs -o size="$2",mode=1777 fencepost-chaos "$1" 2>/dev/null && echo mounted || echo no
-cat >/dev/null
+read -r word
+if [ "$word" = forget ]; then umount -l "$1" 2>/dev/null; exit; fi
+rm -f "$1/filler"
+cp -a "$1" "$1-kept"
 umount -l "$1" 2>/dev/null
+rmdir "$1" && mv "$1-kept" "$1"
 "#;
 
 const FILLER: &str = "filler";
@@ -64,11 +68,11 @@ impl Disk {
         }
     }
 
-    /// Moves what is on it into another folder: it goes with the mount.
-    pub fn keep_in(&self, folder: &Path) {
-        let mut copy = Command::new("cp");
-        copy.arg("-a").arg(self.folder.join(".")).arg(folder);
-        assert!(copy.status().expect("cp starts").success(), "the disk's files cannot be kept");
+    /// What is on it goes with it. (Else it stays in the folder, however this process ends.)
+    pub fn forget(mut self) {
+        if let Some(pipe) = self.mount.as_mut().and_then(|mount| mount.pipe.as_mut()) {
+            let _ = pipe.write_all(b"forget\n");
+        }
     }
 }
 
@@ -92,5 +96,30 @@ impl Drop for Mount {
     fn drop(&mut self) {
         drop(self.pipe.take());
         let _ = self.shell.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where nothing can be mounted this asks little: the folder just stays.
+    #[test]
+    fn what_is_on_the_disk_stays_unless_it_is_to_be_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = |name: &str, end: fn(Disk)| {
+            let disk = Disk::new(&folder.path().join(name), 1 << 20);
+            std::fs::write(disk.file("ledger"), "a run").unwrap();
+            if disk.can_be_full() {
+                disk.fill();
+            }
+            end(disk);
+            let there: Vec<_> = std::fs::read_dir(folder.path().join(name)).unwrap().flatten().collect();
+            there.iter().map(|entry| entry.file_name().into_string().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(kept("dropped", drop), ["ledger"]);
+        if Disk::new(&folder.path().join("probe"), 1 << 20).can_be_full() {
+            assert!(kept("forgotten", Disk::forget).is_empty());
+        }
     }
 }

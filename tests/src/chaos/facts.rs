@@ -6,8 +6,10 @@ use fencepost_core::{LineRange, LineSet};
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use super::fleet::ProcessKey;
+use super::health::LeaseChange;
 use crate::history::journal::{Change, Columns, TABLES};
-use crate::history::replay::lines;
+use crate::history::replay::{lease_id, lines};
+use crate::history::story;
 
 /// A batch.
 #[derive(Debug, Clone, Default)]
@@ -68,6 +70,37 @@ pub struct LeaseFacts {
     pub state: String,
 }
 
+/// A crash that was charged to a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CrashFacts {
+    /// The token that it ran under.
+    pub token: u64,
+    /// Whose it was.
+    pub lease: i64,
+    /// Its worker lived, and took it back.
+    pub withdrawn: bool,
+}
+
+/// What became of a completion call that was claimed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallEnd {
+    /// It was recorded as delivered.
+    Delivered,
+    /// It failed, or was not made, and is to be tried again.
+    Freed(&'static str),
+}
+
+/// The completion call of one end of a batch.
+#[derive(Debug, Clone, Default)]
+pub struct CallFacts {
+    /// The batch's operation.
+    pub operation: String,
+    /// Its claims in their order: the token, and what became of it.
+    pub claims: Vec<(u64, Option<CallEnd>)>,
+    /// Its record went with its batch.
+    pub purged: bool,
+}
+
 /// All of it.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
@@ -81,6 +114,12 @@ pub struct Facts {
     pub log: HashMap<(i64, u64), Vec<Entry>>,
     /// Leases by number.
     pub leases: HashMap<i64, LeaseFacts>,
+    /// The changes of leases, in their order.
+    pub lease_changes: Vec<LeaseChange>,
+    /// Crashes of each line, in their order.
+    pub crashes: BTreeMap<(i64, u64), Vec<CrashFacts>>,
+    /// Completion calls by batch and generation.
+    pub calls: BTreeMap<(i64, u64), CallFacts>,
     /// The newest token that each line had in a span.
     newest: HashMap<(i64, u64), u64>,
     /// Outcomes that an older token wrote, or that changed.
@@ -123,12 +162,16 @@ impl Facts {
                 }
             }
             ("attempts", None, Some(entry)) => self.entry(entry, at_us),
+            ("completions", was, becomes) => self.call(was.as_ref(), becomes.as_ref()),
             ("leases", _, Some(lease)) => {
                 let pid = lease.int_or_null("pid").and_then(|pid| u32::try_from(pid).ok());
                 let started = lease.int_or_null("start_ticks").and_then(|ticks| u64::try_from(ticks).ok());
                 let process = pid.zip(started);
                 let facts = LeaseFacts { process, state: lease.text("state").to_owned() };
                 self.leases.insert(lease.int("lease"), facts);
+                let event = story::lease_event(change);
+                let lease = lease_id(lease.int("lease"));
+                self.lease_changes.extend(event.map(|event| LeaseChange { at_us, lease, process, event }));
             }
             _ => {}
         }
@@ -141,6 +184,18 @@ impl Facts {
             let outcomes = self.outcomes.entry(line_of(entry, "first_line")).or_default();
             outcomes.iter_mut().filter(|outcome| outcome.token == token).for_each(|outcome| outcome.superseded = true);
         }
+        let at = line_of(entry, "first_line");
+        match entry.text("kind") {
+            "crashed" => {
+                let crash = CrashFacts { token, lease: entry.int("lease"), withdrawn: false };
+                self.crashes.entry(at).or_default().push(crash);
+            }
+            "crash_withdrawn" => {
+                let crashes = self.crashes.entry(at).or_default().iter_mut();
+                crashes.filter(|crash| crash.token == token).for_each(|crash| crash.withdrawn = true);
+            }
+            _ => {}
+        }
         let facts = Entry {
             lines,
             kind: entry.text("kind").to_owned(),
@@ -149,6 +204,41 @@ impl Facts {
             at_us,
         };
         self.log.entry((entry.int("batch"), token)).or_default().push(facts);
+    }
+
+    fn call(&mut self, was: Option<&Columns>, becomes: Option<&Columns>) {
+        let Some(record) = becomes.or(was) else { return };
+        let call = self.calls.entry((record.int("batch"), record.natural("generation"))).or_default();
+        let Some(becomes) = becomes else {
+            call.purged = true;
+            return;
+        };
+        record.text_or_null("operation").unwrap_or_default().clone_into(&mut call.operation);
+        let held = |record: &Columns| record.int_or_null("lease").and(record.int_or_null("token"));
+        let (held_before, held_now) = (was.and_then(held), held(becomes));
+        if held_before == held_now {
+            return;
+        }
+        if let (Some(was), Some(last)) = (was.filter(|_| held_before.is_some()), call.claims.last_mut()) {
+            let counts = becomes.int("attempts") == was.int("attempts");
+            let end = match (becomes.int_or_null("delivered_at"), becomes.int_or_null("token"), counts) {
+                (Some(_), ..) => CallEnd::Delivered,
+                (None, None, true) => CallEnd::Freed("lease ended"),
+                (None, None, false) => CallEnd::Freed("worker left"),
+                (None, Some(_), true) => CallEnd::Freed("failed"),
+                (None, Some(_), false) => CallEnd::Freed("given back"),
+            };
+            last.1 = Some(end);
+        }
+        call.claims.extend(held_now.and_then(|token| u64::try_from(token).ok()).map(|token| (token, None)));
+    }
+
+    /// The crashes of a line that an outcome of it may count: since the last operator's retry before it.
+    pub fn crashes_of(&self, at: (i64, u64), outcome: &OutcomeFacts) -> Vec<CrashFacts> {
+        let outcomes = self.outcomes.get(&at).into_iter().flatten();
+        let since = outcomes.map(|other| other.token).filter(|token| *token < outcome.token).max().unwrap_or_default();
+        let all = self.crashes.get(&at).into_iter().flatten().copied();
+        all.filter(|crash| (since + 1..outcome.token).contains(&crash.token)).collect()
     }
 
     /// The outcome that a line has.

@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
 
+use super::disk::Disk;
+use super::health::{Spell, begin_spell, end_spell};
+use super::ledger::{CALLS, LEDGER};
 use super::link::Link;
 use super::options::{Drawn, Options};
 use super::rows::Op;
@@ -42,17 +46,23 @@ fn start_ticks(pid: u32) -> u64 {
     rest.split(' ').nth(19).and_then(|field| field.parse().ok()).expect("a number")
 }
 
-/// What is known of a worker process that is or was.
-#[derive(Debug, Clone, Copy, Default)]
+/// What is known of a worker process that is or was. Times are in microseconds since 1970.
+#[derive(Debug, Clone, Default)]
 pub struct Life {
-    /// When it was last seen alive, in microseconds since 1970.
+    /// Where.
+    pub place: usize,
+    /// When it was last seen alive.
     pub alive_us: i64,
-    /// It was killed.
-    pub killed: bool,
-    /// It stood still for a while.
-    pub paused: bool,
-    /// It was told to leave.
-    pub told: bool,
+    /// It was seen to have ended.
+    pub ended: bool,
+    /// When the runner killed it.
+    pub killed_us: Option<i64>,
+    /// It was killed, and not by the runner: that is a row's doing.
+    pub killed_by_row: bool,
+    /// When it stood still.
+    pub pauses: Vec<Spell>,
+    /// When it was told to leave.
+    pub told_us: Option<i64>,
     /// It ended by itself and said that the store cannot be reached.
     pub gave_up: bool,
 }
@@ -65,6 +75,14 @@ struct Running {
     named: bool,
     paused: bool,
     told: bool,
+}
+
+impl Running {
+    fn goes_on(&mut self, lives: &mut BTreeMap<ProcessKey, Life>) {
+        self.paused = false;
+        self.process.signal(Signal::SIGCONT);
+        end_spell(&mut lives.entry(self.key).or_default().pauses, now_us());
+    }
 }
 
 /// A place of a worker.
@@ -93,6 +111,7 @@ struct Start {
 pub struct Fleet {
     folder: PathBuf,
     ledger: PathBuf,
+    calls: PathBuf,
     clock: Option<Clock>,
     drawn: Drawn,
     /// Places.
@@ -140,7 +159,7 @@ impl Fleet {
         drawn: Drawn,
         servers: &Servers,
         folder: &Path,
-        ledger: PathBuf,
+        disk: &Disk,
         runtime: &tokio::runtime::Handle,
     ) -> Self {
         let places = (0..options.workers).map(|at| {
@@ -154,7 +173,8 @@ impl Fleet {
         });
         Self {
             folder: folder.to_owned(),
-            ledger,
+            ledger: disk.file(LEDGER),
+            calls: disk.file(CALLS),
             clock: Clock::find(folder, drawn.stepped),
             drawn,
             places: places.collect(),
@@ -197,6 +217,8 @@ impl Fleet {
                 let mut command = fencepost();
                 command.args(["worker", "--log=json", "--grace=2s", "--patience=10s"]);
                 command.arg(format!("--ttl={}ms", self.drawn.ttl_ms));
+                let called = format!("'{}' --call '{}'", handler.display(), self.calls.display());
+                command.arg(format!("--on-done={called}"));
                 command
             }
         };
@@ -215,7 +237,7 @@ impl Fleet {
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log);
         let process = Process::start(command);
         let key = (process.pid(), start_ticks(process.pid()));
-        self.lives.insert(key, Life { alive_us: now_us(), ..Life::default() });
+        self.lives.insert(key, Life { place: at, alive_us: now_us(), ..Life::default() });
         Running { process, key, named, paused: false, told: false }
     }
 
@@ -263,15 +285,21 @@ impl Fleet {
 
     fn ended(&mut self, at: usize, key: ProcessKey, status: std::process::ExitStatus, told: bool) {
         use std::os::unix::process::ExitStatusExt;
+        let life = self.lives.entry(key).or_default();
+        life.ended = true;
         // 7: the store was away for longer than a leaving, or a starting, worker waits; 15 where nobody listened to the signal yet.
         let left_in_order = told && (matches!(status.code(), Some(0 | 7)) || status.signal() == Some(15));
         if status.code() == Some(7) && !told {
             // Whether it was starting only, the store knows.
-            self.lives.entry(key).or_default().gave_up = true;
+            life.gave_up = true;
             return;
         }
-        let killed = status.signal() == Some(9) && self.lives.get(&key).is_some_and(|life| life.killed);
-        if left_in_order || killed {
+        if status.signal() == Some(9) {
+            // Whether a row did it, the ledger knows.
+            life.killed_by_row = life.killed_us.is_none();
+            return;
+        }
+        if left_in_order {
             return;
         }
         if self.says(at, "in use") {
@@ -305,7 +333,7 @@ impl Fleet {
         let place = &mut self.places[at];
         place.next = Some(Start { at: Instant::now() + next_in, named });
         if let Some(running) = &mut place.main {
-            self.lives.entry(running.key).or_default().killed = true;
+            self.lives.entry(running.key).or_default().killed_us = Some(now_us());
             running.process.signal(Signal::SIGKILL);
         }
     }
@@ -316,7 +344,7 @@ impl Fleet {
         place.next = Some(Start { at: Instant::now() + next_in, named });
         if let Some(running) = &mut place.main {
             running.told = true;
-            self.lives.entry(running.key).or_default().told = true;
+            self.lives.entry(running.key).or_default().told_us = Some(now_us());
             running.process.signal(Signal::SIGTERM);
         }
     }
@@ -325,7 +353,7 @@ impl Fleet {
     pub fn pause(&mut self, at: usize) -> Option<u32> {
         let running = self.places[at].main.as_mut()?;
         running.paused = true;
-        self.lives.entry(running.key).or_default().paused = true;
+        begin_spell(&mut self.lives.entry(running.key).or_default().pauses, now_us());
         running.process.signal(Signal::SIGSTOP);
         Some(running.process.pid())
     }
@@ -335,8 +363,7 @@ impl Fleet {
         for place in &mut self.places {
             for running in [&mut place.main, &mut place.twin].into_iter().flatten() {
                 if running.process.pid() == pid && running.paused {
-                    running.paused = false;
-                    running.process.signal(Signal::SIGCONT);
+                    running.goes_on(&mut self.lives);
                 }
             }
         }
@@ -367,6 +394,7 @@ impl Fleet {
         let place = &mut self.places[at];
         if let (Some(_), Some(twin)) = (&place.main, &mut place.twin) {
             twin.told = true;
+            self.lives.entry(twin.key).or_default().told_us = Some(now_us());
             twin.process.signal(Signal::SIGTERM);
         }
     }
@@ -389,8 +417,7 @@ impl Fleet {
             }
             for running in [&mut place.main, &mut place.twin].into_iter().flatten() {
                 if running.paused {
-                    running.paused = false;
-                    running.process.signal(Signal::SIGCONT);
+                    running.goes_on(&mut self.lives);
                 }
             }
         }
@@ -409,19 +436,17 @@ impl Fleet {
             all.extend(place.twin.take());
         }
         for running in &all {
+            self.lives.entry(running.key).or_default().told_us = Some(now_us());
             running.process.signal(Signal::SIGTERM);
         }
         let end = Instant::now() + LEAVES;
         for mut running in all {
             let pid = running.process.pid();
-            let status = loop {
-                match running.process.ended() {
-                    None if Instant::now() < end => std::thread::sleep(Duration::from_millis(5)),
-                    ended => break ended,
-                }
-            };
-            if status.and_then(|status| status.code()) != Some(0) {
-                self.complaints.push(format!("process {pid} does not leave in order: {status:?}"));
+            let left = end.saturating_duration_since(Instant::now());
+            // One that stays is a finding, not the end of the run.
+            let status = std::panic::catch_unwind(AssertUnwindSafe(|| running.process.wait(left)));
+            if !status.as_ref().is_ok_and(ExitStatus::success) {
+                self.complaints.push(format!("process {pid} does not leave in order: {:?}", status.ok()));
             }
         }
     }

@@ -5,6 +5,12 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// The name of the ledger of rows' runs.
+pub const LEDGER: &str = "ledger";
+
+/// The name of the ledger of completion calls. In its entries, the line is the generation that ended.
+pub const CALLS: &str = "calls";
+
 /// A run, as its handler noted it when it began.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Run {

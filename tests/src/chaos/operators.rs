@@ -26,6 +26,8 @@ pub enum Order {
         op: Op,
         /// How many rows.
         rows: u64,
+        /// One of them is poison.
+        poison: bool,
         /// Decides them.
         pick: u64,
     },
@@ -60,6 +62,8 @@ pub struct Batch {
     pub rows: Vec<Row>,
     /// What came behind them.
     pub appends: Vec<Appended>,
+    /// So many crashes fail a row.
+    pub crashes_max: u32,
     /// An operator may have aborted it.
     pub aborts: bool,
 }
@@ -129,6 +133,12 @@ const CANDIDATES: usize = 6;
 /// How long a command whose end is unknown is repeated.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Crashes that fail a row of a batch with a poison row.
+const CRASHES_MAX: u32 = 3;
+
+/// The same of any other batch: no row of it is to fail by its workers' kills.
+const CRASHES_MAX_OF_OTHERS: u32 = 1000;
+
 struct Desk {
     store: String,
     folder: PathBuf,
@@ -147,7 +157,7 @@ impl Desk {
             let next = self.held.iter().map(|(_, until)| *until).min();
             let wait = next.map_or(PATIENCE, |until| until.saturating_duration_since(Instant::now()));
             match orders.recv_timeout(wait) {
-                Ok(Order::Submit { op, rows, pick }) => self.submit(op, rows, pick),
+                Ok(Order::Submit { op, rows, poison, pick }) => self.submit(op, rows, poison, pick),
                 Ok(Order::Operate { kind, pick, for_ms }) => self.operate(kind, pick, for_ms),
                 Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
                 Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
@@ -187,8 +197,9 @@ impl Desk {
         }
     }
 
-    fn rows(&mut self, count: u64, pick: u64, name: &str) -> (Vec<Row>, String) {
-        let rows = Row::draw(self.next_id, count, &self.drawn, pick);
+    fn rows(&mut self, count: u64, poison: bool, pick: u64, name: &str) -> (Vec<Row>, String) {
+        let draw = if poison { Row::draw_with_poison } else { Row::draw };
+        let rows = draw(self.next_id, count, &self.drawn, pick);
         self.next_id += count;
         let file = self.folder.join(name);
         let text: String = rows.iter().map(|row| row.input() + "\n").collect();
@@ -201,9 +212,10 @@ impl Desk {
         format!("key-{}", self.keys)
     }
 
-    fn submit(&mut self, op: Op, count: u64, pick: u64) {
+    fn submit(&mut self, op: Op, count: u64, poison: bool, pick: u64) {
         let key = self.key();
-        let (rows, file) = self.rows(count, pick, &format!("{key}.jsonl"));
+        let crashes_max = if poison { CRASHES_MAX } else { CRASHES_MAX_OF_OTHERS };
+        let (rows, file) = self.rows(count, poison, pick, &format!("{key}.jsonl"));
         let output = self.until_known(&[
             "submit",
             &file,
@@ -213,23 +225,25 @@ impl Desk {
             "--op",
             op.name(),
             "--max-attempts=1000",
-            "--max-crashes=1000",
+            &format!("--max-crashes={crashes_max}"),
         ]);
         let _ = std::fs::remove_file(&file);
         let said: Option<Value> = serde_json::from_slice(&output.stdout).ok();
         match said.as_ref().and_then(|said| said["batch"].as_str()) {
             Some(id) => {
-                let batch = Batch { id: id.to_owned(), op, rows, appends: Vec::new(), aborts: false };
+                let batch = Batch { id: id.to_owned(), op, rows, appends: Vec::new(), crashes_max, aborts: false };
                 self.register().batches.push(batch);
             }
             None => self.register().complaints.push(format!("a batch cannot be submitted: {output:?}")),
         }
     }
 
-    /// The newest batches, which are most likely open, from one that was picked on; short ones alone, if that is asked.
+    /// The newest batches, which are most likely open, from one that was picked on; short ones alone and without poison, if that is asked.
     fn candidates(&self, pick: u64, short: bool) -> Vec<(usize, String)> {
         let register = self.register();
-        let is_meant = |batch: &Batch| !short || batch.rows.len() as u64 <= self.drawn.small_rows_max;
+        // Of those with a poison row there are few, and their end is looked for.
+        let is_short = |batch: &Batch| batch.rows.len() as u64 <= self.drawn.small_rows_max;
+        let is_meant = |batch: &Batch| !short || is_short(batch) && batch.crashes_max != CRASHES_MAX;
         let newest = register.batches.iter().enumerate().rev().filter(|(_, batch)| is_meant(batch)).take(CANDIDATES);
         let mut newest: Vec<(usize, String)> = newest.map(|(at, batch)| (at, batch.id.clone())).collect();
         let by = pick % newest.len().max(1) as u64;
@@ -276,7 +290,7 @@ impl Desk {
 
     fn append(&mut self, at: usize, id: &str, pick: u64) -> bool {
         let key = self.key();
-        let (rows, file) = self.rows(1 + pick % 20, pick, &format!("{key}.jsonl"));
+        let (rows, file) = self.rows(1 + pick % 20, false, pick, &format!("{key}.jsonl"));
         let output = self.until_known(&["append", id, &file, "--json", "--key", &key]);
         let _ = std::fs::remove_file(&file);
         let done = output.status.success();

@@ -57,6 +57,8 @@ pub struct Drawn {
     pub long_rows: u64,
     /// How far apart long batches are.
     pub long_every_ms: u64,
+    /// How far apart batches with a poison row are.
+    pub poison_every_ms: u64,
     /// The worker whose wall clock is stepped.
     pub stepped: usize,
 }
@@ -80,6 +82,7 @@ impl Drawn {
             small_every_ms: random.random_range(2_000..=3_000),
             long_rows: (rate * long_every_ms / 5_000).clamp(50, 800),
             long_every_ms,
+            poison_every_ms: 15_000,
             stepped: random.random_range(0..options.workers),
         }
     }

@@ -19,6 +19,8 @@ pub enum What {
         op: Op,
         /// How many rows.
         rows: u64,
+        /// One of them is poison.
+        poison: bool,
     },
     /// A fault, or an operator's command.
     Fault {
@@ -49,6 +51,9 @@ impl fmt::Display for Step {
     }
 }
 
+/// Rows of a batch with a poison row, at most: each halving of them costs a worker.
+const POISON_ROWS_MAX: u64 = 8;
+
 /// Makes the plan: batches, and faults of these kinds, dealt like cards, so that each comes as often as the others.
 pub fn make(options: &Options, drawn: &Drawn, kinds: &[Kind]) -> Vec<Step> {
     // Apart from what was drawn before.
@@ -60,15 +65,26 @@ pub fn make(options: &Options, drawn: &Drawn, kinds: &[Kind]) -> Vec<Step> {
         let mut at_ms = 0;
         while at_ms < end_ms {
             let rows = drawn.long_rows / 2;
-            step(at_ms, What::Submit { op, rows }, &mut random);
+            step(at_ms, What::Submit { op, rows, poison: false }, &mut random);
             at_ms += drawn.long_every_ms;
         }
     }
     let mut at_ms = 300;
     while at_ms < end_ms {
         let op = if random.random_bool(0.6) { Op::Plain } else { Op::Effects };
-        step(at_ms, What::Submit { op, rows: random.random_range(1..=drawn.small_rows_max) }, &mut random);
+        step(
+            at_ms,
+            What::Submit { op, rows: random.random_range(1..=drawn.small_rows_max), poison: false },
+            &mut random,
+        );
         at_ms += random.random_range(drawn.small_every_ms / 2..=drawn.small_every_ms * 3 / 2);
+    }
+    // For workers with a handler inside: it takes them with it.
+    let mut at_ms = drawn.poison_every_ms / 5;
+    while at_ms < end_ms {
+        let rows = random.random_range(1..=POISON_ROWS_MAX);
+        step(at_ms, What::Submit { op: Op::Effects, rows, poison: true }, &mut random);
+        at_ms += drawn.poison_every_ms;
     }
     let every_ms = u64::try_from(options.fault_every.as_millis()).expect("it fits");
     let mut at_ms = 1_000;

@@ -38,6 +38,24 @@ pub struct Findings {
     pub fenced: u64,
     /// Leases that others ended, by why.
     pub recoveries: BTreeMap<String, u64>,
+    /// Poison rows that were submitted.
+    pub poison_rows: u64,
+    /// Workers that they killed.
+    pub killed_by_rows: u64,
+    /// Rows that failed by crashes of their own, poison or not.
+    pub failed_by_crashes: u64,
+    /// Completion calls that commands noted.
+    pub calls: u64,
+    /// Ends of batches that were told by them.
+    pub ends_told: u64,
+    /// Calls beyond an end's first, by what ended the one before.
+    pub calls_repeated: BTreeMap<&'static str, u64>,
+    /// Leases of killed workers that others ended: how many, and how long after the kill, in the middle and at most.
+    pub recovered: (u64, Duration, Duration),
+    /// For so long the machine was slower than leases are asked of.
+    pub slow: Duration,
+    /// For so long the store answered nobody.
+    pub away: Duration,
     /// Effects of transactional handlers.
     pub effects: u64,
     /// Transactions that the checkers judged.
@@ -112,6 +130,22 @@ impl fmt::Display for Report {
         writeln!(f, "runs: {runs}; repeats by what ended the run before: {:?}", findings.repeats)?;
         writeln!(f, "fenced answers: {fenced}")?;
         writeln!(f, "leases ended by others: {:?}", findings.recoveries)?;
+        let (count, middle, longest) = findings.recovered;
+        writeln!(
+            f,
+            "leases of killed workers: {count}, ended {middle:.1?} after the kill in the middle, {longest:.1?} at most"
+        )?;
+        writeln!(f, "store away: {:.1?}; machine slow: {:.1?}", findings.away, findings.slow)?;
+        let Findings { poison_rows, killed_by_rows, failed_by_crashes, calls, ends_told, calls_repeated, .. } =
+            findings;
+        writeln!(
+            f,
+            "poison rows: {poison_rows}; workers killed by rows: {killed_by_rows}; rows failed by their crashes: {failed_by_crashes}"
+        )?;
+        writeln!(
+            f,
+            "completion calls: {calls}, of {ends_told} ends; repeats by what ended the call before: {calls_repeated:?}"
+        )?;
         writeln!(f, "effects: {effects}")?;
         writeln!(f, "judged by the model's checkers: transactions {transactions}, snapshots of a file {snapshots}")?;
         writeln!(f, "all ended {:.1} s after the last fault", self.healing.as_secs_f64())?;

@@ -34,6 +34,8 @@ pub enum Does {
     Fail,
     /// Its first attempt asks for another.
     TryAgain,
+    /// It is poison: whenever it runs, its worker dies.
+    KillItsWorker,
 }
 
 /// A row.
@@ -63,12 +65,22 @@ impl Row {
         rows.collect()
     }
 
+    /// The same, one of them poison.
+    pub fn draw_with_poison(first_id: u64, count: u64, drawn: &Drawn, pick: u64) -> Vec<Self> {
+        let mut rows = Self::draw(first_id, count, drawn, pick);
+        if let Some(row) = rows.get_mut(usize::try_from(pick % count).expect("few")) {
+            row.does = Does::KillItsWorker;
+        }
+        rows
+    }
+
     /// Its input, as it is submitted.
     pub fn input(&self) -> String {
         let does = match self.does {
             Does::Succeed => "succeed",
             Does::Fail => "fail",
             Does::TryAgain => "try again",
+            Does::KillItsWorker => "kill its worker",
         };
         json!({ "id": self.id, "ms": self.ms, "does": does }).to_string()
     }
@@ -79,6 +91,7 @@ impl Row {
             "succeed" => Does::Succeed,
             "fail" => Does::Fail,
             "try again" => Does::TryAgain,
+            "kill its worker" => Does::KillItsWorker,
             _ => return None,
         };
         Some(Self { id: input["id"].as_u64()?, ms: input["ms"].as_u64()?, does })

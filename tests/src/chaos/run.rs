@@ -11,13 +11,16 @@ use std::time::{Duration, Instant};
 use super::checks::{self, Evidence, Look};
 use super::disk::Disk;
 use super::fleet::{Fleet, now_us};
+use super::health::{Spell, Surroundings, begin_spell, end_spell};
 use super::kind::Kind;
-use super::ledger;
+use super::ledger::{self, CALLS, LEDGER};
 use super::link::{Link, Way};
 use super::operators::{Operators, Order, Register};
 use super::options::{Drawn, On, Options};
 use super::plan::{self, Step, What};
+use super::probe::Probe;
 use super::report::{Applied, Findings, Report};
+use super::run_log::{RunLog, told_to_stop};
 use super::servers::{Servers, Store};
 
 /// What is done later to end a fault.
@@ -37,6 +40,9 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// What a reader sees of a store in a file is whole.
 const LAST_CHANGE: &str = "select coalesce(max(number), 0) from journal_changes";
+
+/// Completion calls that are yet to be delivered: of the operation whose workers make any.
+const CALLS_TO_MAKE: &str = "select count(*) from completions where operation = 'plain' and delivered_at is null";
 
 /// How often such a reader looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -58,31 +64,46 @@ struct Run {
     missed: u64,
     complaints: Vec<String>,
     whole_at: Vec<Look>,
+    log: RunLog,
+    probe: Option<Probe>,
+    /// By place: when its way to the store was not what it should be.
+    cut: Vec<Vec<Spell>>,
+    /// When an SQLite store's disk was full.
+    full: Vec<Spell>,
 }
+
+/// How often the run says how it goes.
+const SAY_EVERY: Duration = Duration::from_secs(60);
+
+/// Of a ttl: sleeps and answers later than this excuse everybody.
+const LATE: u32 = 8;
 
 /// Runs it in a folder of its own below this one, which stays where something is wrong.
 pub fn run(options: Options, below: &Path) -> Report {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let folder = tempfile::Builder::new().prefix("fencepost-chaos.").tempdir_in(below).expect("a folder").keep();
+    let log = RunLog::begin(&folder);
     let drawn = Drawn::of(&options);
-    // A ledger takes little room, a store in a file with its journal takes more.
+    // A ledger takes little room, a store in a file with its journal takes more (a twentieth of a megabyte a second). It is memory.
     let seconds = options.faults_for.as_secs();
-    let megabytes = if options.on == On::Sqlite { 96 + seconds / 2 } else { 16 + seconds / 60 };
+    let megabytes = if options.on == On::Sqlite { 96 + seconds / 6 } else { 16 + seconds / 60 };
     let disk = Disk::new(&folder.join("disk"), megabytes << 20);
     let servers = Servers::start(&options, disk.file("store.db"), runtime.handle());
-    let fleet = Fleet::new(&options, drawn, &servers, &folder, disk.file("ledger"), runtime.handle());
+    let fleet = Fleet::new(&options, drawn, &servers, &folder, &disk, runtime.handle());
     let not_here = not_here(&options, &disk, &fleet);
     let kinds: Vec<Kind> =
         Kind::ALL.into_iter().filter(|kind| kind.is_of(options.on) && !not_here.contains_key(kind)).collect();
     let steps = plan::make(&options, &drawn, &kinds);
-    println!("seed {}\n{options:?}\n{drawn:?}\n{} steps; all is in {}", options.seed, steps.len(), folder.display());
+    log.say(&format!("seed {}, {options:?}, {drawn:?}", options.seed));
+    log.say(&format!("{} steps; all is in {}", steps.len(), folder.display()));
     let mut text = format!("{options:#?}\n{drawn:#?}\n");
     for step in &steps {
         let _ = writeln!(text, "{step}");
     }
     std::fs::write(folder.join("plan.txt"), text).expect("the plan can be written");
     let operators = Operators::start(servers.url(), folder.clone(), drawn);
+    let probe = servers.probe(drawn.ttl() / LATE);
     let mut run = Run {
         options,
         drawn,
@@ -100,9 +121,14 @@ pub fn run(options: Options, below: &Path) -> Report {
         missed: 0,
         complaints: Vec::new(),
         whole_at: Vec::new(),
+        log,
+        probe: Some(probe),
+        cut: vec![Vec::new(); options.workers],
+        full: Vec::new(),
     };
     run.fleet.start_all(&run.servers);
     run.apply(&steps, &runtime);
+    run.log.say("healing");
     run.heal();
     let healing = run.all_ends(&runtime);
     run.finish(&runtime, not_here, healing)
@@ -129,11 +155,26 @@ impl Run {
         let began = Instant::now();
         let mut steps = steps.iter().peekable();
         let end = began + self.options.faults_for;
-        let mut looked = began;
+        let (mut looked, mut said) = (began, began);
         while Instant::now() < end || steps.peek().is_some() {
+            if let Some(signal) = told_to_stop() {
+                let left = steps.count();
+                self.complaints.push(format!("runner: told to stop by signal {signal}; {left} steps were not done"));
+                self.log.say(&format!("told to stop by signal {signal}"));
+                return;
+            }
+            if said.elapsed() >= SAY_EVERY {
+                said = Instant::now();
+                let faults: u64 = self.counts.values().sum();
+                let (workers, complaints) = (self.fleet.count(), self.fleet.complaints.len() + self.complaints.len());
+                let resident = resident_mb().unwrap_or_default();
+                self.log.say(&format!("{faults} faults, {workers} workers, {complaints} complaints, {resident} MB"));
+            }
             while let Some(step) = steps.next_if(|step| began.elapsed() >= Duration::from_millis(step.at_ms)) {
                 match step.what {
-                    What::Submit { op, rows } => self.order(Order::Submit { op, rows, pick: step.pick }),
+                    What::Submit { op, rows, poison } => {
+                        self.order(Order::Submit { op, rows, poison, pick: step.pick });
+                    }
                     What::Fault { kind, for_ms, .. } if kind.is_of_operators() => {
                         self.order(Order::Operate { kind, pick: step.pick, for_ms });
                     }
@@ -141,11 +182,15 @@ impl Run {
                 }
             }
             self.tick();
-            if self.options.on == On::Sqlite && looked.elapsed() >= LOOK_EVERY {
-                looked = Instant::now();
-                let changes = runtime.block_on(self.servers.number(LAST_CHANGE));
-                self.whole_at.extend(changes.map(|changes| Look { changes, at_us: now_us() }));
-            }
+            self.look(&mut looked, runtime);
+        }
+    }
+
+    fn look(&mut self, looked: &mut Instant, runtime: &tokio::runtime::Runtime) {
+        if self.options.on == On::Sqlite && looked.elapsed() >= LOOK_EVERY {
+            *looked = Instant::now();
+            let changes = runtime.block_on(self.servers.number(LAST_CHANGE));
+            self.whole_at.extend(changes.map(|changes| Look { changes, at_us: now_us() }));
         }
     }
 
@@ -206,8 +251,11 @@ impl Run {
             }
             Kind::StoreDelay | Kind::StoreStall | Kind::StoreHalfOpen | Kind::StoreReset | Kind::StoreCut => {
                 let link = self.fleet.places[worker].store.as_ref()?;
+                begin_spell(&mut self.cut[worker], now_us());
                 disturb(link, kind, pick);
-                if kind != Kind::StoreReset {
+                if kind == Kind::StoreReset {
+                    self.fair(worker);
+                } else {
                     self.due.push((until, End::HealStore(worker)));
                 }
             }
@@ -247,6 +295,7 @@ impl Run {
                 }
             }
             Kind::DiskFull => {
+                begin_spell(&mut self.full, now_us());
                 self.disk.fill();
                 self.due.push((until, End::ClearDisk));
             }
@@ -263,7 +312,10 @@ impl Run {
         match end {
             End::Resume(pid) => self.fleet.resume(pid),
             End::TwinLeaves(at) => self.fleet.end_twin(at),
-            End::HealStore(at) => self.fleet.places[at].store.iter().for_each(Link::heal),
+            End::HealStore(at) => {
+                self.fleet.places[at].store.iter().for_each(Link::heal);
+                self.fair(at);
+            }
             End::HealRedis(at) => self.fleet.places[at].redis.iter().for_each(Link::heal),
             End::RedisBack { empty } => {
                 if let Some(redis) = &mut self.servers.redis {
@@ -278,8 +330,17 @@ impl Run {
                 self.servers.redis.iter().for_each(crate::redis::Server::thaw);
                 self.redis_is_frozen = false;
             }
-            End::ClearDisk => self.disk.clear(),
+            End::ClearDisk => {
+                self.disk.clear();
+                end_spell(&mut self.full, now_us());
+            }
         }
+    }
+
+    /// A place's way to the store is fair once its worker has noticed that the connections that it has are none any more.
+    fn fair(&mut self, at: usize) {
+        let notices = i64::try_from(self.drawn.ttl().as_micros()).expect("short");
+        end_spell(&mut self.cut[at], now_us() + notices);
     }
 
     /// Ends everything that was begun.
@@ -291,6 +352,9 @@ impl Run {
             self.restarted(restarting);
         }
         self.fleet.heal();
+        for at in 0..self.cut.len() {
+            self.fair(at);
+        }
     }
 
     /// Until all batches have ended and no lease lives whose worker does not; how long that took.
@@ -301,9 +365,12 @@ impl Run {
         // What they still have to do, they do first; in the end they resume all that is held.
         let operators = self.operators.take().expect("at work until now");
         let ending = std::thread::spawn(move || operators.end());
+        let mut looked = began;
         while !ending.is_finished() {
             self.tick();
+            self.look(&mut looked, runtime);
         }
+        self.log.say("the operators are done");
         match ending.join() {
             Ok(register) => self.register = register,
             Err(_) => self.complaints.push("runner: the operators' thread panicked".to_owned()),
@@ -313,13 +380,15 @@ impl Run {
         bound += Duration::from_millis(longest);
         loop {
             self.tick();
+            self.look(&mut looked, runtime);
             let open = number(self, "select count(*) from batches where status = 'open'");
             let live = number(self, "select count(*) from leases where state = 'live'");
-            if open == Some(0) && live == i64::try_from(self.fleet.count()).ok() {
+            let calls = number(self, CALLS_TO_MAKE);
+            if open == Some(0) && calls == Some(0) && live == i64::try_from(self.fleet.count()).ok() {
                 break;
             }
             if began.elapsed() > bound {
-                self.complaints.push(format!("liveness: {bound:?} after the last fault {open:?} batches are open, {live:?} leases live, of {} workers", self.fleet.count()));
+                self.complaints.push(format!("liveness: {bound:?} after the last fault {open:?} batches are open, {calls:?} calls to make, {live:?} leases live, of {} workers", self.fleet.count()));
                 break;
             }
         }
@@ -333,16 +402,38 @@ impl Run {
         not_here: BTreeMap<Kind, &'static str>,
         healing: Duration,
     ) -> Report {
+        self.log.say("all has ended; the workers leave");
         self.fleet.leave();
-        let runs = ledger::read(&self.disk.file("ledger")).expect("the ledger can be read");
-        let Self { register, fleet, servers, whole_at, .. } = &self;
-        let evidence = Evidence { servers, register, runs: &runs, lives: &fleet.lives, whole_at };
+        if self.options.on == On::Sqlite {
+            // All there is was there by now.
+            let changes = runtime.block_on(self.servers.number(LAST_CHANGE));
+            self.whole_at.extend(changes.map(|changes| Look { changes, at_us: now_us() }));
+        }
+        let seen = self.probe.take().and_then(Probe::end);
+        if seen.is_none() {
+            self.complaints.push("runner: the probe panicked".to_owned());
+        }
+        let seen = seen.unwrap_or_default();
+        let [runs, calls] =
+            [LEDGER, CALLS].map(|name| ledger::read(&self.disk.file(name)).expect("a ledger can be read"));
+        let surroundings = Surroundings {
+            cut: std::mem::take(&mut self.cut),
+            away: seen.away,
+            slow: [seen.slow, std::mem::take(&mut self.full)].concat(),
+            stepped: (self.options.on == On::Sqlite).then_some(self.drawn.stepped),
+        };
+        let Self { options, drawn, register, fleet, servers, whole_at, .. } = &self;
+        let (runs, calls, lives) = (&runs, &calls, &fleet.lives);
+        let evidence =
+            Evidence { options, drawn, servers, register, runs, calls, lives, surroundings: &surroundings, whole_at };
+        self.log.say("the checks begin");
         // A check that cannot go on says why by panicking: all is kept then, too.
         let checked = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(checks::all(&evidence))));
         let mut findings = checked.unwrap_or_else(|cause| {
             let cause = cause.downcast::<String>().map_or_else(|_| "see above".to_owned(), |text| *text);
             Findings { violations: vec![format!("a check gave up: {cause}")], ..Findings::default() }
         });
+        self.log.say("the checks are done");
         findings.violations.extend(self.complaints.iter().cloned());
         findings.violations.extend(fleet.complaints.iter().map(|what| format!("workers: {what}")));
         findings.violations.extend(register.complaints.iter().map(|what| format!("operators: {what}")));
@@ -356,7 +447,7 @@ impl Run {
                 None => (kind, Applied::Times(counts.get(&kind).copied().unwrap_or_default())),
             })
             .collect();
-        if self.options.every_kind {
+        if self.options.every_kind && told_to_stop().is_none() {
             for (kind, _) in faults.iter().filter(|(_, applied)| **applied == Applied::Times(0)) {
                 findings.violations.push(format!("runner: {kind:?} was never applied"));
             }
@@ -385,19 +476,29 @@ impl Run {
 
     fn keep(self, report: &Report) -> PathBuf {
         self.servers.dump(&self.folder);
-        let kept = self.folder.join("disk-kept");
-        std::fs::create_dir_all(&kept).expect("a folder can be made");
-        self.disk.keep_in(&kept);
         std::fs::write(self.folder.join("report.txt"), format!("{report}\n")).expect("a report can be written");
-        self.folder
+        let Self { folder, disk, log, .. } = self;
+        // What is on it stays.
+        drop(disk);
+        log.over();
+        folder
     }
 
     fn remove(self) {
-        let Self { folder, disk, .. } = self;
+        let Self { folder, disk, log, .. } = self;
         // Its mount goes first.
-        drop(disk);
+        disk.forget();
+        log.over();
         std::fs::remove_dir_all(folder).expect("the run's folder can be removed");
     }
+}
+
+/// How much memory this process has, in megabytes.
+fn resident_mb() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
+    Some(kilobytes / 1024)
 }
 
 /// What panicked, by the workers' logs.

@@ -3,13 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fencepost::store::OpenMode;
+use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqliteConnection};
 use tokio::runtime::Handle;
 
 use super::options::{On, Options};
+use super::probe::{self, Probe};
 use crate::history::journal;
 use crate::place;
 use crate::postgres::{self, Durability, Schema};
@@ -52,22 +55,33 @@ impl Servers {
         runtime.block_on(async {
             drop(place::open(&servers.url(), OpenMode::Create).await);
             let effects =
-                format!("create table {EFFECTS} (batch bigint not null, line bigint not null, token bigint not null)");
+                format!("create table {EFFECTS} (batch bigint not null, line bigint not null, token bigint not null);");
             match &servers.store {
                 Store::File(file) => {
                     let mut conn = connect(file).await;
-                    sqlx::raw_sql(AssertSqlSafe(effects)).execute(&mut conn).await.expect("a table");
+                    sqlx::raw_sql(AssertSqlSafe(effects + probe::TABLE)).execute(&mut conn).await.expect("tables");
                     super::facts::keep_in_file(&mut conn).await;
                     conn.close().await.expect("it closes");
                 }
                 Store::Schema(schema, _) => {
                     let mut conn = schema.connect().await;
-                    sqlx::raw_sql(AssertSqlSafe(effects)).execute(&mut conn).await.expect("a table");
+                    sqlx::raw_sql(AssertSqlSafe(effects + probe::TABLE)).execute(&mut conn).await.expect("tables");
                     journal::keep(&mut conn).await;
                 }
             }
         });
         servers
+    }
+
+    /// Begins to probe the store; later by this much is too late.
+    pub fn probe(&self, late: Duration) -> Probe {
+        match &self.store {
+            Store::File(file) => Probe::start::<SqliteConnection>(SqliteConnectOptions::new().filename(file), late),
+            Store::Schema(schema, server) => {
+                let options: PgConnectOptions = server.url().parse().expect("a URL");
+                Probe::start::<sqlx::PgConnection>(options.options([("search_path", schema.name())]), late)
+            }
+        }
     }
 
     /// The store's URL.

@@ -165,7 +165,8 @@ fn end_of_lease(change: &Change) -> Option<&Columns> {
     (was_live && becomes.text("state") != "live").then_some(becomes)
 }
 
-fn lease_event(change: &Change) -> Option<Event> {
+/// What a change of a lease is.
+pub fn lease_event(change: &Change) -> Option<Event> {
     let becomes = change.becomes.as_ref()?;
     let (lease, expires_at) = (lease_id(becomes.int("lease")), StoreTime(becomes.int("expires_at")));
     let Some(was) = &change.was else {

@@ -1,0 +1,307 @@
+//! What kept workers and the store from their duty, and whether leases ended when they should, and only then: invariants 5
+//! and 6, asked of the model's checkers. What they are told is what the runner knows: whom it killed, stopped, cut off and
+//! told to leave and when, when a probe did not reach the store, and what the journal says of leases.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::time::Duration;
+
+use fencepost_core::{LeaseId, Timing};
+use fencepost_model::check::{BoundedRecovery, Checker, Innocence};
+use fencepost_model::history::{Event, LeaseEnd, Process};
+
+use super::fleet::{Life, ProcessKey};
+
+/// A while, in microseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Spell {
+    /// From when.
+    pub from_us: i64,
+    /// Until when; `i64::MAX`: it goes on.
+    pub until_us: i64,
+}
+
+/// Begins one, if none goes on.
+pub fn begin_spell(spells: &mut Vec<Spell>, now_us: i64) {
+    if spells.last().is_none_or(|last| last.until_us != i64::MAX) {
+        spells.push(Spell { from_us: now_us, until_us: i64::MAX });
+    }
+}
+
+/// Ends the one that goes on.
+pub fn end_spell(spells: &mut [Spell], now_us: i64) {
+    if let Some(last) = spells.last_mut().filter(|last| last.until_us == i64::MAX) {
+        last.until_us = now_us;
+    }
+}
+
+/// What the runner knows of everybody's surroundings.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// By place: its way to the store was not what it should be.
+    pub cut: Vec<Vec<Spell>>,
+    /// The store answered nobody.
+    pub away: Vec<Spell>,
+    /// The machine, or the store, was so slow that nobody can be blamed.
+    pub slow: Vec<Spell>,
+    /// The place whose processes have a wall clock that is stepped, where that is the store's clock for them.
+    pub stepped: Option<usize>,
+}
+
+/// A change of a lease, and when it was there.
+#[derive(Debug, Clone)]
+pub struct LeaseChange {
+    /// In microseconds since 1970.
+    pub at_us: i64,
+    /// Which lease.
+    pub lease: LeaseId,
+    /// Whose it is.
+    pub process: Option<ProcessKey>,
+    /// The change.
+    pub event: Event,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    /// Everybody's timings.
+    pub timing: Timing,
+    /// Invariant 5; times must be exact for it.
+    pub innocence: bool,
+    /// Heartbeats may outlast their time.
+    pub heartbeats_linger: bool,
+}
+
+/// What requests, starts and the runner's own look at a death may take beyond R4's bound.
+const SLACK: Duration = Duration::from_secs(3);
+
+/// What is wrong with when leases ended.
+pub fn violations(
+    changes: &[LeaseChange],
+    lives: &BTreeMap<ProcessKey, Life>,
+    surroundings: &Surroundings,
+    asked: Asked,
+) -> Vec<String> {
+    let events = story(changes, lives, surroundings, asked);
+    let mut checkers: Vec<Box<dyn Checker>> = vec![Box::new(BoundedRecovery::new(SLACK))];
+    if asked.innocence {
+        checkers.push(Box::new(Innocence::new()));
+    }
+    let mut violations = Vec::new();
+    for (at, event) in &events {
+        // Who has seen something is not asked again.
+        checkers.retain_mut(|checker| {
+            checker.on_event(*at, event).map_err(|seen| violations.push(seen.to_string())).is_ok()
+        });
+    }
+    violations
+}
+
+/// All of it as the checkers want it, in the order of time: microseconds since the first change of a lease.
+fn story(
+    changes: &[LeaseChange],
+    lives: &BTreeMap<ProcessKey, Life>,
+    surroundings: &Surroundings,
+    asked: Asked,
+) -> Vec<(u64, Event)> {
+    let numbers: BTreeMap<ProcessKey, Process> =
+        lives.keys().zip(0..).map(|(key, number)| (*key, Process(number))).collect();
+    let known = |change: &&LeaseChange| {
+        let life = change.process.and_then(|process| lives.get(&process));
+        life.is_some_and(|life| surroundings.stepped != Some(life.place)) && change.at_us != i64::MAX
+    };
+    let changes: Vec<&LeaseChange> = changes.iter().filter(known).collect();
+    let (Some(first_us), Some(last_us)) =
+        (changes.iter().map(|change| change.at_us).min(), changes.iter().map(|change| change.at_us).max())
+    else {
+        return Vec::new();
+    };
+    let mut events: Vec<(i64, u8, Event)> = Vec::new();
+    // Nobody is a judge before it has a lease.
+    let mut began: BTreeMap<ProcessKey, i64> = BTreeMap::new();
+    for change in &changes {
+        let Some(key) = change.process else { continue };
+        let process = numbers[&key];
+        if let Event::LeaseTaken { .. } = change.event {
+            if let Entry::Vacant(first) = began.entry(key) {
+                first.insert(change.at_us);
+                let started = Event::WorkerStarted { process, timing: asked.timing, steady: true };
+                events.push((change.at_us, 0, started));
+            }
+            events.push((change.at_us, 0, Event::LeaseChosen { process, lease: change.lease }));
+        }
+        events.push((change.at_us, 2, change.event.clone()));
+    }
+    for (key, began_us) in &began {
+        let (process, life) = (numbers[key], &lives[key]);
+        let cut = surroundings.cut.get(life.place).into_iter().flatten();
+        let unwell = life.pauses.iter().chain(cut).chain(&surroundings.slow).copied();
+        for spell in united(unwell).into_iter().filter(|spell| spell.until_us > *began_us) {
+            events.push((spell.from_us.max(*began_us), 1, Event::WorkerPaused { process }));
+            if spell.until_us != i64::MAX {
+                events.push((spell.until_us, 1, Event::WorkerResumed { process }));
+            }
+        }
+        if let Some(told_us) = life.told_us {
+            events.push((told_us.max(*began_us), 1, Event::WorkerStopping { process }));
+        }
+        match life.killed_us {
+            Some(killed_us) => events.push((killed_us, 1, Event::WorkerCrashed { process, by_row: None })),
+            // Some moment after it was seen last.
+            None if life.ended => events.push((life.alive_us.max(*began_us), 1, Event::WorkerLeft { process })),
+            None => {}
+        }
+    }
+    for spell in united(surroundings.away.iter().copied()) {
+        events.push((spell.from_us, 1, Event::StoreAway));
+        if spell.until_us != i64::MAX {
+            events.push((spell.until_us, 1, Event::StoreBack));
+        }
+    }
+    if asked.heartbeats_linger {
+        events.push((first_us, 0, Event::HeartbeatsLinger));
+    }
+    // Time goes on to the last change for those that never ended.
+    events.push((last_us, 3, Event::Tick));
+    events.sort_by_key(|(at, order, _)| (*at, *order));
+    let since = |at: i64| u64::try_from(at.saturating_sub(first_us)).unwrap_or_default();
+    events.into_iter().map(|(at, _, event)| (since(at), event)).collect()
+}
+
+/// Without overlaps, in order.
+fn united(spells: impl Iterator<Item = Spell>) -> Vec<Spell> {
+    let mut all: Vec<Spell> = spells.collect();
+    all.sort_unstable();
+    let mut united: Vec<Spell> = Vec::new();
+    for spell in all {
+        match united.last_mut() {
+            Some(last) if last.until_us >= spell.from_us => last.until_us = last.until_us.max(spell.until_us),
+            _ => united.push(spell),
+        }
+    }
+    united
+}
+
+/// How long after its process was killed each lease was ended that lived then, in microseconds, sorted.
+pub fn recoveries_us(changes: &[LeaseChange], lives: &BTreeMap<ProcessKey, Life>) -> Vec<i64> {
+    let took = |change: &LeaseChange| {
+        let Event::LeaseEnded { how, .. } = change.event else { return None };
+        let killed_us = lives.get(&change.process?)?.killed_us?;
+        let took = change.at_us.checked_sub(killed_us)?;
+        (how != LeaseEnd::Dropped && change.at_us != i64::MAX && took >= 0).then_some(took)
+    };
+    let mut all: Vec<i64> = changes.iter().filter_map(took).collect();
+    all.sort_unstable();
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use fencepost_core::StoreTime;
+
+    use super::*;
+
+    const P: ProcessKey = (1, 1);
+    const JUDGE: ProcessKey = (2, 2);
+    const TTL: Duration = Duration::from_secs(1);
+    /// Some time in this century.
+    const BEGAN_US: i64 = 1_700_000_000_000_000;
+
+    fn ms(ms: i64) -> i64 {
+        BEGAN_US + ms * 1000
+    }
+
+    fn change(at_ms: i64, process: ProcessKey, event: impl Fn(LeaseId) -> Event) -> LeaseChange {
+        let lease = LeaseId::from_random(process.0.into());
+        LeaseChange { at_us: ms(at_ms), lease, process: Some(process), event: event(lease) }
+    }
+
+    fn taken(process: ProcessKey) -> LeaseChange {
+        change(0, process, |lease| Event::LeaseTaken {
+            lease,
+            worker: String::new(),
+            ttl: TTL,
+            renew: TTL / 2,
+            operations: Vec::new(),
+            expires_at: StoreTime(0),
+        })
+    }
+
+    fn renewed(at_ms: i64, process: ProcessKey) -> LeaseChange {
+        change(at_ms, process, |lease| Event::LeaseRenewed { lease, renewals: 1, expires_at: StoreTime(0) })
+    }
+
+    fn ended(at_ms: i64, how: LeaseEnd) -> LeaseChange {
+        change(at_ms, P, |lease| Event::LeaseEnded { lease, how, by: Some(LeaseId::from_random(2)) })
+    }
+
+    /// What is seen where P renews until `until_ms`, and then its lease's end is this one.
+    fn seen(until_ms: i64, end: LeaseChange, life: Life, surroundings: &Surroundings) -> Vec<String> {
+        let mut changes = vec![taken(P), taken(JUDGE)];
+        changes.extend((1..).map(|n| n * 500).take_while(|at| *at <= until_ms).map(|at| renewed(at, P)));
+        let end_us = end.at_us;
+        changes.push(end);
+        let alive_us = end_us + 1_000_000;
+        let lives = BTreeMap::from([(P, life), (JUDGE, Life { place: 1, alive_us, ..Life::default() })]);
+        let asked = Asked { timing: Timing::from_ttl(TTL), innocence: true, heartbeats_linger: false };
+        violations(&changes, &lives, surroundings, asked)
+    }
+
+    fn killed(at_ms: i64) -> Life {
+        Life { alive_us: ms(at_ms), ended: true, killed_us: Some(ms(at_ms)), ..Life::default() }
+    }
+
+    fn alive() -> Life {
+        Life { alive_us: ms(1_000_000), ..Life::default() }
+    }
+
+    #[test]
+    fn a_killed_workers_lease_must_end_in_time() {
+        let fair = Surroundings::default();
+        let in_time = seen(2_000, ended(5_000, LeaseEnd::Lapsed), killed(2_100), &fair);
+        assert!(in_time.is_empty(), "{in_time:?}");
+        // 2.1 s + ttl 1 s + scan 1 s + watch 0.875 s + looks 0.25 s + slack 3 s.
+        let late = seen(2_000, ended(8_300, LeaseEnd::Lapsed), killed(2_100), &fair);
+        assert!(late.len() == 1 && late[0].contains("bounded recovery"), "{late:?}");
+        let away = Spell { from_us: ms(3_000), until_us: ms(6_000) };
+        for excuse in [
+            Surroundings { away: vec![away], ..fair.clone() },
+            Surroundings { slow: vec![away], ..fair.clone() },
+            Surroundings { cut: vec![vec![], vec![away]], ..fair.clone() },
+            Surroundings { stepped: Some(0), ..fair.clone() },
+        ] {
+            let excused = seen(2_000, ended(8_300, LeaseEnd::Lapsed), killed(2_100), &excuse);
+            assert!(excused.is_empty(), "{excuse:?}: {excused:?}");
+        }
+        // Its lease is live at the end.
+        let never = seen(2_000, renewed(20_000, JUDGE), killed(2_100), &fair);
+        assert!(never.len() == 1 && never[0].contains("bounded recovery"), "{never:?}");
+    }
+
+    #[test]
+    fn who_was_not_disturbed_is_not_declared_dead() {
+        let fair = Surroundings::default();
+        for how in [LeaseEnd::Lapsed, LeaseEnd::TakenOver, LeaseEnd::Died] {
+            let innocent = seen(8_000, ended(8_100, how), alive(), &fair);
+            assert!(innocent.len() == 1 && innocent[0].contains("innocence"), "{how:?}: {innocent:?}");
+        }
+        // Silent for a watch, and the runner knows of nothing that kept it.
+        assert!(!seen(8_000, ended(10_000, LeaseEnd::Lapsed), alive(), &fair).is_empty());
+        let spell = Spell { from_us: ms(8_050), until_us: ms(10_500) };
+        let paused = Life { pauses: vec![spell], ..alive() };
+        assert!(seen(8_000, ended(10_000, LeaseEnd::Lapsed), paused.clone(), &fair).is_empty());
+        assert!(!seen(8_000, ended(8_100, LeaseEnd::Lapsed), paused.clone(), &fair).is_empty(), "it had just renewed");
+        assert!(!seen(8_000, ended(10_000, LeaseEnd::Died), paused, &fair).is_empty(), "it did not die");
+        let cut = Surroundings { cut: vec![vec![spell]], ..fair.clone() };
+        assert!(seen(8_000, ended(10_000, LeaseEnd::Lapsed), alive(), &cut).is_empty());
+        let others = Surroundings { cut: vec![vec![], vec![spell]], ..fair };
+        assert!(!seen(8_000, ended(10_000, LeaseEnd::Lapsed), alive(), &others).is_empty());
+    }
+
+    #[test]
+    fn spells_that_overlap_are_one() {
+        let spell = |from_us, until_us| Spell { from_us, until_us };
+        assert_eq!(united([spell(5, 9), spell(1, 3), spell(2, 6)].into_iter()), [spell(1, 9)]);
+        assert_eq!(united([spell(4, 5), spell(1, 3)].into_iter()), [spell(1, 3), spell(4, 5)]);
+    }
+}
