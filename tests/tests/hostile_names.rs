@@ -146,6 +146,13 @@ fn round(on: StoreKind) {
         assert!(row["error"].as_str().unwrap().contains(value.trim()), "{case}: {row}");
         check_shown(scene.ok(&[os("errors"), os(&batch)]).as_bytes());
         // As a part of an error: it means itself, and no pattern.
+        if taken.is_empty() {
+            for pattern in ["e%t", "e_it", "e.it", "e*t", "e?it", "[e]xit", "EXIT"] {
+                let like = joined("--error-like", pattern.as_bytes());
+                let retried = scene.json(&[os("retry"), os(&batch), &like, os("--yes"), os("--json")]);
+                assert_eq!(retried["rows"], 0, "{pattern}");
+            }
+        }
         let like = joined("--error-like", &name);
         let retried = scene.json(&[os("retry"), os(&batch), &like, os("--yes"), os("--json")]);
         let meant = u64::from(row["error"].as_str().unwrap().contains(&value)) * 2;
