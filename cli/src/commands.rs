@@ -62,6 +62,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(mut error) => {
             config::name_variable(&mut error, &command, &args);
+            config::name_on_done(&mut error, &args);
             config::mask_value(&mut error);
             // Help and version go to stdout with code 0, mistakes to stderr with code 2.
             let _ = error.print();

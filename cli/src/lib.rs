@@ -34,6 +34,7 @@ pub mod runtime;
 mod say;
 mod slices;
 pub mod store;
+mod visible;
 pub mod worker;
 
 /// The database library: what [`handler::transactional::TransactionalHandler::apply`] writes with. It is part of this

@@ -7,6 +7,8 @@ use std::fmt::Write;
 
 use fencepost_core::{BatchId, LineSet};
 
+use crate::visible::visible as shown;
+
 pub mod calls;
 pub mod doctor;
 pub mod errors;
@@ -96,15 +98,6 @@ const RULE: &str = "-------------------------------------------------";
 /// A headline as in the original's reports.
 pub fn headline(title: &str) -> String {
     format!("{DOUBLE_RULE}\n{title}\n{DOUBLE_RULE}\n")
-}
-
-/// A text of others, on one line of a report: control characters are escaped, so that none moves the cursor.
-fn shown(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
-        return Cow::Borrowed(text);
-    }
-    let escaped = |char: char| if char.is_control() { char.escape_default().to_string() } else { char.to_string() };
-    Cow::Owned(text.chars().map(escaped).collect())
 }
 
 /// Ranges as people read them: `[3, 5-9]`, cut after some.

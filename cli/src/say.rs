@@ -4,9 +4,12 @@
 use std::fmt::Arguments;
 use std::io::Write;
 
-/// Writes a line to stderr, in one piece, if that can be done.
+use crate::visible::visible_lines;
+
+/// Writes a line to stderr, in one piece, if that can be done. Whatever stands in it, the terminal only shows it.
 pub(crate) fn line(text: Arguments<'_>) {
-    let _ = std::io::stderr().lock().write_all(format!("{text}\n").as_bytes());
+    let text = format!("{text}\n");
+    let _ = std::io::stderr().lock().write_all(visible_lines(&text).as_bytes());
 }
 
 /// As `eprintln!`, without its panic.

@@ -5,11 +5,12 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::builder::{Resettable, StyledStr};
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction};
 use toml::{Table, Value};
 
 use crate::masked::masked;
+use crate::visible::visible;
 
 /// A configuration file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -206,7 +207,8 @@ fn check(arg: &Arg, value: &Value, values: &[String]) -> Result<(), String> {
     let line = values.iter().map(|value| format!("--{long}={value}"));
     match clap::Command::new("file").no_binary_name(true).arg(alone).try_get_matches_from(line) {
         Ok(_) => Ok(()),
-        Err(error) => {
+        Err(mut error) => {
+            mask_value(&mut error);
             let text = error.to_string();
             let first = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
             Err(format!("which does not do: {}", first.split_whitespace().collect::<Vec<_>>().join(" ")))
@@ -272,14 +274,28 @@ pub fn name_variable(error: &mut clap::Error, command: &clap::Command, args: &[O
     error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
 }
 
-/// Hides the password of a URL that an error would repeat.
+/// Hides the password of a URL that an error would repeat, and what a terminal would obey in a word that it repeats.
 pub fn mask_value(error: &mut clap::Error) {
-    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
-        && value.contains("://")
-    {
-        let masked = masked(value);
-        error.insert(ContextKind::InvalidValue, ContextValue::String(masked));
+    for kind in [ContextKind::InvalidValue, ContextKind::InvalidArg, ContextKind::InvalidSubcommand] {
+        let Some(ContextValue::String(value)) = error.get(kind) else { continue };
+        let is_url = kind == ContextKind::InvalidValue && (value.contains("://") || value.contains(['@', '?']));
+        let shown = visible(&if is_url { masked(value) } else { value.clone() }).into_owned();
+        error.insert(kind, ContextValue::String(shown));
     }
+}
+
+/// Says of a word behind `--on-done` where it belongs.
+pub fn name_on_done(error: &mut clap::Error, args: &[OsString]) {
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else { return };
+    let is_behind = |pair: &[OsString]| pair[0] == "--on-done" && *pair[1] == **word;
+    if error.kind() == ErrorKind::UnknownArgument && args.windows(2).any(is_behind) {
+        let tip = StyledStr::from(format!("a command for it is written --on-done={}", visible(&quoted_always(word))));
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+}
+
+fn quoted_always(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 fn variable(name: &str) -> Option<PathBuf> {

@@ -1,6 +1,7 @@
 //! Commands that a hint or an error names: they are to be copied and run, so they are complete.
 
 use super::args::Global;
+use crate::masked::masked;
 pub use crate::report::quoted;
 use crate::store::StoreUrl;
 
@@ -10,7 +11,8 @@ pub fn store_option(global: &Global) -> String {
     let Some(name) = global.store.as_deref().filter(|_| global.store_is_typed) else { return String::new() };
     let shown = match name.parse() {
         Ok(StoreUrl::Postgres(url)) => url.to_string(),
-        _ => name.to_owned(),
+        Ok(StoreUrl::Sqlite(_)) => name.to_owned(),
+        Err(_) => masked(name),
     };
     format!(" --store {}", quoted(&shown))
 }

@@ -13,7 +13,9 @@ use serde_json::json;
 
 use super::args::LogForm;
 use crate::driver::{Observer, Report};
+use crate::masked::without_query;
 use crate::say::say;
+use crate::visible::visible;
 
 /// The observer that prints in this form. `worker` names the worker once it is known.
 pub fn observer(form: LogForm, worker: Arc<std::sync::OnceLock<String>>) -> Observer {
@@ -93,7 +95,7 @@ fn text(report: &Report<'_>, untold: u64, worker: &str) -> String {
         }
         Report::Calling(grant) => {
             let again = if grant.attempt > 1 { format!(" attempt {}", grant.attempt) } else { String::new() };
-            let whom = grant.end.url.as_ref().map_or(String::new(), |url| format!(" {url}"));
+            let whom = grant.end.url.as_ref().map_or(String::new(), |url| format!(" {}", without_query(url)));
             format!("Batch {}: ended as {}, CALLING{whom}{again}", grant.key.batch, grant.end.status.name())
         }
         Report::Worker(WorkerEvent::CallDelivered(key)) => format!("Batch {}: call DELIVERED", key.batch),
@@ -119,13 +121,13 @@ fn text(report: &Report<'_>, untold: u64, worker: &str) -> String {
         Report::LivenessTrouble(error) => liveness_text(error),
         Report::LivenessBack => LIVENESS_BACK.to_owned(),
     };
-    format!("[{}] {line}", clock())
+    format!("[{}] {}", clock(), visible(&line))
 }
 
 fn trouble(report: &Report<'_>, untold: u64) -> Option<String> {
     match report {
-        Report::StoreTrouble(error) => Some(format!("[{}] {}", clock(), trouble_text(error, untold))),
-        Report::LivenessTrouble(error) => Some(format!("[{}] {}", clock(), liveness_text(error))),
+        Report::StoreTrouble(error) => Some(format!("[{}] {}", clock(), visible(&trouble_text(error, untold)))),
+        Report::LivenessTrouble(error) => Some(format!("[{}] {}", clock(), visible(&liveness_text(error)))),
         Report::LivenessBack => Some(format!("[{}] {LIVENESS_BACK}", clock())),
         _ => None,
     }
@@ -203,7 +205,7 @@ fn json(report: &Report<'_>, untold: u64, worker: &str) -> String {
             let mut event = call("call_started", &grant.key);
             event["attempt"] = grant.attempt.into();
             event["status"] = grant.end.status.name().into();
-            event["url"] = grant.end.url.as_deref().into();
+            event["url"] = grant.end.url.as_deref().map(without_query).into();
             event
         }
         Report::Worker(WorkerEvent::CallDelivered(key)) => call("call_delivered", key),

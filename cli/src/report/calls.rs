@@ -8,6 +8,7 @@ use fencepost_core::rules::calls::s7_makes;
 use serde_json::{Value, json};
 
 use super::shown;
+use crate::masked::without_query;
 
 /// A batch's completion calls.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -50,7 +51,7 @@ pub fn text(report: &CallsReport, operation: &str, ended: bool) -> String {
         if call.url.is_none() && !is_made && !was_tried {
             continue;
         }
-        let whom = call.url.as_deref().map_or("by command".into(), shown);
+        let whom = call.url.as_deref().map_or_else(|| "by command".to_owned(), called);
         let _ = writeln!(
             out,
             "Completion call (generation {}, {}, {whom}): {}",
@@ -61,9 +62,13 @@ pub fn text(report: &CallsReport, operation: &str, ended: bool) -> String {
     }
     if let Some(url) = report.url.as_deref().filter(|_| !ended) {
         let nobody = if is_made(report, operation, Some(url)) { "" } else { NOBODY };
-        let _ = writeln!(out, "Completion call at its end: {}{nobody}", shown(url));
+        let _ = writeln!(out, "Completion call at its end: {}{nobody}", called(url));
     }
     out
+}
+
+fn called(url: &str) -> String {
+    shown(&without_query(url)).into_owned()
 }
 
 const NOBODY: &str = "; no live worker makes it (--allow-url)";
@@ -102,7 +107,7 @@ fn state(call: &CallSummary, is_made: bool) -> String {
 pub fn json(report: &CallsReport) -> Value {
     let call = |call: &CallSummary| {
         json!({
-            "generation": call.generation, "status": call.status, "url": call.url, "attempts": call.attempts,
+            "generation": call.generation, "status": call.status, "url": call.url.as_deref().map(without_query), "attempts": call.attempts,
             "error": call.error, "due_in_ms": call.due_in.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
             "worker": call.worker, "delivered_at_us": call.delivered_at_us,
         })

@@ -241,7 +241,7 @@ pub fn list_text(batches: &[BatchSummary], store_option: &str) -> String {
             batch.id,
             batch.status,
             batch.rows,
-            batch.counts.ended(),
+            batch.counts.success + batch.counts.failed,
             batch.counts.failed,
             super::time_text(batch.created_at_us),
             shown(batch.source.as_deref().unwrap_or("-")),

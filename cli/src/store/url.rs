@@ -44,7 +44,8 @@ pub enum OpenError {
     },
     /// The form that Postgres' own programs take. It may have a password.
     #[error(
-        "a store on Postgres is named postgres://USER:PASSWORD@HOST:PORT/DATABASE, with two slashes and not as KEY=VALUE words"
+        "a store on Postgres is named postgres://USER:PASSWORD@HOST:PORT/DATABASE, without quotes and not as KEY=VALUE words; a file whose \
+         name looks like that is named ./NAME"
     )]
     NotAUrl,
 }
@@ -56,24 +57,35 @@ impl FromStr for StoreUrl {
         if PostgresUrl::SCHEMES.iter().any(|scheme| name.starts_with(scheme)) {
             return Ok(Self::Postgres(PostgresUrl(name.to_owned())));
         }
-        let lower = name.to_ascii_lowercase();
-        if (lower.starts_with("postgres:") || lower.starts_with("postgresql:")) && !lower.contains("://") {
-            return Err(OpenError::NotAUrl);
+        if let Some(refused) = of_a_server(name) {
+            return Err(refused);
         }
-        if lower.split_whitespace().any(|word| word.starts_with("password=") || word.starts_with("host=")) {
-            return Err(OpenError::NotAUrl);
-        }
-        let is_scheme = |text: &str| {
-            text.starts_with(|c: char| c.is_ascii_alphabetic())
-                && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
-        };
-        match name.split_once("://") {
-            Some((scheme, _)) if is_scheme(scheme) && scheme != "sqlite" => {
-                Err(OpenError::Scheme { scheme: scheme.to_owned() })
-            }
-            _ => Ok(Self::Sqlite(sqlite::path_of(name)?)),
-        }
+        Ok(Self::Sqlite(sqlite::path_of(name)?))
     }
+}
+
+/// What is wrong with a name that is meant for a server, and no path: taken for one, it would be shown, with its password.
+fn of_a_server(name: &str) -> Option<OpenError> {
+    // Said to be a path.
+    if ["/", "./", "../", "sqlite:"].iter().any(|begin| name.starts_with(begin)) && !name.starts_with("//") {
+        return None;
+    }
+    if let Some((scheme, _)) = name.split_once("://") {
+        let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+        let scheme = scheme.to_owned();
+        return Some(if is_scheme { OpenError::Scheme { scheme } } else { OpenError::NotAUrl });
+    }
+    let lower = name.to_ascii_lowercase();
+    let is_cut_scheme = ["postgres:", "postgresql:"].iter().any(|begin| lower.starts_with(begin));
+    let has_user = lower.split_once(':').is_some_and(|(_, behind)| behind.contains('@'));
+    // KEY=VALUE words, in whatever spelling.
+    let keys = lower
+        .split('=')
+        .filter_map(|text| text.trim_end().rsplit([' ', '\t', '\n', ';', ',', '&', '?', '\'', '"']).next());
+    let is_words =
+        lower.contains('=') && keys.into_iter().any(|key| key == "host" || key == "pwd" || key.ends_with("password"));
+    (is_cut_scheme || has_user || is_words).then_some(OpenError::NotAUrl)
 }
 
 impl StoreUrl {
@@ -236,6 +248,11 @@ mod tests {
             ("postgres://host/rows?password=top@secret", "postgres://***"),
             ("postgresql://host?user=u&password=secret&port=1", "postgresql://host?user=u&password=***&port=1"),
             ("postgres://u:@host/rows?sslpassword=secret", "postgres://u:***@host/rows?sslpassword=***"),
+            ("postgres://u:secret/rows", "postgres://u:***/rows"),
+            ("postgres://host/rows#secret", "postgres://host/rows#***"),
+            ("postgres://host/rows?secret&user=u", "postgres://host/rows?***&user=u"),
+            ("postgres://[::1]:5432/rows", "postgres://[::1]:5432/rows"),
+            ("postgres://[::1]/rows", "postgres://[::1]/rows"),
         ] {
             let url: StoreUrl = name.parse().unwrap();
             assert_eq!(url.to_string(), shown);

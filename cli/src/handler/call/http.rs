@@ -11,6 +11,7 @@ use reqwest::header::CONTENT_TYPE;
 
 use super::{CallMessage, idempotency_key};
 use crate::handler::CancelToken;
+use crate::masked::without_query;
 
 /// How long a connection may take; the call as a whole has the worker's timeout for calls.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -53,7 +54,7 @@ impl HttpCaller {
         // The store looked before; whoever writes to it otherwise must not be able to send this worker anywhere.
         let in_form = super::url::call_url(url).is_ok_and(|parsed| parsed == *url);
         if !in_form || !self.allowed.iter().any(|prefix| s7_url_allowed(prefix, url)) {
-            return CallAnswer::Failed(format!("{url} is not allowed here (--allow-url)").into());
+            return CallAnswer::Failed(format!("{} is not allowed here (--allow-url)", without_query(url)).into());
         }
         let post = async {
             let request = self
@@ -65,7 +66,7 @@ impl HttpCaller {
             match request.send().await {
                 Ok(answer) if answer.status().is_success() => CallAnswer::Delivered,
                 Ok(answer) => CallAnswer::Failed(refused(answer).await),
-                Err(error) => CallAnswer::Failed(described(&error).into()),
+                Err(error) => CallAnswer::Failed(described(error).into()),
             }
         };
         tokio::select! {
@@ -91,8 +92,9 @@ async fn refused(mut answer: reqwest::Response) -> Box<str> {
     format!("answered {status}{note}{}{body}", if body.is_empty() { "" } else { ": " }).into()
 }
 
-/// The error with its causes, which say what happened.
-fn described(error: &reqwest::Error) -> String {
+/// The error with its causes, which say what happened. Its URL is left out: it may have a token, and an error is stored and shown.
+fn described(error: reqwest::Error) -> String {
+    let error = error.without_url();
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(below) = cause {

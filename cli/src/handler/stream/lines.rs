@@ -62,6 +62,8 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn all(lines: &mut Lines) -> Vec<String> {
@@ -96,5 +98,31 @@ mod tests {
         let mut lines = Lines::new(3);
         lines.space().extend_from_slice(b"abcd\n");
         assert_eq!(lines.next(), Err(TooLong));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_in_any_pieces_are_the_lines_between_line_ends(
+            pieces in prop::collection::vec("[ab\n]{0,6}", 0..12),
+            limit in 1_usize..8,
+        ) {
+            let (mut lines, mut found, mut too_long) = (Lines::new(limit), Vec::new(), false);
+            for piece in &pieces {
+                lines.space().extend_from_slice(piece.as_bytes());
+                found.extend(all(&mut lines));
+                too_long |= lines.next() == Err(TooLong);
+                if too_long {
+                    break;
+                }
+            }
+            let text = pieces.concat();
+            let mut expected: Vec<&str> = text.split('\n').collect();
+            let is_long = expected.iter().position(|line| line.len() > limit);
+            prop_assert_eq!(too_long, is_long.is_some());
+            let rest = expected.pop().unwrap_or_default();
+            expected.truncate(is_long.unwrap_or(usize::MAX));
+            prop_assert_eq!(found, expected);
+            prop_assert!(too_long || lines.rest() == rest.as_bytes());
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The lines that go to a child and come from it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::Write as _;
 
@@ -79,7 +80,8 @@ impl<'a> Answer<'a> {
         if let Some(error) = &self.broken {
             return failed(format!("the stream child's answer is not JSON as it should be: {error}"));
         }
-        match self.status.map(RawValue::get) {
+        let status = self.status.map(|status| unescaped(status.get()));
+        match status.as_deref() {
             Some(r#""success""#) => self.success(result_limit),
             Some(r#""failed""#) => HandlerAnswer::Failed(self.error("failed, the stream child says")),
             Some(r#""retry""#) => HandlerAnswer::Retry(self.error("to be tried again, the stream child says")),
@@ -109,6 +111,12 @@ impl<'a> Answer<'a> {
         // No store keeps NUL in text.
         cut(&text, ERROR_BYTES).replace('\0', "\u{fffd}").into()
     }
+}
+
+/// A word as JSON has it at its shortest: any letter may be written as an escape.
+fn unescaped(word: &str) -> Cow<'_, str> {
+    let plain = || serde_json::from_str::<String>(word).ok().and_then(|word| serde_json::to_string(&word).ok());
+    if word.contains('\\') { plain().map_or(Cow::Borrowed(word), Cow::Owned) } else { Cow::Borrowed(word) }
 }
 
 fn failed(error: String) -> HandlerAnswer {
@@ -159,6 +167,8 @@ impl<'a> Visitor<'a> for &mut Answer<'a> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use fencepost_core::{BatchId, Token};
+    use proptest::prelude::*;
+    use proptest::sample::Index;
 
     use super::*;
 
@@ -232,5 +242,62 @@ mod tests {
             assert_eq!(Answer::read(line.as_bytes()).key(), None, "{line}");
         }
         assert_eq!(Answer::read(b"{\"line\":7,\"token\":\xff31}").key(), None);
+    }
+
+    /// A line near a good one: some of its bytes are others, or it is cut, or has more behind it.
+    fn line() -> impl Strategy<Value = Vec<u8>> {
+        let good = prop::sample::select(vec![
+            r#"{"line":7,"token":31,"status":"success","result":{"a":[1,"x"]}}"#,
+            r#"{"line":7,"token":31,"status":"\u0073uccess","result":"\ud83d\ude00"}"#,
+            r#"{"line":7,"line":8,"token":31,"status":"retry","error":"later"}"#,
+            r#"{"status":"failed","error":{"a":"\u0000"},"tok\u0065n":31,"line":18446744073709551615}"#,
+        ]);
+        let byte = prop::sample::select(b"\0\"}{[],:\\\xff\xc3 019eu-".to_vec());
+        let changes = prop::collection::vec((any::<Index>(), byte), 0..3);
+        let deep = prop_oneof![9 => Just(0_usize), 1 => 100..20_000_usize];
+        (good, changes, prop::option::of(any::<Index>()), deep).prop_map(|(good, changes, cut, deep)| {
+            let mut line = good.replace(r#""x""#, &format!("{}{}", "[".repeat(deep), "]".repeat(deep))).into_bytes();
+            for (at, byte) in changes {
+                let at = at.index(line.len());
+                line[at] = byte;
+            }
+            if let Some(cut) = cut {
+                line.truncate(cut.index(line.len()));
+            }
+            line
+        })
+    }
+
+    proptest! {
+        /// What a reader of all of JSON makes of a line is what is made of it here; what it cannot read is no success.
+        #[test]
+        fn a_spoiled_line_is_no_success_and_a_good_one_means_what_it_says(line in line()) {
+            let answer = Answer::read(&line);
+            let verdict = answer.verdict(1 << 20);
+            let Ok(value) = serde_json::from_slice::<serde_json::Value>(&line) else {
+                let too_deep_for_it = line.len() > 120;
+                prop_assert!(too_deep_for_it || !matches!(verdict, HandlerAnswer::Success(_)), "{verdict:?}");
+                return Ok(());
+            };
+            let key = value["line"].as_u64().zip(value["token"].as_u64()).map(|(line, token)| RowKey { line, token });
+            prop_assert_eq!(answer.key(), key);
+            let result = value["result"].to_string();
+            match verdict {
+                HandlerAnswer::Success(kept) => {
+                    prop_assert_eq!(value["status"].as_str(), Some("success"));
+                    prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&kept).unwrap(), value["result"].clone());
+                    prop_assert!(!result.contains("\\u0000"));
+                }
+                HandlerAnswer::Retry(error) => {
+                    prop_assert_eq!(value["status"].as_str(), Some("retry"));
+                    prop_assert!(!error.contains('\0'));
+                }
+                HandlerAnswer::Failed(error) => {
+                    prop_assert!(value["status"] != "retry" && !error.is_empty() && !error.contains('\0'));
+                    prop_assert!(value["status"] != "success" || check_json(&result).is_err(), "{error}");
+                }
+                other => prop_assert!(false, "{other:?}"),
+            }
+        }
     }
 }

@@ -1,0 +1,3 @@
+# expect: failed failed failed
+# says: not JSON
+while next; do echo "{\"line\":$line,\"token\":$token,\"status\":\"success\",,,"; done

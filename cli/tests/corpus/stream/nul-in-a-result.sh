@@ -1,0 +1,3 @@
+# expect: failed failed failed
+# says: NUL
+while next; do say success "\"result\":\"\\u0000\""; done

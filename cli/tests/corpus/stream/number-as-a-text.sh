@@ -1,0 +1,3 @@
+# expect: failed failed failed
+# says: answers no row
+next; echo "{\"line\":\"$line\",\"token\":$token,\"status\":\"success\"}"

@@ -1,0 +1,3 @@
+# expect: failed failed failed
+# says: the stream child exited
+next

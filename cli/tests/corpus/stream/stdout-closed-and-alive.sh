@@ -1,0 +1,3 @@
+# expect: failed failed failed
+# says: stream child
+next; exec >&-; sleep 1000
