@@ -103,7 +103,10 @@ fn once(field: &mut Field, sizes: Sizes, partition: Partition) -> Outcome {
         // Long enough for whoever would be declared dead wrongly.
         field.wait(ttl + r4_bound(timing.ttl, timing.renew, timing.scan, false, slack));
     } else {
-        field.until("leases are declared dead", || (before.dead_since(field).len() >= doomed.len()).then_some(()));
+        let limit = doomed.iter().map(bound).max().expect("there is one") * 4;
+        field.until_within("leases are declared dead", limit, || {
+            (before.dead_since(field).len() >= doomed.len()).then_some(())
+        });
         // Its rows are others' by now, and its own lease is over in its own eyes, too.
         field.wait(ttl);
     }

@@ -62,8 +62,13 @@ impl Field {
     }
 
     /// Waits for something; the workers have rows to run meanwhile.
-    pub fn until<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-        until(what, STUCK, || {
+    pub fn until<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> T {
+        self.until_within(what, STUCK, look)
+    }
+
+    /// The same with a limit.
+    pub fn until_within<T>(&self, what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+        until(what, limit, || {
             self.feed();
             look()
         })
