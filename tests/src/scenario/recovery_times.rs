@@ -87,11 +87,12 @@ const LOCAL_CHECK: Duration = Duration::from_secs(1);
 /// Rows that a worker holds when it is killed.
 const ROWS: usize = 4;
 
-/// Runs it: one worker is left, which has nothing else to do, and has watched for longer than a scan before the kills.
+/// Runs it: one worker is left, the heir, which has nothing else to do, and has watched for longer than a scan before the kills.
 pub fn run(on: StoreKind, sizes: Deaths) -> Outcome {
     let Deaths { death, ttl, times, at_once } = sizes;
     assert!(at_once > 0 && times.is_multiple_of(at_once), "{times} deaths do not come {at_once} at once");
     let place = Place::new(on);
+    // Makes the store.
     submit(place.store(), &["--rows", "1"]);
     let timing = Timing::from_ttl(ttl);
     let own = |ops: &[String], row_us: u64| {
@@ -100,9 +101,7 @@ pub fn run(on: StoreKind, sizes: Deaths) -> Outcome {
         [format!("--concurrency={ROWS}")].into_iter().chain(timing).chain(ops).collect::<Vec<_>>()
     };
     let ops: Vec<String> = (0..at_once).map(|nth| format!("doomed-{nth}")).collect();
-    let watcher = place.worker(&own(&[&["default".to_owned()], &ops[..]].concat(), 0));
     let look = place.look();
-    until("the watcher works", STUCK, || (ledger::runs_begun_by(&place.ledger(), watcher.pid()) > 0).then_some(()));
     if death == Death::Silent {
         place.hide_processes();
     }
@@ -120,14 +119,14 @@ pub fn run(on: StoreKind, sizes: Deaths) -> Outcome {
             let lease = until("it has a lease", STUCK, || lease_of(&look, process.pid()));
             doomed.push(Doomed { process, lease, batch: String::new() });
         }
-        // Only the one that is to die takes these rows: the other stands still meanwhile.
-        place.stop(watcher.pid());
         for (doomed, op) in doomed.iter_mut().zip(&ops) {
             doomed.batch = submit(place.store(), &["--rows", &ROWS.to_string(), "--op", op]);
         }
         let begun = |doomed: &Doomed| ledger::runs_begun_by(&place.ledger(), doomed.process.pid()) == ROWS;
         until("they run all rows", STUCK, || doomed.iter().all(begun).then_some(()));
-        watcher.signal(Signal::SIGCONT);
+        // Only now, so that none of these rows is its own before.
+        let mut heir = place.worker(&own(&ops, 0));
+        until("it has a lease", STUCK, || lease_of(&look, heir.pid()));
         // At any moment of the other's scans, after one of each.
         let wait = every * 5 / 4 + every.mul_f64(round as f64 / rounds as f64);
         let seen = Instant::now();
@@ -141,6 +140,8 @@ pub fn run(on: StoreKind, sizes: Deaths) -> Outcome {
             running.push(since(killed_at, ended));
             claimable.push(since(killed_at, ended_at(&look, *lease).expect("its rows were taken from it")));
         }
+        heir.signal(Signal::SIGTERM);
+        assert!(heir.wait(STUCK).success(), "it leaves in order");
     }
     let dead = place.number("select count(*) from leases where state = 'dead'");
     assert_eq!(usize::try_from(dead), Ok(times), "nobody was declared dead but those that were killed");
@@ -172,7 +173,8 @@ fn ended_at(look: &Looker<'_>, lease: LeaseId) -> Option<StoreTime> {
 /// From a moment of this machine's clock, which is the store's, too.
 fn since(from: SystemTime, to: StoreTime) -> Duration {
     let from_us = from.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_micros();
+    let took_us = i128::from(to.0) - from_us.cast_signed();
     Duration::from_micros(
-        u64::try_from(i128::from(to.0).saturating_sub(from_us.cast_signed()).max(0)).expect("it fits"),
+        u64::try_from(took_us).expect("a worker was declared dead before it was killed: the machine is too slow"),
     )
 }
