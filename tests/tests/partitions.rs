@@ -9,9 +9,12 @@ use std::time::Duration;
 
 use fencepost_tests::network::{Host, Network};
 use fencepost_tests::process::until;
-use fencepost_tests::scenario::STUCK;
+
 use fencepost_tests::scenario::partitions::{Partition, Sizes, run};
 use libtest_mimic::{Arguments, Failed, Trial};
+
+/// How long a packet takes at most.
+const LIMIT: Duration = Duration::from_secs(20);
 
 fn holds(partitions: &[Partition]) -> Result<(), Failed> {
     let sizes = Sizes {
@@ -31,7 +34,7 @@ fn links_are_cut_each_way_by_itself() -> Result<(), Failed> {
     network.cut(0, 1);
     let listener = Listener::on(network.host(1));
     send(network.host(0), network.host(1));
-    until("a cut takes what goes this way", STUCK, || (network.packets_lost() == 1).then_some(()));
+    until("a cut takes what goes this way", LIMIT, || (network.packets_lost() == 1).then_some(()));
     let other = Listener::on(network.host(0));
     send(network.host(1), network.host(0));
     other.hears();
@@ -41,9 +44,9 @@ fn links_are_cut_each_way_by_itself() -> Result<(), Failed> {
     listener.hears();
     network.unplug(1);
     // It knows of no way there any more.
-    until("nobody reaches a host whose cable is out", STUCK, || (!arrives_at_all(&network)).then_some(()));
+    until("nobody reaches a host whose cable is out", LIMIT, || (!arrives_at_all(&network)).then_some(()));
     network.heal();
-    until("and again when it is in", STUCK, || arrives_at_all(&network).then_some(()));
+    until("and again when it is in", LIMIT, || arrives_at_all(&network).then_some(()));
     Ok(())
 }
 
@@ -67,7 +70,7 @@ impl Listener {
     }
 
     fn hears(mut self) {
-        let status = until("a datagram arrives", STUCK, || self.0.try_wait().expect("it can be waited for"));
+        let status = until("a datagram arrives", LIMIT, || self.0.try_wait().expect("it can be waited for"));
         assert!(status.success());
     }
 }
