@@ -6,7 +6,6 @@ use fencepost_core::Timing;
 use fencepost_core::rules::recovery::r4_bound;
 
 use crate::network::NotHere;
-use crate::process::until;
 use field::{Field, WORKERS};
 pub use kind::Partition;
 
@@ -63,7 +62,7 @@ pub struct Outcomes {
 pub fn run(sizes: Sizes, partitions: &[Partition]) -> Result<Outcomes, NotHere> {
     let mut field = Field::new(sizes)?;
     field.until_recorded_after(&[0, 1, 2], 0);
-    until("Redis can vouch", crate::scenario::STUCK, || {
+    field.until("Redis can vouch", || {
         let up: u64 = field.redis.info("uptime_in_seconds").parse().expect("a number");
         (Duration::from_secs(up) > sizes.ttl + Duration::from_secs(2)).then_some(())
     });

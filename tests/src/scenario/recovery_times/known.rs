@@ -39,7 +39,7 @@ pub fn supervised(on: StoreKind, times: usize) -> Outcome {
         let mut run = start(command, &notes);
         until("all rows run", STUCK, || (runs(&notes).len() == ROWS * 2).then_some(()));
         let look = place.look();
-        let times = kill_and_wait(&look, &notes, || ());
+        let (times, ()) = kill_and_wait(&look, &notes, || ());
         // Killed, it would leave its workers behind.
         std::fs::write(place.file(&format!("notes-{nth}-over")), "").expect("it can be written");
         assert!(run.wait(STUCK).success(), "the run ends well");
@@ -52,7 +52,7 @@ pub fn stable_name(on: StoreKind, times: usize) -> Outcome {
     let place = Place::new(on);
     measure(Death::StableName, times, |nth| {
         let notes = place.file(&format!("notes-{nth}"));
-        submit(place.store(), &["--rows", &ROWS.to_string()]);
+        let batch = submit(place.store(), &["--rows", &ROWS.to_string()]);
         let worker = || {
             let mut command = fencepost();
             command.args(["worker", "--quiet", "--name", "stable", "--store", place.store()]);
@@ -61,7 +61,10 @@ pub fn stable_name(on: StoreKind, times: usize) -> Outcome {
         let _first = worker();
         until("all rows run", STUCK, || (runs(&notes).len() == ROWS).then_some(()));
         let look = place.look();
-        kill_and_wait(&look, &notes, worker)
+        let (times, _next) = kill_and_wait(&look, &notes, worker);
+        // Killed before, it would leave rows to the next time.
+        until("the batch ends", STUCK, || look.has_ended(&batch).then_some(()));
+        times
     })
 }
 
@@ -71,8 +74,9 @@ fn measure(death: Death, times: usize, mut once: impl FnMut(usize) -> (Duration,
     Outcome { death, ttl, claimable: Percentiles::of(claimable), running: Percentiles::of(running), bound: None }
 }
 
-/// Kills a worker that holds rows; gives the times until they could be claimed, and until the last of them ran again.
-fn kill_and_wait<T>(look: &Looker<'_>, notes: &Path, then: impl FnOnce() -> T) -> (Duration, Duration) {
+/// Kills a worker that holds rows and does something at once; gives the times until they could be claimed, and until the last of
+/// them ran again.
+fn kill_and_wait<T>(look: &Looker<'_>, notes: &Path, then: impl FnOnce() -> T) -> ((Duration, Duration), T) {
     let workers = look.workers().workers;
     let held = |worker: &&fencepost::store::view::WorkerView| !worker.holds.is_empty();
     let victim = workers.iter().find(held).expect("somebody holds the rows");
@@ -81,14 +85,14 @@ fn kill_and_wait<T>(look: &Looker<'_>, notes: &Path, then: impl FnOnce() -> T) -
     let pid = victim.process.as_ref().expect("it is on this machine").pid;
     let killed_at = SystemTime::now();
     kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), Signal::SIGKILL).expect("it runs");
-    let _next = then();
+    let next = then();
     let again = until("its rows run again", STUCK, || {
         let runs = runs(notes);
         let again = lines.iter().map(|line| runs.iter().filter(|(of, _)| of == line).nth(1).map(|(_, at)| *at));
         again.collect::<Option<Vec<StoreTime>>>()?.into_iter().max()
     });
     let claimable = ended_at(look, victim.lease).expect("its rows were taken from it");
-    (since(killed_at, claimable), since(killed_at, again))
+    ((since(killed_at, claimable), since(killed_at, again)), next)
 }
 
 fn start(mut command: Command, notes: &PathBuf) -> Process {
