@@ -9,6 +9,7 @@
 pub mod chaos;
 pub mod history;
 pub mod ledger;
+pub mod network;
 pub mod place;
 pub mod pooler;
 pub mod ports;

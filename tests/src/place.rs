@@ -68,7 +68,11 @@ impl Place {
 
     /// An empty place on a Postgres server of its own, which it may stop.
     pub fn on_own_server(durability: Durability) -> Self {
-        let server = Server::start(durability);
+        Self::on_server(Server::start(durability))
+    }
+
+    /// An empty place on this server, which it keeps.
+    pub fn on_server(server: Server) -> Self {
         let (at, store) = in_schema(Schema::on(server.url()), None, Some(server));
         Self { dir: tempfile::tempdir().expect("a temporary folder"), at, store, runtime: runtime() }
     }
@@ -145,7 +149,8 @@ impl Place {
         Process::start(command)
     }
 
-    fn worker_command(&self, store: &str, arguments: &[String]) -> Command {
+    /// The command of [`Self::worker_at`].
+    pub fn worker_command(&self, store: &str, arguments: &[String]) -> Command {
         let mut command = mortal("ledger-worker");
         command.arg("--store").arg(store).arg("--ledger").arg(self.ledger()).args(arguments);
         command

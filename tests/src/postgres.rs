@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::unistd::{Uid, User};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
+use crate::network::Host;
 use crate::ports::free_port;
 
 /// Names a server to test on; each test makes a schema of its own there.
@@ -27,11 +28,26 @@ pub enum Durability {
     Loose,
 }
 
+impl Durability {
+    fn settings(self) -> &'static str {
+        match self {
+            Self::Durable => "",
+            Self::Loose => "-c fsync=off -c full_page_writes=off",
+        }
+    }
+}
+
+/// Where a server listens.
+fn address(host: Option<&Host>) -> &str {
+    host.map_or("127.0.0.1", Host::address)
+}
+
 /// A server of a test's own, stopped when it is dropped.
 #[derive(Debug)]
 pub struct Server {
     url: String,
     port: u16,
+    host: Option<Host>,
     settings: &'static str,
     folder: PathBuf,
     bin: PathBuf,
@@ -47,9 +63,9 @@ echo "$folder"
 remove() { "$1/pg_ctl" -D "$folder/data" -m immediate stop >/dev/null 2>&1; rm -rf "$folder"; }
 trap '' INT HUP TERM
 if "$1/initdb" -D "$folder/data" -U postgres -A trust -E UTF8 --no-locale --no-sync >"$folder/log" 2>&1 &&
-   { echo 'host all locked all scram-sha-256'; cat "$folder/data/pg_hba.conf"; } >"$folder/hba" &&
+   { echo 'host all locked all scram-sha-256'; cat "$folder/data/pg_hba.conf"; echo 'host all all samenet trust'; } >"$folder/hba" &&
    cp "$folder/hba" "$folder/data/pg_hba.conf" &&
-   "$1/pg_ctl" -D "$folder/data" -l "$folder/log" -w -t 60 -o "-p $2 -c listen_addresses=127.0.0.1 -c unix_socket_directories=$folder -c max_connections=200 $3" start >/dev/null 2>&1
+   "$1/pg_ctl" -D "$folder/data" -l "$folder/log" -w -t 60 -o "-p $2 -c listen_addresses=$4 -c unix_socket_directories=$folder -c max_connections=200 $3" start >/dev/null 2>&1
 then echo ready
 else tail -n 20 "$folder/log" | tr '\n' ' '; echo; fi
 cat >/dev/null
@@ -59,15 +75,11 @@ remove "$1"
 impl Server {
     /// Starts one.
     pub fn start(durability: Durability) -> Self {
-        let settings = match durability {
-            Durability::Durable => "",
-            Durability::Loose => "-c fsync=off -c full_page_writes=off",
-        };
-        let bin = binaries();
+        let (settings, bin) = (durability.settings(), binaries());
         // Another program may take the port in between: then the next one.
         let mut said = String::new();
         for _ in 0..5 {
-            match Self::start_on(free_port(), &bin, settings) {
+            match Self::start_on(free_port(), None, &bin, settings) {
                 Ok(server) => return server,
                 Err(why) => said = why,
             }
@@ -75,13 +87,34 @@ impl Server {
         panic!("Postgres from {} does not start: {said}", bin.display());
     }
 
-    fn start_on(port: u16, bin: &Path, settings: &'static str) -> Result<Self, String> {
+    /// Starts one on a host. Its URL is for everybody else: it is that of its socket.
+    pub fn start_in(host: &Host, durability: Durability) -> Self {
+        let started = Self::start_on(5432, Some(host.clone()), &binaries(), durability.settings());
+        let mut server = started.unwrap_or_else(|said| panic!("Postgres does not start on a host: {said}"));
+        server.url = format!("postgres://postgres@localhost:5432/postgres?host={}", server.folder.display());
+        server
+    }
+
+    /// Its URL for the hosts of its network.
+    pub fn url_of_hosts(&self) -> String {
+        format!("postgres://postgres@{}:{}/postgres", self.address(), self.port)
+    }
+
+    fn address(&self) -> &str {
+        address(self.host.as_ref())
+    }
+
+    fn start_on(port: u16, host: Option<Host>, bin: &Path, settings: &'static str) -> Result<Self, String> {
         let mut command = as_postgres("sh");
-        command.args(["-c", SHELL, "sh"]).arg(bin).arg(port.to_string()).arg(settings).current_dir("/");
+        command.args(["-c", SHELL, "sh"]).arg(bin).arg(port.to_string()).arg(settings).arg(address(host.as_ref()));
+        command.current_dir("/");
+        if let Some(host) = &host {
+            command = host.enter(&command);
+        }
         let mut shell = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell starts");
         let (pipe, said) = (shell.stdin.take(), shell.stdout.take().expect("a pipe"));
         let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
-        let mut server = Self { url, port, settings, folder: PathBuf::new(), bin: bin.to_owned(), pipe, shell };
+        let mut server = Self { url, port, host, settings, folder: PathBuf::new(), bin: bin.to_owned(), pipe, shell };
         let mut lines = BufReader::new(said).lines();
         server.folder = lines.next().and_then(Result::ok).ok_or("no temporary folder can be made")?.into();
         let said = lines.next().and_then(Result::ok).unwrap_or_default();
@@ -93,7 +126,7 @@ impl Server {
         &self.url
     }
 
-    /// Its port on 127.0.0.1.
+    /// Its port.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -121,9 +154,9 @@ impl Server {
     /// Starts it again.
     pub fn start_again(&self) {
         let Self { port, folder, settings, .. } = self;
-        let folder = folder.display();
+        let (folder, address) = (folder.display(), self.address());
         let options = format!(
-            "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c max_connections=200 {settings}"
+            "-p {port} -c listen_addresses={address} -c unix_socket_directories={folder} -c max_connections=200 {settings}"
         );
         self.control(&["-t", "60", "-o", &options, "start"]);
     }
@@ -132,7 +165,11 @@ impl Server {
     fn control(&self, arguments: &[&str]) {
         let mut control = as_postgres(self.bin.join("pg_ctl"));
         control.arg("-D").arg(self.folder.join("data")).args(["-w", "-l"]).arg(self.folder.join("log"));
-        let status = control.args(arguments).stdout(Stdio::null()).current_dir("/").status();
+        control.args(arguments).current_dir("/");
+        if let Some(host) = &self.host {
+            control = host.enter(&control);
+        }
+        let status = control.stdout(Stdio::null()).status();
         assert!(status.expect("pg_ctl starts").success(), "pg_ctl {arguments:?}");
     }
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::network::Host;
 use crate::ports::free_port;
 use crate::process::until;
 
@@ -56,6 +57,7 @@ impl Keeps {
 pub struct Server {
     port: u16,
     tls: bool,
+    host: Option<Host>,
     folder: PathBuf,
     pid: Option<Pid>,
     // Closed first: that is what the shell waits for.
@@ -88,6 +90,14 @@ impl Server {
         Self::start_with(keeps.settings(), &[], false)
     }
 
+    /// Starts one on a host.
+    pub fn start_in(host: &Host, keeps: Keeps) -> Self {
+        let mut server = Self::prepare(keeps.settings(), &[], false, Some(host.clone()));
+        server.launch();
+        assert!(server.comes_up(), "redis-server does not start on a host: {}", server.log());
+        server
+    }
+
     /// Starts one that speaks TLS only, under a certificate of its own authority ([`Self::authority`]).
     pub fn start_tls() -> Self {
         Self::start_with(Keeps::Nothing.settings(), &[], true)
@@ -97,7 +107,7 @@ impl Server {
     fn start_with(settings: &str, arguments: &[&str], tls: bool) -> Self {
         // Another program may take the port in between: then the next one.
         for _ in 0..5 {
-            let mut server = Self::prepare(settings, arguments, tls);
+            let mut server = Self::prepare(settings, arguments, tls, None);
             server.launch();
             if server.comes_up() {
                 return server;
@@ -106,13 +116,16 @@ impl Server {
         panic!("redis-server does not start; {NEEDED}");
     }
 
-    fn prepare(settings: &str, arguments: &[&str], tls: bool) -> Self {
+    fn prepare(settings: &str, arguments: &[&str], tls: bool, host: Option<Host>) -> Self {
         let mut command = Command::new("sh");
         command.args(["-c", SHELL, "sh", "redis-server", "./redis.conf"]).args(arguments);
+        if let Some(host) = &host {
+            command = host.enter(&command);
+        }
         let mut shell = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell starts");
         let (orders, said) = (shell.stdin.take(), BufReader::new(shell.stdout.take().expect("a pipe")));
         let port = free_port();
-        let mut server = Self { port, tls, folder: PathBuf::new(), pid: None, orders, said, shell };
+        let mut server = Self { port, tls, host, folder: PathBuf::new(), pid: None, orders, said, shell };
         server.folder = server.hear().into();
         let listen = if tls {
             certificates::make(&server.folder);
@@ -123,7 +136,7 @@ impl Server {
         } else {
             format!("port {port}\n")
         };
-        let common = "bind 127.0.0.1\ndaemonize no\n";
+        let common = format!("bind {}\nprotected-mode no\ndaemonize no\n", server.address());
         std::fs::write(server.folder.join("redis.conf"), format!("{common}{listen}{settings}"))
             .expect("it can be written");
         server
@@ -132,10 +145,18 @@ impl Server {
     /// The URL of this server.
     pub fn url(&self) -> String {
         // A certificate is of a name.
-        if self.tls { format!("rediss://localhost:{}", self.port) } else { format!("redis://127.0.0.1:{}", self.port) }
+        if self.tls {
+            format!("rediss://localhost:{}", self.port)
+        } else {
+            format!("redis://{}:{}", self.address(), self.port)
+        }
     }
 
-    /// Its port on 127.0.0.1.
+    fn address(&self) -> &str {
+        self.host.as_ref().map_or("127.0.0.1", Host::address)
+    }
+
+    /// Its port.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -154,12 +175,16 @@ impl Server {
     /// The same; an error is what was said instead.
     pub fn try_ask(&self, command: &[&str]) -> Result<String, String> {
         let mut cli = cli();
-        cli.args(["-h", "127.0.0.1", "-p", &self.port.to_string()]);
+        cli.args(["-h", self.address(), "-p", &self.port.to_string()]);
         if self.tls {
             cli.arg("--tls").arg("--cacert").arg(self.authority());
         }
         // An error is an error's exit code.
-        let output = cli.arg("-e").args(command).output().expect(NEEDED);
+        cli.arg("-e").args(command);
+        if let Some(host) = &self.host {
+            cli = host.enter(&cli);
+        }
+        let output = cli.stdin(Stdio::null()).output().expect(NEEDED);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         if output.status.success() {
             Ok(text(&output.stdout))
@@ -311,7 +336,7 @@ impl Drop for Server {
 /// `redis-cli`, which waits for a frozen server for ever by itself.
 fn cli() -> Command {
     let mut cli = Command::new("timeout");
-    cli.args(["20", "redis-cli"]).env_remove("REDISCLI_AUTH").stdin(Stdio::null());
+    cli.args(["20", "redis-cli"]).env_remove("REDISCLI_AUTH");
     cli
 }
 

@@ -21,6 +21,7 @@ pub mod kills;
 pub mod known_death;
 pub mod last_spans;
 pub mod million;
+pub mod partitions;
 pub mod percentiles;
 pub mod pg_idle;
 pub mod pg_load;

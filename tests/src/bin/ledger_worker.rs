@@ -28,6 +28,9 @@ struct Args {
     store: StoreUrl,
     #[arg(long)]
     ledger: PathBuf,
+    /// The operations that it works for.
+    #[arg(long, default_values = ["default"])]
+    op: Vec<String>,
     #[arg(long, default_value_t = 8)]
     concurrency: u32,
     #[arg(long, default_value_t = 60_000)]
@@ -137,7 +140,7 @@ async fn main() {
     };
     let options = WorkerOptions {
         timing,
-        operations: vec!["default".to_owned()],
+        operations: args.op.clone(),
         concurrency: args.concurrency,
         horizon: Duration::from_millis(args.horizon_ms),
         until_done: args.until_done,
@@ -149,7 +152,7 @@ async fn main() {
             eprintln!("{report:?}");
         }
     });
-    let mut config = WorkerConfig::new(["default"]);
+    let mut config = WorkerConfig::new(args.op);
     config.options = options;
     config.observer = observer;
     let liveness = worker_program::liveness(args.redis, &store);

@@ -11,8 +11,8 @@ use fencepost_tests::place::StoreKind;
 use fencepost_tests::postgres::{self, Schema};
 use fencepost_tests::redis::{Keeps, Server};
 use fencepost_tests::scenario::{
-    abort, command, completions, cuts, effects, fairness, kills, last_spans, million, pg_idle, pg_load, pg_store,
-    poison, recovery_times, redis_cost, redis_kinds, redis_moods, restart, sigterm, status, stopped, stream,
+    abort, command, completions, cuts, effects, fairness, kills, last_spans, million, partitions, pg_idle, pg_load,
+    pg_store, poison, recovery_times, redis_cost, redis_kinds, redis_moods, restart, sigterm, status, stopped, stream,
     stream_speed, walk_through,
 };
 
@@ -255,13 +255,26 @@ enum Scenario {
         #[arg(long, default_value_t = 4)]
         workers: usize,
     },
-    /// From a worker's death until its rows can be claimed, and run again: silent deaths by these ttls, then known ones
+    /// From a worker's death until its rows can be claimed, and have run again: silent deaths by ttl, then known ones
     RecoveryTimes {
-        #[arg(long, default_values_t = [1_000, 5_000, 60_000])]
-        ttl_ms: Vec<u64>,
-        /// How many deaths of each kind
+        /// Silent deaths: the ttl in milliseconds, how many deaths, how many of them at once
+        #[arg(long, value_parser = silent_deaths, default_values = ["1000,100,5", "5000,40,5", "60000,20,10"])]
+        silent: Vec<(u64, usize, usize)>,
+        /// How many known deaths of each kind
         #[arg(long, default_value_t = 20)]
-        times: usize,
+        known: usize,
+    },
+    /// Workers, Postgres and Redis on hosts of their own, with links that are cut, one way or both; by default all partitions,
+    /// one after the other. Exit code 77 where this machine cannot do it
+    Partitions {
+        #[arg(long, value_enum)]
+        partition: Vec<partitions::Partition>,
+        #[arg(long, default_value_t = 4_000)]
+        ttl_ms: u64,
+        #[arg(long, default_value_t = 150)]
+        row_ms: u64,
+        #[arg(long, default_value_t = 4)]
+        concurrency: u32,
     },
     /// Faults of all kinds by a plan that a seed decides, then everything is healed, and what happened is checked. A run that
     /// fails keeps all that is needed to understand it
@@ -286,6 +299,9 @@ enum Scenario {
     #[command(hide = true)]
     Duel { store: String, rounds: u64, who: u64 },
 }
+
+/// The exit code of a scenario that this machine cannot do: no success.
+const NOT_RUN: i32 = 77;
 
 fn main() {
     let Args { on, scenario } = Args::parse();
@@ -432,12 +448,37 @@ fn main() {
             println!("{sizes:#?}\n{:#?}", abort::busy(on, sizes));
             println!("rows that run as commands: {:#?}", abort::handlers(on));
         }
-        Scenario::RecoveryTimes { ttl_ms, times } => {
-            use recovery_times::{Death, Deaths};
-            let silent = ttl_ms.into_iter().map(|ttl_ms| (Death::Silent, ttl_ms));
-            for (death, ttl_ms) in silent.chain([(Death::Known, 60_000)]) {
-                let sizes = Deaths { death, ttl: Duration::from_millis(ttl_ms), times };
-                println!("{:#?}", recovery_times::run(on, sizes));
+        Scenario::RecoveryTimes { silent, known } => {
+            use recovery_times::{Death, Deaths, HEAD};
+            println!("min / median / p99\n\n{HEAD}");
+            let of =
+                |death, (ttl_ms, times, at_once)| Deaths { death, ttl: Duration::from_millis(ttl_ms), times, at_once };
+            let silent = silent.into_iter().map(|sizes| of(Death::Silent, sizes));
+            let measured =
+                silent.chain([of(Death::SeenGone, (60_000, known, 1))]).map(|sizes| recovery_times::run(on, sizes));
+            let others =
+                [recovery_times::supervised, recovery_times::stable_name].map(|measure| move || measure(on, known));
+            let mut holds = true;
+            for outcome in measured.chain(others.into_iter().map(|measure| measure())) {
+                println!("{outcome}");
+                holds &= outcome.holds();
+            }
+            if !holds {
+                println!("rows were claimable later than R4 allows");
+                std::process::exit(1);
+            }
+        }
+        Scenario::Partitions { partition, ttl_ms, row_ms, concurrency } => {
+            let (ttl, row) = (Duration::from_millis(ttl_ms), Duration::from_millis(row_ms));
+            let sizes = partitions::Sizes { ttl, concurrency, row, slack: Duration::from_millis(500) };
+            let all = if partition.is_empty() { partitions::Partition::value_variants() } else { &partition[..] };
+            println!("{sizes:#?}");
+            match partitions::run(sizes, all) {
+                Ok(outcomes) => println!("{outcomes:#?}"),
+                Err(why) => {
+                    println!("not run: {why}");
+                    std::process::exit(NOT_RUN);
+                }
             }
         }
         Scenario::Chaos { on, seed, minutes, fault_every_ms, workers, keep } => {
@@ -472,4 +513,17 @@ fn flight_kills(rows: usize, kills: usize, row_us: u64, seed: u64) -> kills::Kil
 
 fn command_kills(rows: usize, kills: usize, seed: u64) -> command::CommandKills {
     command::CommandKills { rows, kills, lines_held_min: 100, kill_every: Duration::from_millis(100), seed }
+}
+
+/// A ttl, how many deaths, how many of them at once.
+fn silent_deaths(text: &str) -> Result<(u64, usize, usize), String> {
+    let wrong =
+        || format!("{text:?} is not like 5000,40,5: the ttl in milliseconds, how many deaths, how many at once");
+    let numbers: Vec<u64> = text.split(',').map(str::parse).collect::<Result<_, _>>().map_err(|_| wrong())?;
+    let [ttl_ms, times, at_once] = numbers[..] else { return Err(wrong()) };
+    let (Ok(times), Ok(at_once)) = (usize::try_from(times), usize::try_from(at_once)) else { return Err(wrong()) };
+    if at_once == 0 || times == 0 || times % at_once != 0 {
+        return Err(wrong());
+    }
+    Ok((ttl_ms, times, at_once))
 }
