@@ -22,6 +22,9 @@ use crate::store::{self, Change, StoreError};
 /// After the connection broke, it is tried again so much later at first, and up to 16 times that.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
+/// A connection on which nothing was heard for so long is asked whether it is alive: the server may have given it up unheard.
+const PING_EVERY: Duration = Duration::from_secs(30);
+
 /// S2: how often aborts are asked for where they cannot be listened to: a worker is to start no row more than a second after one.
 const ASK_FOR_ABORTS_EVERY: Duration = Duration::from_millis(500);
 
@@ -58,7 +61,7 @@ impl Changes {
             .acquire_timeout(Connections::probe_limit())
             .max_lifetime(None)
             .idle_timeout(None)
-            .connect_lazy_with(options.connect.clone());
+            .connect_lazy_with(connections.listen_options());
         let not_done = |error| {
             let message = trouble::of_connecting(&error, &options.address(), connections.place());
             StoreError::not_done(message, None)
@@ -103,7 +106,18 @@ impl store::Changes for Changes {
         let Some(listener) = &mut self.listener else { return Ok(self.ask_for_aborts().await) };
         let mut wait = LISTEN_AGAIN;
         loop {
-            match listener.try_recv().await {
+            let Ok(heard) = tokio::time::timeout(PING_EVERY, listener.try_recv()).await else {
+                if is_alive(listener).await {
+                    continue;
+                }
+                match Self::listen(&self.connections).await {
+                    // What was told meanwhile went unheard.
+                    Ok(again) => *listener = again,
+                    Err(_) => continue,
+                }
+                return Ok(Change { aborted: self.aborted().await, ..Change::anything() });
+            };
+            match heard {
                 Ok(first) => {
                     // None: the connection was lost and made anew. What was told meanwhile went unheard.
                     let unheard = first.is_none();
@@ -132,6 +146,11 @@ impl store::Changes for Changes {
             }
         }
     }
+}
+
+async fn is_alive(listener: &mut PgListener) -> bool {
+    let asked = sqlx::query("select 1").execute(listener);
+    matches!(tokio::time::timeout(Connections::probe_limit(), asked).await, Ok(Ok(_)))
 }
 
 fn told_by(payload: &str) -> Change {

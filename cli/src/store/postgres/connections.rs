@@ -74,11 +74,22 @@ impl Connections {
             return self.options.connect.clone().statement_cache_capacity(0);
         }
         let limit = millis(self.lock_wait).to_string();
-        self.options.connect.clone().options([
+        self.listen_options().options([
             ("statement_timeout", limit.as_str()),
             ("lock_timeout", limit.as_str()),
             ("idle_in_transaction_session_timeout", limit.as_str()),
             ("default_transaction_isolation", "read committed"),
+        ])
+    }
+
+    /// What a connection to listen on is made with. The server gives up on a client that a network has swallowed after half a minute,
+    /// not after two hours: else each cut of a link would leave connections that count towards its limit.
+    pub(super) fn listen_options(&self) -> PgConnectOptions {
+        self.options.connect.clone().options([
+            ("tcp_keepalives_idle", "15"),
+            ("tcp_keepalives_interval", "5"),
+            ("tcp_keepalives_count", "3"),
+            ("tcp_user_timeout", "30000"),
         ])
     }
 
