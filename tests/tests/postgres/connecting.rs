@@ -303,6 +303,25 @@ async fn a_dropped_request_leaves_no_transaction_open() {
     assert_eq!(rig.number(&open).await, 0);
 }
 
+/// A network that swallowed a client says nothing: the server has to ask, and sooner than after two hours.
+#[tokio::test]
+async fn the_server_gives_up_on_clients_that_are_gone() {
+    let mut rig = Rig::new().await;
+    let mut raw = rig.schema.connect().await;
+    for statement in [
+        "create table said (name text, setting text)",
+        "create function say() returns trigger language plpgsql as $$ begin
+            insert into said select name, setting from pg_settings where name ~ '^tcp_'; return null; end $$",
+        "create trigger say after insert on leases execute function say()",
+    ] {
+        execute(&mut raw, statement).await;
+    }
+    rig.lease(1).await;
+    let limited = "select count(*) from said where setting::integer > 0 and setting::integer <=
+        case name when 'tcp_user_timeout' then 30000 when 'tcp_keepalives_count' then 3 else 15 end";
+    assert_eq!(rig.number(limited).await, 4);
+}
+
 #[tokio::test]
 async fn free_lines_are_told_of() {
     let mut rig = Rig::new().await;
