@@ -78,7 +78,7 @@ pub enum JudgeEvent {
     },
 }
 
-/// An act of recovery that waits or is under way. One at a time is under way; one that cannot be done blocks no other.
+/// An act of recovery that waits or is under way.
 #[derive(Debug, Clone, Hash)]
 struct Act {
     view: LeaseView,
@@ -86,12 +86,18 @@ struct Act {
     cause: EndCause,
 }
 
+impl Act {
+    fn is_of(&self, lease: LeaseId) -> bool {
+        self.view.lease == lease
+    }
+}
+
+/// A question to the second witness, until when its answer is waited for, and the acts that depend on it.
 #[derive(Debug, Clone, Hash)]
-enum Acting {
-    No,
-    /// Asking the second witness about leases that lapsed, until then.
-    Heartbeat(RequestId, Instant, Vec<Act>),
-    Recover(RequestId, Instant, Act),
+struct Asking {
+    id: RequestId,
+    until: Instant,
+    acts: Vec<Act>,
 }
 
 /// Reported deaths that no lease was found for are remembered, up to so many.
@@ -114,10 +120,13 @@ pub struct Judge {
     /// Live leases of others on this machine, as last seen.
     local: BTreeMap<LeaseId, LeaseView>,
     reported: VecDeque<ProcessIdentity>,
-    acts: VecDeque<Act>,
-    /// Lapsed leases that the second witness lets go.
-    allowed: VecDeque<Act>,
-    acting: Acting,
+    /// Lapsed leases that the second witness is still to be asked about.
+    lapsed: VecDeque<Act>,
+    asking: Option<Asking>,
+    /// Acts that wait for their turn: known deaths, then lapsed leases that the second witness lets go.
+    due: VecDeque<Act>,
+    /// The act under way and when it was asked for: one at a time. One that cannot be done blocks no other.
+    recovering: Option<(RequestId, Instant, Act)>,
     effects: VecDeque<JudgeEffect>,
     next_request: u64,
 }
@@ -137,9 +146,10 @@ impl Judge {
             looks: BTreeMap::new(),
             local: BTreeMap::new(),
             reported: VecDeque::new(),
-            acts: VecDeque::new(),
-            allowed: VecDeque::new(),
-            acting: Acting::No,
+            lapsed: VecDeque::new(),
+            asking: None,
+            due: VecDeque::new(),
+            recovering: None,
             effects: VecDeque::new(),
             next_request: 0,
         }
@@ -154,12 +164,9 @@ impl Judge {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let limit = self.options.timing.request_timeout;
         let look = self.looking.map_or(self.next_look_at, |(_, sent_at)| sent_at + limit);
-        let act = match &self.acting {
-            Acting::No => None,
-            Acting::Heartbeat(_, until, _) => Some(*until),
-            Acting::Recover(_, sent_at, _) => Some(*sent_at + limit),
-        };
-        [Some(look), act, self.next_local_check_at].into_iter().flatten().min()
+        let asking = self.asking.as_ref().map(|asking| asking.until);
+        let recovering = self.recovering.as_ref().map(|(_, sent_at, _)| *sent_at + limit);
+        [Some(look), asking, recovering, self.next_local_check_at].into_iter().flatten().min()
     }
 
     /// Time has passed.
@@ -168,11 +175,10 @@ impl Judge {
         if self.looking.is_some_and(|(_, sent_at)| now >= sent_at + limit) {
             self.look_failed(now);
         }
-        match &self.acting {
-            // The next look shows whether it is still to be done.
-            Acting::Recover(_, sent_at, _) if now >= *sent_at + limit => self.acting = Acting::No,
-            Acting::Heartbeat(_, until, _) if now >= *until => self.heartbeats_known(now, None),
-            _ => {}
+        // The next look shows whether it is still to be done.
+        self.recovering.take_if(|(_, sent_at, _)| now >= *sent_at + limit);
+        if let Some(asking) = self.asking.take_if(|asking| now >= asking.until) {
+            self.heartbeats_known(asking.acts, None);
         }
         if self.looking.is_none() && now >= self.next_look_at {
             let id = self.new_request();
@@ -191,8 +197,8 @@ impl Judge {
         match input {
             JudgeInput::Store(id, reply) => self.handle_store(now, id, reply),
             JudgeInput::Liveness(id, reply) => {
-                if matches!(&self.acting, Acting::Heartbeat(asked, _, _) if *asked == id) {
-                    self.heartbeats_known(now, reply);
+                if let Some(asking) = self.asking.take_if(|asking| asking.id == id) {
+                    self.heartbeats_known(asking.acts, reply.as_ref());
                 }
             }
             JudgeInput::Process(lease, state) => self.handle_process(now, lease, state),
@@ -238,10 +244,7 @@ impl Judge {
             }
             return;
         }
-        if let Acting::Recover(asked, _, _) = &self.acting
-            && *asked == id
-            && let Acting::Recover(_, _, act) = std::mem::replace(&mut self.acting, Acting::No)
-        {
+        if let Some((_, _, act)) = self.recovering.take_if(|(asked, _, _)| *asked == id) {
             match reply {
                 Ok(StoreReply::Recover(RecoverReply::Recovered { lines, failed })) => {
                     self.forget(act.view.lease);
@@ -352,66 +355,80 @@ impl Judge {
         }
     }
 
+    /// R1: a known death waits for no witness, and for no lease that lapsed. R3: of a lease that waits already, the newer look
+    /// counts, or it would grow too old to act on.
     fn decide(&mut self, act: Act) {
-        let is_same = |other: &Act| other.view.lease == act.view.lease;
-        let acting = match &self.acting {
-            Acting::No => false,
-            Acting::Heartbeat(_, _, others) => others.iter().any(is_same),
-            Acting::Recover(_, _, other) => is_same(other),
-        };
-        if acting || self.allowed.iter().any(is_same) {
+        let lease = act.view.lease;
+        if self.recovering.as_ref().is_some_and(|(_, _, other)| other.is_of(lease)) {
             return;
         }
-        self.acts.retain(|other| !is_same(other));
-        self.acts.push_back(act);
+        if act.cause == EndCause::Died {
+            self.lapsed.retain(|other| !other.is_of(lease));
+            self.due.retain(|other| !other.is_of(lease));
+            if let Some(asking) = &mut self.asking {
+                asking.acts.retain(|other| !other.is_of(lease));
+            }
+            let lapsed = |other: &Act| other.cause != EndCause::Died;
+            let place = self.due.iter().position(lapsed).unwrap_or(self.due.len());
+            self.due.insert(place, act);
+            return;
+        }
+        // What was asked about another count says nothing of this one.
+        let count = act.view.renewals;
+        self.due.retain(|other| other.cause == EndCause::Died || !other.is_of(lease) || other.view.renewals == count);
+        let asked_about = self.asking.iter_mut().flat_map(|asking| &mut asking.acts).find(|other| other.is_of(lease));
+        if let Some(other) = self.due.iter_mut().find(|other| other.is_of(lease)) {
+            if other.cause != EndCause::Died {
+                *other = act;
+            }
+        } else if let Some(other) = asked_about {
+            *other = act;
+        } else if let Some(other) = self.lapsed.iter_mut().find(|other| other.is_of(lease)) {
+            *other = act;
+        } else if self.options.liveness {
+            self.lapsed.push_back(act);
+        } else {
+            self.due.push_back(act);
+        }
     }
 
     fn act(&mut self, now: Instant) {
-        while matches!(self.acting, Acting::No) {
-            if let Some(act) = self.allowed.pop_front() {
-                if Some(act.view.lease) != self.own_lease {
-                    self.recover(now, act);
-                }
-                continue;
-            }
-            let Some(act) = self.acts.pop_front() else { return };
-            if Some(act.view.lease) == self.own_lease {
-                continue;
-            }
-            if act.cause == EndCause::Lapsed && self.options.liveness {
-                self.ask_for_heartbeats(now, act);
-            } else {
-                self.recover(now, act);
-            }
+        let own_lease = self.own_lease;
+        let not_own = |act: &Act| Some(act.view.lease) != own_lease;
+        self.due.retain(not_own);
+        self.lapsed.retain(not_own);
+        if self.recovering.is_none()
+            && let Some(act) = self.due.pop_front()
+        {
+            self.recover(now, act);
+        }
+        if self.asking.is_none() {
+            self.ask_for_heartbeats(now);
         }
     }
 
     /// R2, R4: one question for all that wait and have the same timings. Asked one after the other, a silent witness would
     /// let the looks at all but the first grow too old to act on.
-    fn ask_for_heartbeats(&mut self, now: Instant, first: Act) {
-        let LeaseView { ttl, renew, .. } = first.view;
-        let alike = |act: &Act| act.cause == EndCause::Lapsed && (act.view.ttl, act.view.renew) == (ttl, renew);
-        let (also, rest) = std::mem::take(&mut self.acts).into_iter().partition::<VecDeque<_>, _>(alike);
-        self.acts = rest;
-        let mut acts = vec![first];
-        acts.extend(also);
+    fn ask_for_heartbeats(&mut self, now: Instant) {
+        let Some(first) = self.lapsed.front() else { return };
+        let (ttl, renew) = (first.view.ttl, first.view.renew);
+        let is_alike = |act: &Act| (act.view.ttl, act.view.renew) == (ttl, renew);
+        let (acts, rest) = std::mem::take(&mut self.lapsed).into_iter().partition::<VecDeque<_>, _>(is_alike);
+        self.lapsed = rest;
         let id = self.new_request();
         let leases = acts.iter().map(|act| act.view.lease).collect();
         self.effects.push_back(JudgeEffect::Liveness(id, LivenessRequest::Check { leases, ttl_max: ttl }));
         let until = now + r2_witness_limit(renew, self.options.timing.request_timeout);
-        self.acting = Acting::Heartbeat(id, until, acts);
+        self.asking = Some(Asking { id, until, acts: acts.into() });
     }
 
     /// R2: the second witness spoke, or did not; a witness that cannot vouch has no veto.
-    fn heartbeats_known(&mut self, now: Instant, reply: Option<LivenessReply>) {
-        if let Acting::Heartbeat(_, _, acts) = std::mem::replace(&mut self.acting, Acting::No) {
-            let is_allowed = |act: &Act| {
-                let heartbeat = heartbeat_of(act.view.lease, reply.as_ref());
-                r2_heartbeat_allows(heartbeat, &act.view, act.now)
-            };
-            self.allowed.extend(acts.into_iter().filter(is_allowed));
-            self.act(now);
-        }
+    fn heartbeats_known(&mut self, acts: Vec<Act>, reply: Option<&LivenessReply>) {
+        let is_allowed = |act: &Act| {
+            let heartbeat = heartbeat_of(act.view.lease, reply);
+            r2_heartbeat_allows(heartbeat, &act.view, act.now)
+        };
+        self.due.extend(acts.into_iter().filter(is_allowed));
     }
 
     /// R3: asks for the act, conditional on what was seen.
@@ -425,7 +442,7 @@ impl Judge {
         });
         let id = self.new_request();
         self.effects.push_back(JudgeEffect::Store(id, request));
-        self.acting = Acting::Recover(id, now, act);
+        self.recovering = Some((id, now, act));
     }
 
     fn forget(&mut self, lease: LeaseId) {

@@ -3,7 +3,7 @@ use std::time::Duration;
 use fencepost_core::judge::{Judge, JudgeEffect, JudgeEvent, JudgeInput, JudgeOptions};
 use fencepost_core::liveness::{LivenessReply, LivenessRequest};
 use fencepost_core::rules::outcome::BACKOFF_MAX;
-use fencepost_core::rules::recovery::{ProcessState, r4_bound};
+use fencepost_core::rules::recovery::{ProcessState, r3_still_fresh, r4_bound};
 use fencepost_core::store::*;
 use fencepost_core::*;
 
@@ -354,6 +354,49 @@ fn r4_a_silent_witness_is_waited_for_once_for_all_that_died_together() {
         assert_eq!(checks(&effects), []);
     }
     assert_eq!(recovered, leases);
+}
+
+/// A known death needs no waiting, whatever else is asked about meanwhile; and it counts for more than silence.
+#[test]
+fn r1_a_known_death_does_not_wait_for_a_witness_that_is_asked_about_others() {
+    let (mut rig, first) = judge(true);
+    let ours = LeaseView { process: Some(identity(5)), ..view(LEASE_2, at(secs(0)), 3) };
+    let seen = |_| Some(vec![view(LEASE, at(secs(0)), 3), ours.clone()]);
+    let effects: Vec<_> = watch(&mut rig, first, secs(12), seen).into_iter().map(|(_, effect)| effect).collect();
+    let [check] = checks(&effects)[..] else { panic!("{effects:?}") };
+    let effects = rig.tell(JudgeInput::Process(LEASE_2, ProcessState::Gone));
+    let [(act, recover)] = &acts(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!((recover.lease, recover.cause), (LEASE_2, EndCause::Died));
+    let recovered = RecoverReply::Recovered { lines: 1, failed: 0 };
+    assert_eq!(acts(&rig.tell(JudgeInput::Store(*act, Ok(StoreReply::Recover(recovered))))), []);
+    let effects = rig.tell(JudgeInput::Liveness(check, None));
+    let [(_, recover)] = &acts(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(recover.lease, LEASE, "the other is recovered already");
+}
+
+/// While acts wait for their turn looks go on, and the newest counts: none grows too old.
+#[test]
+fn r4_acts_that_wait_for_their_turn_stay_fresh() {
+    let leases: Vec<LeaseId> = (1..=40).map(LeaseId::from_random).collect();
+    let mut left = leases.clone();
+    let (mut rig, first) = judge(true);
+    let dead = |left: &[LeaseId]| Some(left.iter().map(|lease| view(*lease, at(secs(0)), 3)).collect());
+    let effects: Vec<_> =
+        watch(&mut rig, first, secs(12), |_| dead(&left)).into_iter().map(|(_, effect)| effect).collect();
+    assert_eq!(checks(&effects).len(), 1);
+    let mut pending = rig.pass(TIMING.request_timeout);
+    let mut asked_again = 0;
+    while let Some((act, recover)) = acts(&pending).last().cloned() {
+        assert!(r3_still_fresh(EndCause::Lapsed, recover.seen_at, store_time(rig.now), TIMING.renew), "{}", left.len());
+        // Each takes a while.
+        let during = watch(&mut rig, pending, ms(100), |_| dead(&left));
+        left.retain(|lease| *lease != recover.lease);
+        let during: Vec<_> = during.into_iter().map(|(_, effect)| effect).collect();
+        asked_again += checks(&during).len();
+        let reply = RecoverReply::Recovered { lines: 1, failed: 0 };
+        pending = rig.tell(JudgeInput::Store(act, Ok(StoreReply::Recover(reply))));
+    }
+    assert_eq!((left, asked_again), (vec![], 0));
 }
 
 /// An act that was held up until its look was old is repeated after the next look: the watch goes on.
