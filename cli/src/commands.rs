@@ -139,7 +139,7 @@ fn end(outcome: Result<Exit, Failure>, json: bool) -> ExitCode {
         Ok(exit) => exit,
         Err(failure) => {
             if json {
-                say!("{}", failure.to_json());
+                crate::say::json(&failure.to_json().to_string());
             } else {
                 say!("{failure}");
             }

@@ -12,12 +12,20 @@ pub(crate) fn visible_lines(text: &str) -> Cow<'_, str> {
     escaped(text, |char| is_obeyed(char) && char != '\n')
 }
 
+/// JSON on one line, still JSON and of the same meaning: such characters stand in its texts alone, where it has an escape for each.
+pub(crate) fn visible_json(json: &str) -> Cow<'_, str> {
+    escaped_as(json, is_obeyed, |char| format!("\\u{:04x}", u32::from(char)))
+}
+
 fn escaped(text: &str, is_meant: fn(char) -> bool) -> Cow<'_, str> {
+    escaped_as(text, is_meant, |char| char.escape_default().to_string())
+}
+
+fn escaped_as(text: &str, is_meant: fn(char) -> bool, escape: fn(char) -> String) -> Cow<'_, str> {
     if !text.contains(is_meant) {
         return Cow::Borrowed(text);
     }
-    let escape = |char: char| if is_meant(char) { char.escape_default().to_string() } else { char.to_string() };
-    Cow::Owned(text.chars().map(escape).collect())
+    Cow::Owned(text.chars().map(|char| if is_meant(char) { escape(char) } else { char.to_string() }).collect())
 }
 
 /// Control characters, line and paragraph separators, and marks of direction.
@@ -39,6 +47,10 @@ mod tests {
         ] {
             assert_eq!(visible(text), shown);
         }
+        let texts = serde_json::json!({ "error": "\u{1b}\n\u{9b}\u{2028}\u{200f}\u{202e}\u{61c} שלום" });
+        let shown = visible_json(&texts.to_string()).into_owned();
+        assert_eq!(shown.find(is_obeyed), None, "{shown}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), texts);
         assert_eq!(visible_lines("error:\u{1b}\n  cause: a\tb"), "error:\\u{1b}\n  cause: a\\tb");
     }
 }

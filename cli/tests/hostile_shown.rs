@@ -192,6 +192,33 @@ fn nothing_that_a_row_says_reaches_the_terminal_raw() {
     }
 }
 
+/// The same for programs: what is escaped there stays JSON, and means what it did.
+#[test]
+fn json_on_stderr_is_json_whatever_stands_in_it() {
+    let place = Place::new();
+    let hostile = "b\u{1b}[2J\u{7f}\u{9b}2J \u{202e}dne\u{200f}\u{2028}";
+    let output = place.run(&["submit", &format!("{hostile}.csv"), "--json"]);
+    check_shown("a failure", &all_of(&output));
+    let failure: serde_json::Value = serde_json::from_str(&stderr(&output)).unwrap();
+    assert!(failure["message"].as_str().unwrap().contains(hostile), "{failure}");
+
+    let file = place.write("rows.jsonl", &format!("{}\n", serde_json::json!({ "value": hostile })));
+    let name = "w\u{202e}\u{200f}w";
+    place.json(&["submit", &file, "--max-attempts", "1", "--json"]);
+    let says = ["--", "sh", "-c", "printf '%s' \"$1\" >&2; exit 1", "sh", "{value}"];
+    let worker = place.run(&[&["worker", "--log", "json", "--name", name, "--until-done"][..], &says].concat());
+    check_shown("a worker's log", &all_of(&worker));
+    let lines: Vec<serde_json::Value> = stderr(&worker)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .collect();
+    assert!(lines.iter().all(|line| line["worker"] == name), "{lines:?}");
+    assert!(
+        lines.iter().any(|line| line["error"].as_str().is_some_and(|error| error.contains(hostile.trim()))),
+        "{lines:?}"
+    );
+}
+
 /// `DONE` are rows with an outcome: an aborted row was never done.
 #[test]
 fn an_aborted_row_is_not_listed_as_done() {

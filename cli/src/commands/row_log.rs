@@ -21,18 +21,18 @@ use crate::visible::visible;
 pub fn observer(form: LogForm, worker: Arc<std::sync::OnceLock<String>>) -> Observer {
     match form {
         LogForm::Text => {
-            limited(move |report, untold| Some(text(report, untold, worker.get().map_or("", String::as_str))))
+            limited(say_text, move |report, untold| Some(text(report, untold, worker.get().map_or("", String::as_str))))
         }
-        LogForm::Json => {
-            limited(move |report, untold| Some(json(report, untold, worker.get().map_or("", String::as_str))))
-        }
-        LogForm::Quiet => limited(trouble),
+        LogForm::Json => limited(crate::say::json, move |report, untold| {
+            Some(json(report, untold, worker.get().map_or("", String::as_str)))
+        }),
+        LogForm::Quiet => limited(say_text, trouble),
     }
 }
 
 /// Prints what the form makes of reports; of a store in trouble only so much that it is known, with the number of those
 /// that were not told before.
-fn limited(form: impl Fn(&Report<'_>, u64) -> Option<String> + Send + Sync + 'static) -> Observer {
+fn limited(say: fn(&str), form: impl Fn(&Report<'_>, u64) -> Option<String> + Send + Sync + 'static) -> Observer {
     let troubles = Mutex::new(Troubles::default());
     Arc::new(move |report| {
         let mut untold = 0;
@@ -44,9 +44,13 @@ fn limited(form: impl Fn(&Report<'_>, u64) -> Option<String> + Send + Sync + 'st
             }
         }
         if let Some(line) = form(&report, untold) {
-            say!("{line}");
+            say(&line);
         }
     })
+}
+
+fn say_text(line: &str) {
+    say!("{line}");
 }
 
 /// At most one trouble of the store is told in this time.

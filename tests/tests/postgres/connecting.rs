@@ -186,6 +186,30 @@ async fn the_server_restarts() {
     listening.await.unwrap();
 }
 
+/// What is told while nobody can listen is made up for, also where who waited for news was cut off in the midst of connecting anew.
+#[tokio::test]
+async fn what_was_told_to_a_lost_listener_is_heard_later() {
+    let server = Server::start(Durability::Durable);
+    let schema = Schema::on(server.url());
+    let store = open(&schema.url(), OpenMode::Create).await.unwrap();
+    let batch = load(&store, 3).await;
+    let lease = LeaseId::from_random(1);
+    store.call(StoreRequest::TakeLease(take(lease))).await.unwrap();
+    granted(store.call(claim(lease, 1, 2)).await);
+    let mut changes = store.changes().await.unwrap();
+    server.stop("immediate");
+    let waited = tokio::time::timeout(Duration::from_secs(3), changes.next()).await;
+    assert!(waited.is_err(), "there is nobody to tell anything: {waited:?}");
+    server.start_again();
+    let mut aborted = store.abort(batch).await;
+    if aborted.is_err() {
+        aborted = store.abort(batch).await;
+    }
+    aborted.unwrap();
+    let news = tokio::time::timeout(STUCK, changes.next()).await.expect("the abort went unheard").unwrap();
+    assert!(news.aborted == [batch] && news.free_lines, "{news:?}");
+}
+
 /// A pooler may carry the second half of a claim over to a server that failed in between and has forgotten the first.
 #[tokio::test]
 async fn a_claim_that_the_server_forgot_is_not_handed_out() {

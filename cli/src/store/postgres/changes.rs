@@ -19,7 +19,7 @@ use super::connections::Connections;
 use super::trouble::{self, Trouble};
 use crate::store::{self, Change, StoreError};
 
-/// After the connection broke, it is tried again so much later at first, and up to 16 times that.
+/// After the connection broke, it is tried again so often. S2: aborts of the time after the server's return go unheard until then.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
 /// A connection on which nothing was heard for so long is asked whether it is alive: the server may have given it up unheard.
@@ -32,6 +32,8 @@ const ASK_FOR_ABORTS_EVERY: Duration = Duration::from_millis(500);
 pub struct Changes {
     // None behind a transaction pooler: a connection to listen on is not ours to keep.
     listener: Option<PgListener>,
+    /// The listener's connection was lost, and what was told since then is not made up for yet.
+    lost: bool,
     connections: Arc<Connections>,
     /// S2: aborted batches of which something may still run, as far as they were asked for.
     seen_stopping: BTreeSet<BatchId>,
@@ -47,10 +49,10 @@ impl Changes {
     pub(super) async fn watch(connections: Arc<Connections>) -> Result<Self, StoreError> {
         let seen_stopping = BTreeSet::new();
         if connections.options().transaction_pooler {
-            return Ok(Self { listener: None, connections, seen_stopping });
+            return Ok(Self { listener: None, lost: false, connections, seen_stopping });
         }
         let listener = Self::listen(&connections).await?;
-        Ok(Self { listener: Some(listener), connections, seen_stopping })
+        Ok(Self { listener: Some(listener), lost: false, connections, seen_stopping })
     }
 
     async fn listen(connections: &Connections) -> Result<PgListener, StoreError> {
@@ -68,6 +70,8 @@ impl Changes {
         };
         let listening = async {
             let mut listener = PgListener::connect_with(&pool).await?;
+            // It would make a new connection silently, and what was told meanwhile would go unheard.
+            listener.eager_reconnect(false);
             listener.listen(&format!("fencepost_{}", options.schema)).await?;
             Ok(listener)
         };
@@ -77,6 +81,16 @@ impl Changes {
             return Err(StoreError::not_done(message, None));
         };
         listener.map_err(not_done)
+    }
+
+    /// Tries until it can be done.
+    async fn listen_again(connections: &Connections) -> PgListener {
+        loop {
+            match Self::listen(connections).await {
+                Ok(listener) => return listener,
+                Err(_) => tokio::time::sleep(LISTEN_AGAIN).await,
+            }
+        }
     }
 
     /// S2: those of the stopping batches that were not told before. Where they cannot be read now, renewals tell.
@@ -103,25 +117,17 @@ impl Changes {
 
 impl store::Changes for Changes {
     async fn next(&mut self) -> Result<Change, StoreError> {
-        let Some(listener) = &mut self.listener else { return Ok(self.ask_for_aborts().await) };
-        let mut wait = LISTEN_AGAIN;
-        loop {
-            let Ok(heard) = tokio::time::timeout(PING_EVERY, listener.try_recv()).await else {
-                if is_alive(listener).await {
-                    continue;
-                }
-                match Self::listen(&self.connections).await {
-                    // What was told meanwhile went unheard.
-                    Ok(again) => *listener = again,
-                    Err(_) => continue,
-                }
-                return Ok(Change { aborted: self.aborted().await, ..Change::anything() });
-            };
-            match heard {
-                Ok(first) => {
-                    // None: the connection was lost and made anew. What was told meanwhile went unheard.
-                    let unheard = first.is_none();
-                    let mut change = first.map_or_else(Change::anything, |told| told_by(told.payload()));
+        while let Some(listener) = &mut self.listener {
+            // Whoever waits may be cut off at any await: what is not known to be whole stays lost.
+            if self.lost {
+                *listener = Self::listen_again(&self.connections).await;
+                let aborted = self.aborted().await;
+                self.lost = false;
+                return Ok(Change { aborted, ..Change::anything() });
+            }
+            match tokio::time::timeout(PING_EVERY, listener.try_recv()).await {
+                Ok(Ok(Some(first))) => {
+                    let mut change = told_by(first.payload());
                     while let Some(more) = listener.next_buffered() {
                         let more = told_by(more.payload());
                         change.free_lines |= more.free_lines;
@@ -130,21 +136,16 @@ impl store::Changes for Changes {
                         change.ended |= more.ended;
                         change.aborted.extend(more.aborted);
                     }
-                    if unheard {
-                        change.aborted.extend(self.aborted().await);
-                    }
                     return Ok(change);
                 }
-                Err(sqlx::Error::PoolClosed) => {
-                    let message = format!("{}: notifications cannot be listened to any more", self.connections.place());
-                    return Err(StoreError::not_done(message, None));
-                }
+                Ok(_) => self.lost = true,
                 Err(_) => {
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(LISTEN_AGAIN * 16);
+                    self.lost = true;
+                    self.lost = !is_alive(listener).await;
                 }
             }
         }
+        Ok(self.ask_for_aborts().await)
     }
 }
 
