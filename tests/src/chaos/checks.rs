@@ -71,8 +71,9 @@ pub async fn all(evidence: &Evidence<'_>) -> Findings {
     calls::check(&facts, &by_line(evidence.calls), &mut say);
     let by_line = by_line(evidence.runs);
     poison::check(&facts, evidence, &mut say);
+    strangers(&facts, evidence.register, &mut say);
     for batch in &evidence.register.batches {
-        outcomes(&facts, batch, &mut say);
+        outcomes(&facts, batch, &by_line, &mut say);
     }
     repeats(&facts, &by_line, &mut say);
     effects(&facts, evidence, &mut say).await;
@@ -211,8 +212,23 @@ fn by_line(runs: &[Run]) -> BTreeMap<(i64, u64), Vec<&Run>> {
     by_line
 }
 
-/// Every row has one outcome, that which it says itself; in an aborted batch it may have none.
-fn outcomes(facts: &Facts, batch: &Batch, say: &mut Say<'_>) {
+/// S3: who submits again under the same key gets the same batch, so there is none that nobody knows of, and each is one submit's.
+fn strangers(facts: &Facts, register: &Register, say: &mut Say<'_>) {
+    let mut known = BTreeSet::new();
+    for batch in &register.batches {
+        if !known.insert(number(&batch.id)) {
+            say.wrong("submitted", || format!("{} is the batch of two submits", batch.id));
+        }
+    }
+    for (number, there) in &facts.batches {
+        if there.status != "loading" && !known.contains(number) {
+            say.wrong("submitted", || format!("nobody submitted batch {number}, and it is {}", there.status));
+        }
+    }
+}
+
+/// Every row has one outcome, that which it says itself, of a run that its handler noted; in an aborted batch it may have none.
+fn outcomes(facts: &Facts, batch: &Batch, by_line: &BTreeMap<(i64, u64), Vec<&Run>>, say: &mut Say<'_>) {
     let (id, number) = (&batch.id, number(&batch.id));
     let Some(there) = facts.batches.get(&number) else {
         return say.wrong("submitted", || format!("{id} was submitted and is not there"));
@@ -236,7 +252,14 @@ fn outcomes(facts: &Facts, batch: &Batch, say: &mut Say<'_>) {
         let at = usize::try_from(line - 1).expect("few");
         let row = batch.rows.get(at).or_else(|| behind.remove(&id_of(outcome)?));
         match row {
-            Some(row) if is_of(outcome, row) => {}
+            Some(row) if is_of(outcome, row) => {
+                let runs = by_line.get(&(number, line)).map_or(&[][..], Vec::as_slice);
+                if !runs.iter().any(|run| run.token == outcome.token) {
+                    say.wrong("runs", || {
+                        format!("{id} line {line} was never run under the token of {outcome:?}: {runs:?}")
+                    });
+                }
+            }
             Some(row) if poison::is_by_crashes(facts, batch, (number, line), outcome, row) => {
                 say.findings.failed_by_crashes += 1;
             }

@@ -113,6 +113,7 @@ fn once(field: &mut Field, sizes: Sizes, partition: Partition) -> Outcome {
     let dead = before.dead_since(field);
     checks::meanwhile(field, partition, begun_us, healed_us);
     packets_lost += field.network.packets_lost();
+    assert!(packets_lost > 0 || partition.unplugs(), "{partition:?}: the cut has taken nothing");
     field.network.heal();
     let after_us = field.now_us();
     if let Some(worker) = partition.kills() {

@@ -73,6 +73,11 @@ impl Partition {
         }
     }
 
+    /// Whether it is a cable that is out: what is not sent at all is not lost on its way.
+    pub fn unplugs(self) -> bool {
+        matches!(self, Self::Worker | Self::NoRedisAndDeath | Self::Postgres | Self::RedisItself)
+    }
+
     /// Those whose leases are declared dead, and no others: who cannot reach the store while it answers others, and who is dead.
     pub fn ends_leases_of(self) -> &'static [usize] {
         match self {
