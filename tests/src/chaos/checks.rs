@@ -10,7 +10,7 @@ use super::facts::{Facts, OutcomeFacts, read_file_behind};
 use super::fleet::{Life, ProcessKey};
 use super::health::{self, Asked, Spell, Surroundings};
 use super::ledger::Run;
-use super::operators::{Batch, Register};
+use super::operators::{Batch, Register, Said};
 use super::options::{Drawn, On, Options};
 use super::report::Findings;
 use super::rows::{Does, Op, Row};
@@ -272,7 +272,11 @@ fn outcomes(facts: &Facts, batch: &Batch, by_line: &BTreeMap<(i64, u64), Vec<&Ru
     // All rows of an append or none.
     for append in &batch.appends {
         let missing = append.rows.iter().filter(|row| behind.contains_key(&row.id)).count();
-        let right = missing == 0 || missing == append.rows.len() && !append.done;
+        let right = match append.said {
+            Said::Done => missing == 0,
+            Said::Not => missing == append.rows.len(),
+            Said::Unknown => missing == 0 || missing == append.rows.len(),
+        };
         if !right {
             say.wrong("appends", || format!("{id} has not {missing} of {append:?}"));
         }

@@ -75,6 +75,7 @@ struct Running {
     named: bool,
     paused: bool,
     told: bool,
+    log: PathBuf,
 }
 
 impl Running {
@@ -233,12 +234,12 @@ impl Fleet {
         if let Some(clock) = self.clock.as_ref().filter(|clock| clock.place == at) {
             clock.apply(&mut command);
         }
-        let log = File::create(log).expect("a log can be made");
-        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log);
+        let file = File::create(&log).expect("a log can be made");
+        command.stdin(Stdio::null()).stdout(file.try_clone().expect("a file")).stderr(file);
         let process = Process::start(command);
         let key = (process.pid(), start_ticks(process.pid()));
         self.lives.insert(key, Life { place: at, alive_us: now_us(), ..Life::default() });
-        Running { process, key, named, paused: false, told: false }
+        Running { process, key, named, paused: false, told: false, log }
     }
 
     /// Looks who has ended, and starts those whose time has come.
@@ -257,9 +258,9 @@ impl Fleet {
                         }
                     }
                     Some(status) => {
-                        let told = running.told;
+                        let (told, log) = (running.told, std::mem::take(&mut running.log));
                         *who = None;
-                        self.ended(at, key, status, told);
+                        self.ended(at, key, status, told, &log);
                     }
                 }
             }
@@ -283,7 +284,7 @@ impl Fleet {
         }
     }
 
-    fn ended(&mut self, at: usize, key: ProcessKey, status: std::process::ExitStatus, told: bool) {
+    fn ended(&mut self, at: usize, key: ProcessKey, status: std::process::ExitStatus, told: bool, log: &Path) {
         use std::os::unix::process::ExitStatusExt;
         let life = self.lives.entry(key).or_default();
         life.ended = true;
@@ -302,20 +303,12 @@ impl Fleet {
         if left_in_order {
             return;
         }
-        if self.says(at, "in use") {
+        let says_in_use = || std::fs::read_to_string(log).is_ok_and(|log| log.contains("is in use"));
+        if status.code() == Some(1) && says_in_use() {
             self.name_in_use += 1;
             return;
         }
         self.complaints.push(format!("the worker at place {at}, process {}, ended by itself: {status}", key.0));
-    }
-
-    /// Whether the newest logs of a place say this.
-    fn says(&self, at: usize, what: &str) -> bool {
-        let newest = self.places[at].started;
-        (newest.saturating_sub(1)..=newest).any(|number| {
-            let log = self.folder.join(format!("worker-{at}-{number}.log"));
-            std::fs::read_to_string(log).is_ok_and(|log| log.contains(what))
-        })
     }
 
     /// The first place from this one on whose worker is fit for a fault: it runs, stands not still, and was not told to leave.

@@ -47,8 +47,19 @@ pub enum Order {
 pub struct Appended {
     /// The rows.
     pub rows: Vec<Row>,
-    /// The command said that they are there.
-    pub done: bool,
+    /// What the command said of them.
+    pub said: Said,
+}
+
+/// What a command said that it did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Said {
+    /// It is done, by this command or before.
+    Done,
+    /// Nothing was changed, by this command at least: it was refused, or there was nothing to do.
+    Not,
+    /// The store was away for too long.
+    Unknown,
 }
 
 /// A batch that was submitted.
@@ -273,8 +284,9 @@ impl Desk {
             }
             Kind::Append => self.append(at, id, pick),
             Kind::Abort => {
-                self.register().batches[at].aborts = true;
-                self.changes(&["abort", id, "--yes", "--json"], "new")
+                let said = self.asked(&["abort", id, "--yes", "--json"], "new");
+                self.register().batches[at].aborts |= said != Said::Not;
+                said == Said::Done
             }
             Kind::RetryFailed => self.changes(&["retry", id, "--yes", "--json"], "rows"),
             Kind::RetryLine => {
@@ -293,25 +305,37 @@ impl Desk {
         let (rows, file) = self.rows(1 + pick % 20, false, pick, &format!("{key}.jsonl"));
         let output = self.until_known(&["append", id, &file, "--json", "--key", &key]);
         let _ = std::fs::remove_file(&file);
-        let done = output.status.success();
-        self.register().batches[at].appends.push(Appended { rows, done });
-        done
+        let said = self.said(&["append", id], &output);
+        self.register().batches[at].appends.push(Appended { rows, said });
+        said == Said::Done
     }
 
     /// Whether a command is carried out; one that changes nothing says so in this field of its answer. (Repeated after an unknown
     /// end, each of them does no harm.)
     fn changes(&self, arguments: &[&str], field: &str) -> bool {
+        self.asked(arguments, field) == Said::Done
+    }
+
+    fn asked(&self, arguments: &[&str], field: &str) -> Said {
         let output = self.until_known(arguments);
-        match output.status.code() {
-            Some(0) => {
+        match self.said(arguments, &output) {
+            Said::Done => {
                 let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-                said[field] != 0 && said[field] != false
+                if said[field] != 0 && said[field] != false { Said::Done } else { Said::Not }
             }
-            // It says what: a batch that is not there, has ended, is aborted.
-            Some(2..=8) => false,
+            other => other,
+        }
+    }
+
+    fn said(&self, arguments: &[&str], output: &Output) -> Said {
+        match output.status.code() {
+            Some(0) => Said::Done,
+            Some(7) => Said::Unknown,
+            // It says why: a batch that is not there, has ended, is aborted.
+            Some(2..=5) => Said::Not,
             _ => {
                 self.register().complaints.push(format!("{arguments:?}: {output:?}"));
-                false
+                Said::Unknown
             }
         }
     }

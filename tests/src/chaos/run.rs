@@ -24,7 +24,7 @@ use super::run_log::{RunLog, told_to_stop};
 use super::servers::{Servers, Store};
 
 /// What is done later to end a fault.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum End {
     Resume(u32),
     TwinLeaves(usize),
@@ -340,7 +340,9 @@ impl Run {
     /// A place's way to the store is fair once its worker has noticed that the connections that it has are none any more.
     fn fair(&mut self, at: usize) {
         let notices = i64::try_from(self.drawn.ttl().as_micros()).expect("short");
-        end_spell(&mut self.cut[at], now_us() + notices);
+        if !self.due.iter().any(|(_, end)| *end == End::HealStore(at)) {
+            end_spell(&mut self.cut[at], now_us() + notices);
+        }
     }
 
     /// Ends everything that was begun.
@@ -416,10 +418,12 @@ impl Run {
         let seen = seen.unwrap_or_default();
         let [runs, calls] =
             [LEDGER, CALLS].map(|name| ledger::read(&self.disk.file(name)).expect("a ledger can be read"));
+        let full = std::mem::take(&mut self.full);
         let surroundings = Surroundings {
             cut: std::mem::take(&mut self.cut),
             away: seen.away,
-            slow: [seen.slow, std::mem::take(&mut self.full)].concat(),
+            // A server's disk is not full.
+            slow: if self.options.on == On::Sqlite { [seen.slow, full].concat() } else { seen.slow },
             stepped: (self.options.on == On::Sqlite).then_some(self.drawn.stepped),
         };
         let Self { options, drawn, register, fleet, servers, whole_at, .. } = &self;
