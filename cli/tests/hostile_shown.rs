@@ -113,6 +113,25 @@ fn a_url_that_is_refused_shows_no_password_and_no_token() {
     assert!(!place.file("state").exists(), "no store was made");
 }
 
+/// A question mark in a password ends a URL's place: what follows is not shown as if it were a parameter's name.
+#[test]
+fn a_password_with_a_question_mark_is_not_shown() {
+    let place = Place::new();
+    for url in [
+        "postgres://u:open?sesame@127.0.0.1:1/db",
+        "postgres://u:open?sesame=1@127.0.0.1:1/db",
+        "postgres://u:a?b&sesame",
+    ] {
+        for command in [&["status"][..], &["verify", "x"], &["doctor"], &["submit", "--rows", "1", "--json"]] {
+            let output = place.run(&[command, &["--store", url]].concat());
+            let said = all_of(&output);
+            assert!(code(&output) == 2 && !said.contains("sesame"), "{url}: {said}");
+        }
+    }
+    let output = place.run(&["status", "--store", "postgres://u@127.0.0.1:1/db?shema=x"]);
+    assert!(stderr(&output).contains("\"shema\""), "{}", stderr(&output));
+}
+
 /// Who may see a worker's log or a batch's status need not know the token that a URL has.
 #[test]
 fn the_token_of_a_url_that_is_called_is_shown_nowhere() {

@@ -189,3 +189,13 @@ fn bugs() -> impl TypedValueParser<Value = PlantedBug> {
     let names = PossibleValuesParser::new(PlantedBug::all().iter().map(ToString::to_string));
     names.try_map(|name| PlantedBug::named(&name).ok_or("no such bug"))
 }
+
+/// Half of all numbers may be a first seed, a quarter of them may follow: sums and counters stay within their type.
+fn first_seed() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(0..1 << 63)
+}
+
+/// Of none, everything would hold.
+fn schedules() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..1 << 62)
+}

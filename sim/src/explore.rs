@@ -121,14 +121,26 @@ pub fn explore_planted(seeds: std::ops::Range<u64>, jobs: usize, bug: Option<Pla
     Sweep { coverage, failure }
 }
 
-/// Panics of simulated code are results; they are not printed.
+thread_local! {
+    /// What this thread runs is simulated.
+    static SIMULATES: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Runs what is simulated: a panic in it is its result.
+pub(crate) fn catch<T>(simulated: impl FnOnce() -> T) -> std::thread::Result<T> {
+    let before = SIMULATES.replace(true);
+    let result = panic::catch_unwind(panic::AssertUnwindSafe(simulated));
+    SIMULATES.set(before);
+    result
+}
+
+/// Panics of simulated code are results; they are not printed. Those of the simulator's own programs are.
 pub fn quiet_panics() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            let simulated = info.location().is_some_and(|at| !at.file().starts_with("sim/tests"));
-            if !simulated || std::env::var_os("SIM_PANICS").is_some() {
+            if !SIMULATES.get() || std::env::var_os("SIM_PANICS").is_some() {
                 before(info);
             }
         }));

@@ -37,8 +37,6 @@ pub mod timeline;
 pub mod trace;
 mod world;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 pub use world::{Moment, Run};
 
 use crate::checks::{PANIC, Violation};
@@ -72,7 +70,7 @@ fn caught(schedule: &Schedule, bug: Option<PlantedBug>, trace: Option<&mut Trace
     // It outlives a panic, which tells how far it came.
     let mut world = None;
     let play = || world.insert(world::World::new(schedule, bug, trace, moments)).play();
-    let panicked = catch_unwind(AssertUnwindSafe(play)).err().map(|panic| panic_text(panic.as_ref()));
+    let panicked = explore::catch(play).err().map(|panic| panic_text(panic.as_ref()));
     match world {
         Some(world) => world.into_run(panicked),
         None => Run {

@@ -46,6 +46,16 @@ fn the_exit_code_tells_what_failed() {
     let too_large = sim(folder.path(), &["replay", "99999999999999999999"]);
     assert_eq!(too_large.status.code(), Some(2));
     assert!(text(&too_large.stderr).contains("a seed is at most 18446744073709551615"), "{}", text(&too_large.stderr));
+    // A number of seeds that there are not, and nothing at all.
+    assert_eq!(code(&["explore", "--from", "18446744073709551615", "--schedules", "2"]), Some(2));
+    assert_eq!(code(&["explore", "--schedules", "0"]), Some(2));
+    assert_eq!(code(&["net-explore", "--schedules", "0"]), Some(2));
+    // Faults are drawn with the options: these are looked at first.
+    for options in ["{\"batches\": []}", "{\"run_us_min\": 9000000000000000000, \"run_us_max\": 9000000000000000000}"] {
+        std::fs::write(folder.path().join("bad.json"), format!("{{\"seed\": 3, \"options\": {options}}}")).unwrap();
+        let bad = sim(folder.path(), &["replay", "bad.json"]);
+        assert_eq!(bad.status.code(), Some(2), "{options}: {}", text(&bad.stderr));
+    }
     std::fs::write(folder.path().join("bad.json"), "{\"seed\": 1,\n\"options\": {\"worker\": 1}}").unwrap();
     let bad = sim(folder.path(), &["shrink", "bad.json"]);
     assert_eq!(bad.status.code(), Some(2));

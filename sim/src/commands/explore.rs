@@ -13,10 +13,10 @@ use super::{End, PlantedArg};
 #[derive(Debug, Args)]
 pub struct Explore {
     /// How many
-    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = super::schedules())]
     schedules: u64,
     /// The first seed
-    #[arg(long, value_name = "SEED", default_value_t = 0, visible_alias = "seed")]
+    #[arg(long, value_name = "SEED", default_value_t = 0, visible_alias = "seed", value_parser = super::first_seed())]
     from: u64,
     /// So many at once [default: one per processor]
     #[arg(long, value_name = "J")]
@@ -36,7 +36,7 @@ impl Explore {
         }
         let jobs = self.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         let began = Instant::now();
-        let sweep = explore_planted(self.from..self.from.saturating_add(self.schedules), jobs, self.planted.bug);
+        let sweep = explore_planted(self.from..self.from + self.schedules, jobs, self.planted.bug);
         let seconds = began.elapsed().as_secs_f64();
         let schedules = sweep.coverage.count(Mark::Schedules) as f64;
         print!("{}", sweep.coverage);

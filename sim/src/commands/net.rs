@@ -49,10 +49,10 @@ impl Net {
 #[derive(Debug, Args)]
 pub struct NetExplore {
     /// How many
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = super::schedules())]
     schedules: u64,
     /// The first seed
-    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    #[arg(long, value_name = "SEED", default_value_t = 0, value_parser = super::first_seed())]
     from: u64,
     /// So many at once [default: one per processor]
     #[arg(long, value_name = "J")]
@@ -63,7 +63,7 @@ impl NetExplore {
     pub fn run(&self) -> End {
         let began = Instant::now();
         let jobs = self.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        let sweep = explore(self.from..self.from.saturating_add(self.schedules), jobs);
+        let sweep = explore(self.from..self.from + self.schedules, jobs);
         let seconds = began.elapsed().as_secs_f64();
         print!("{}", sweep.coverage);
         let of = |mark| sweep.coverage.count(mark) as f64 / seconds;

@@ -1,7 +1,6 @@
 //! Breadth first through all states: the first violation found is one of the shortest there are.
 
 use std::collections::{BTreeSet, HashMap};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use super::action::Action;
@@ -113,7 +112,7 @@ fn explore(setting: Setting<'_>, initial: State, states_max: usize, report: &mut
 
 /// A panic, in the core's or the model's assertions, is a violation like any other.
 pub(super) fn caught(setting: Setting<'_>, state: &State, action: Action) -> Result<State, Violation> {
-    catch_unwind(AssertUnwindSafe(|| setting.step(state, action))).unwrap_or_else(|panic| {
+    crate::explore::catch(|| setting.step(state, action)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
         Err(Violation { check: "panic", at_us: state.now_us, what: text.unwrap_or_default() })

@@ -1,6 +1,5 @@
 //! One run: a network of its own, on a thread of its own.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,7 +37,7 @@ pub fn run_traced(schedule: &NetSchedule) -> NetRun {
 
 fn on_a_thread(schedule: &NetSchedule, trace: bool) -> NetRun {
     let schedule = Arc::new(schedule.clone());
-    let run = move || catch_unwind(AssertUnwindSafe(|| simulate(&schedule, trace)));
+    let run = move || crate::explore::catch(|| simulate(&schedule, trace));
     // A panic, in any of the simulated programs or in a model, is a violation like any other.
     match std::thread::spawn(run).join() {
         Ok(Ok(run)) => run,

@@ -112,6 +112,8 @@ pub fn write(path: &Path, schedule: &Schedule) -> Result<(), FileError> {
 pub fn from_json(text: &str) -> Result<Schedule, BadSchedule> {
     let raw: RawSchedule<'_> = serde_json::from_str(text)?;
     let options = overlay(text, raw.seed, raw.options)?;
+    // Before anything is drawn with them.
+    options.validate()?;
     let mut faults: Vec<(u64, Fault)> = match raw.faults {
         Some(faults) => faults.into_iter().map(|TimedFault(at_us, fault)| (at_us, fault)).collect(),
         None => draw_faults(raw.seed, &options),

@@ -48,7 +48,8 @@ fn longest_us(fault: &Fault) -> u64 {
 }
 
 impl Options {
-    fn validate(&self) -> Result<(), Impossible> {
+    /// Tells what cannot be run.
+    pub(super) fn validate(&self) -> Result<(), Impossible> {
         let option =
             |name: &str, first: u64, last: u64, value: u64| within(format!("option `{name}`"), first, last, value);
         option("workers", 1, PLACES_MAX, self.workers.into())?;

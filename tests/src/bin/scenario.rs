@@ -287,9 +287,10 @@ enum Scenario {
         #[arg(long, default_value_t = 2.0)]
         minutes: f64,
         /// How far apart faults are, on average
-        #[arg(long, default_value_t = 1_500)]
+        #[arg(long, default_value_t = 1_500, value_parser = clap::value_parser!(u64).range(100..))]
         fault_every_ms: u64,
-        #[arg(long, default_value_t = 4)]
+        /// Of four one runs a command per row, one a stream, two have handlers with effects
+        #[arg(long, default_value_t = 4, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(3..=64))]
         workers: usize,
         /// Keep everything though nothing is wrong
         #[arg(long)]

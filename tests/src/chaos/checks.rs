@@ -152,7 +152,7 @@ fn known_deaths(facts: &Facts, lives: &BTreeMap<ProcessKey, Life>, say: &mut Say
     for entry in facts.log.values().flatten().filter(|entry| entry.kind == "recovered" && entry.detail == "died") {
         let process = facts.leases.get(&entry.lease).and_then(|lease| lease.process);
         let Some((pid, life)) = process.and_then(|process| Some((process.0, lives.get(&process)?))) else { continue };
-        if life.alive_us > entry.at_us {
+        if life.alive_us > entry.at_us + health::DYING_US {
             say.wrong("innocence", || {
                 format!(
                     "the lease of process {pid} is ended on its death at {}, and it lives at {}",

@@ -72,6 +72,9 @@ pub struct Asked {
     pub heartbeats_linger: bool,
 }
 
+/// A process that is killed is gone for its judges at once, and for who waits for it when the last of its threads is: so much later.
+pub const DYING_US: i64 = 100_000;
+
 /// What requests, starts and the runner's own look at a death may take beyond R4's bound.
 const SLACK: Duration = Duration::from_secs(3);
 
@@ -147,8 +150,16 @@ fn story(
         }
         match life.killed_us {
             Some(killed_us) => events.push((killed_us, 1, Event::WorkerCrashed { process, by_row: None })),
-            // Some moment after it was seen last.
-            None if life.ended => events.push((life.alive_us.max(*began_us), 1, Event::WorkerLeft { process })),
+            // Some moment around the one in which it was seen last; a death that a judge knew of was before.
+            None if life.ended => {
+                let known = changes.iter().filter(|change| change.process == Some(*key));
+                let known =
+                    known.filter(|change| matches!(change.event, Event::LeaseEnded { how: LeaseEnd::Died, .. }));
+                let known =
+                    known.map(|change| change.at_us).filter(|at| (0..=DYING_US).contains(&(life.alive_us - at)));
+                let left_us = known.fold(life.alive_us, i64::min).max(*began_us);
+                events.push((left_us, 1, Event::WorkerLeft { process }));
+            }
             None => {}
         }
     }
@@ -260,8 +271,9 @@ mod tests {
         let fair = Surroundings::default();
         let in_time = seen(2_000, ended(5_000, LeaseEnd::Lapsed), killed(2_100), &fair);
         assert!(in_time.is_empty(), "{in_time:?}");
-        // 2.1 s + ttl 1 s + scan 1 s + watch 0.875 s + looks 0.25 s + slack 3 s.
-        let late = seen(2_000, ended(8_300, LeaseEnd::Lapsed), killed(2_100), &fair);
+        // 2.1 s + ttl 1 s + scan 1 s + looks 0.25 s + slack 3 s, for a judge that was watching.
+        assert!(seen(2_000, ended(7_300, LeaseEnd::Lapsed), killed(2_100), &fair).is_empty());
+        let late = seen(2_000, ended(7_400, LeaseEnd::Lapsed), killed(2_100), &fair);
         assert!(late.len() == 1 && late[0].contains("bounded recovery"), "{late:?}");
         let away = Spell { from_us: ms(3_000), until_us: ms(6_000) };
         for excuse in [
@@ -296,6 +308,16 @@ mod tests {
         assert!(seen(8_000, ended(10_000, LeaseEnd::Lapsed), alive(), &cut).is_empty());
         let others = Surroundings { cut: vec![vec![], vec![spell]], ..fair };
         assert!(!seen(8_000, ended(10_000, LeaseEnd::Lapsed), alive(), &others).is_empty());
+    }
+
+    /// Its judge may know of a death before the runner does.
+    #[test]
+    fn a_process_is_seen_dying_for_a_moment() {
+        let fair = Surroundings::default();
+        let left = |at_ms| Life { ended: true, alive_us: ms(at_ms), ..alive() };
+        assert_eq!(seen(8_000, ended(8_100, LeaseEnd::Died), left(8_150), &fair), [""; 0]);
+        assert!(!seen(8_000, ended(8_100, LeaseEnd::Died), left(8_300), &fair).is_empty());
+        assert!(!seen(8_000, ended(8_100, LeaseEnd::Lapsed), left(8_150), &fair).is_empty(), "silence is no death");
     }
 
     #[test]

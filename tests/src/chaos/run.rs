@@ -23,6 +23,18 @@ use super::report::{Applied, Findings, Report};
 use super::run_log::{RunLog, told_to_stop};
 use super::servers::{Servers, Store};
 
+/// A fault as the plan has it.
+#[derive(Debug, Clone, Copy)]
+struct Strike {
+    kind: Kind,
+    worker: usize,
+    lasts: Duration,
+    pick: u64,
+}
+
+/// So much later a fault is tried again that found nothing to strike.
+const STRIKE_AGAIN: Duration = Duration::from_millis(500);
+
 /// What is done later to end a fault.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum End {
@@ -61,7 +73,8 @@ struct Run {
     redis_is_away: bool,
     redis_is_frozen: bool,
     counts: BTreeMap<Kind, u64>,
-    missed: u64,
+    /// Faults that found nothing to strike (no worker with a name, a server that is away) and are tried again, from when on.
+    again: Vec<(Instant, Strike)>,
     complaints: Vec<String>,
     whole_at: Vec<Look>,
     log: RunLog,
@@ -118,7 +131,7 @@ pub fn run(options: Options, below: &Path) -> Report {
         redis_is_away: false,
         redis_is_frozen: false,
         counts: BTreeMap::new(),
-        missed: 0,
+        again: Vec::new(),
         complaints: Vec::new(),
         whole_at: Vec::new(),
         log,
@@ -178,9 +191,16 @@ impl Run {
                     What::Fault { kind, for_ms, .. } if kind.is_of_operators() => {
                         self.order(Order::Operate { kind, pick: step.pick, for_ms });
                     }
-                    What::Fault { kind, worker, for_ms } => self.fault(kind, worker, for_ms, step.pick),
+                    What::Fault { kind, worker, for_ms } => {
+                        self.fault(Strike { kind, worker, lasts: Duration::from_millis(for_ms), pick: step.pick });
+                    }
                 }
             }
+            let now = Instant::now();
+            let (again, later): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut self.again).into_iter().partition(|(at, _)| *at <= now);
+            self.again = later;
+            again.into_iter().for_each(|(_, strike)| self.fault(strike));
             self.tick();
             self.look(&mut looked, runtime);
         }
@@ -218,12 +238,12 @@ impl Run {
         }
     }
 
-    fn fault(&mut self, kind: Kind, worker: usize, for_ms: u64, pick: u64) {
-        let lasts = Duration::from_millis(for_ms);
+    fn fault(&mut self, strike: Strike) {
+        let Strike { kind, worker, lasts, pick } = strike;
         if self.begin(kind, worker, lasts, pick).is_some() {
             *self.counts.entry(kind).or_default() += 1;
         } else {
-            self.missed += 1;
+            self.again.push((Instant::now() + STRIKE_AGAIN, strike));
         }
     }
 
@@ -461,7 +481,7 @@ impl Run {
             options: self.options,
             drawn: self.drawn,
             faults,
-            missed: self.missed,
+            missed: self.again.len() as u64,
             refused: register.refused.values().sum(),
             repeated: register.repeated,
             cuts: links.map(Link::cuts).sum(),

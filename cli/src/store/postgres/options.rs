@@ -80,6 +80,15 @@ pub enum UrlError {
         /// Its name.
         name: String,
     },
+    /// What follows the question mark is no parameter: most likely it is the rest of a password, and not to be shown.
+    #[error(
+        "what follows `?` in the Postgres URL is not name=value: in a name or a password, `?` is written %3F (and `@` %40, `/` %2F)"
+    )]
+    NoParameter,
+}
+
+fn is_name(name: &str) -> bool {
+    name.chars().all(|char| char.is_ascii_lowercase() || char == '_')
 }
 
 impl FromStr for PostgresOptions {
@@ -96,7 +105,10 @@ impl FromStr for PostgresOptions {
                 ("pooler", "transaction") => transaction_pooler = true,
                 ("pooler", other) => return Err(UrlError::Pooler { pooler: other.to_owned() }),
                 (name, _) if PASSED_ON.contains(&name) => passed_on.push(parameter),
-                (name, _) => return Err(UrlError::Parameter { name: name.to_owned() }),
+                (name, _) if is_name(name) && parameter.contains('=') && !query.contains('@') => {
+                    return Err(UrlError::Parameter { name: name.to_owned() });
+                }
+                _ => return Err(UrlError::NoParameter),
             }
         }
         check_schema(&schema)?;
