@@ -154,6 +154,9 @@ pub(crate) async fn until_known<T, F: Future<Output = Result<T, StoreError>>>(
             Ok(known) => return Ok(known),
             Err(error) => error,
         };
+        if error.settled {
+            return Err(error);
+        }
         unknown |= error.failure == StoreFailure::Unknown;
         if !unknown || Instant::now() >= until {
             // An earlier try may have happened all the same.
@@ -161,5 +164,32 @@ pub(crate) async fn until_known<T, F: Future<Output = Result<T, StoreError>>>(
             return Err(error);
         }
         tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said of a request after a try whose end is not known, and how often it was asked.
+    async fn said_after_an_unknown_try(then: fn() -> Result<(), StoreError>) -> (Result<(), StoreFailure>, u32) {
+        let mut asked = 0;
+        let patience = Duration::from_millis(1);
+        let said = until_known(patience, || {
+            asked += 1;
+            let reply = if asked == 1 { Err(StoreError::unknown("cut off", None)) } else { then() };
+            async { reply }
+        });
+        (said.await.map_err(|error| error.failure), asked)
+    }
+
+    /// A server that failed and has lost a load's rows will never open it: neither does an earlier try.
+    #[tokio::test]
+    async fn an_answer_about_all_tries_ends_the_asking() {
+        let settled = || Err(StoreError::settled("its rows are gone"));
+        assert_eq!(said_after_an_unknown_try(settled).await, (Err(StoreFailure::NotDone), 2));
+        let refused = || Err(StoreError::not_done("no connection", None));
+        assert_eq!(said_after_an_unknown_try(refused).await, (Err(StoreFailure::Unknown), 2));
+        assert_eq!(said_after_an_unknown_try(|| Ok(())).await, (Ok(()), 2));
     }
 }

@@ -293,6 +293,8 @@ pub enum OpenMode {
 pub struct StoreError {
     /// What is known of the request's end.
     pub failure: StoreFailure,
+    /// It is the store's own answer, which holds for all earlier tries of the same request, too.
+    pub settled: bool,
     /// What went wrong, for people.
     pub message: String,
     /// The driver's own error, where there is one.
@@ -303,11 +305,16 @@ pub struct StoreError {
 impl StoreError {
     /// It did not happen, and will not.
     pub fn not_done(message: impl Into<String>, cause: impl Into<Option<Box<dyn Error + Send + Sync>>>) -> Self {
-        Self { failure: StoreFailure::NotDone, message: message.into(), cause: cause.into() }
+        Self { failure: StoreFailure::NotDone, settled: false, message: message.into(), cause: cause.into() }
+    }
+
+    /// It did not happen, no earlier try of it did, and none will.
+    pub fn settled(message: impl Into<String>) -> Self {
+        Self { settled: true, ..Self::not_done(message, None) }
     }
 
     /// It may have happened, or may happen yet.
     pub fn unknown(message: impl Into<String>, cause: impl Into<Option<Box<dyn Error + Send + Sync>>>) -> Self {
-        Self { failure: StoreFailure::Unknown, message: message.into(), cause: cause.into() }
+        Self { failure: StoreFailure::Unknown, settled: false, message: message.into(), cause: cause.into() }
     }
 }

@@ -90,7 +90,7 @@ impl NetStore {
             return Err(StoreError::unknown("the answer is none", None));
         };
         self.idle().push(connection);
-        answer.map_err(|failure| StoreError { failure, message: "refused".to_owned(), cause: None })
+        answer.map_err(|failure| StoreError { failure, settled: false, message: "refused".to_owned(), cause: None })
     }
 }
 

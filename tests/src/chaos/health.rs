@@ -148,19 +148,17 @@ fn story(
         if let Some(told_us) = life.told_us {
             events.push((told_us.max(*began_us), 1, Event::WorkerStopping { process }));
         }
-        match life.killed_us {
-            Some(killed_us) => events.push((killed_us, 1, Event::WorkerCrashed { process, by_row: None })),
-            // Some moment around the one in which it was seen last; a death that a judge knew of was before.
-            None if life.ended => {
-                let known = changes.iter().filter(|change| change.process == Some(*key));
-                let known =
-                    known.filter(|change| matches!(change.event, Event::LeaseEnded { how: LeaseEnd::Died, .. }));
-                let known =
-                    known.map(|change| change.at_us).filter(|at| (0..=DYING_US).contains(&(life.alive_us - at)));
-                let left_us = known.fold(life.alive_us, i64::min).max(*began_us);
-                events.push((left_us, 1, Event::WorkerLeft { process }));
-            }
-            None => {}
+        let over = match life.killed_us {
+            Some(killed_us) => Some((killed_us, Event::WorkerCrashed { process, by_row: None })),
+            // Some moment around the one in which it was seen last.
+            None => life.ended.then_some((life.alive_us, Event::WorkerLeft { process })),
+        };
+        if let Some((over_us, event)) = over {
+            // A judge may know of a death before the runner does, and a row may have killed it just before the runner did.
+            let known = changes.iter().filter(|change| change.process == Some(*key));
+            let known = known.filter(|change| matches!(change.event, Event::LeaseEnded { how: LeaseEnd::Died, .. }));
+            let known = known.map(|change| change.at_us).filter(|at| life.alive_us - at <= DYING_US);
+            events.push((known.fold(over_us, i64::min).max(*began_us), 1, event));
         }
     }
     for spell in united(surroundings.away.iter().copied()) {
@@ -318,6 +316,10 @@ mod tests {
         assert_eq!(seen(8_000, ended(8_100, LeaseEnd::Died), left(8_150), &fair), [""; 0]);
         assert!(!seen(8_000, ended(8_100, LeaseEnd::Died), left(8_300), &fair).is_empty());
         assert!(!seen(8_000, ended(8_100, LeaseEnd::Lapsed), left(8_150), &fair).is_empty(), "silence is no death");
+        // Its row was faster than the runner.
+        let killed = |alive_ms| Life { killed_us: Some(ms(8_300)), ..left(alive_ms) };
+        assert_eq!(seen(8_000, ended(8_100, LeaseEnd::Died), killed(8_090), &fair), [""; 0]);
+        assert!(!seen(8_000, ended(8_100, LeaseEnd::Died), killed(8_250), &fair).is_empty());
     }
 
     #[test]

@@ -70,8 +70,11 @@ impl Appends for PostgresStore {
             .arg(int(end.rows));
         let row = self.connections.call_one(call).await?;
         let appended = self.read(|| appended(&row))?.ok_or_else(|| {
-            let message = format!("batch {batch}: the append does not have the {} rows that were stored", end.rows);
-            StoreError::not_done(message, None)
+            let message = format!(
+                "the append to batch {batch} has not all of its {} rows any more: the server failed before they were on its disk; nothing was appended",
+                end.rows
+            );
+            StoreError::settled(message)
         })?;
         if let Appended::Refused { .. } = appended {
             // Nobody sees them where they are: what is known of the end is the answer.

@@ -76,8 +76,12 @@ impl Loads for PostgresStore {
             ("differs", Some(there)) => Loaded::Differs(there),
             ("gone", _) => return Err(StoreError::not_done(format!("batch {batch} is not there any more"), None)),
             _ => {
-                let message = format!("batch {batch} does not have the {} rows that were loaded", end.total);
-                return Err(StoreError::not_done(message, None));
+                // Slices do not wait for the disk; the end does.
+                let message = format!(
+                    "batch {batch} has not all of its {} rows any more: the server failed before they were on its disk; nothing was submitted",
+                    end.total
+                );
+                return Err(StoreError::settled(message));
             }
         };
         match loaded {

@@ -75,7 +75,7 @@ pub(super) fn is_plain_error(error: &sqlx::Error) -> bool {
 /// As the end of a request that was sent.
 pub(super) fn of_statement(error: sqlx::Error, place: &str) -> StoreError {
     let failure = failure(&error);
-    StoreError { failure, message: describe(&error, place), cause: cause(error) }
+    StoreError { failure, settled: false, message: describe(&error, place), cause: cause(error) }
 }
 
 fn cause(error: sqlx::Error) -> Option<Box<dyn std::error::Error + Send + Sync>> {
