@@ -308,7 +308,7 @@ impl StoreError {
         Self { failure: StoreFailure::NotDone, settled: false, message: message.into(), cause: cause.into() }
     }
 
-    /// It did not happen, no earlier try of it did, and none will.
+    /// It did not happen, and no earlier try of it did or will.
     pub fn settled(message: impl Into<String>) -> Self {
         Self { settled: true, ..Self::not_done(message, None) }
     }

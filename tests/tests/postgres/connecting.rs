@@ -486,7 +486,7 @@ async fn a_load_is_bound_to_its_key_once() {
     let error = store.load_rows(first, 4, &rows[..1]).await.unwrap_err();
     assert_eq!(error.failure, StoreFailure::NotDone);
     let error = store.finish_load(first, end("d")).await.unwrap_err();
-    assert!(error.message.contains("does not have the 3 rows"), "{error}");
+    assert!(error.message.contains("does not have the 3 rows") && error.settled, "{error}");
     store.load_rows(first, 2, &rows[1..]).await.unwrap();
     assert_eq!(store.finish_load(first, end("d")).await.unwrap(), Loaded::New);
     assert_eq!(store.finish_load(first, end("d")).await.unwrap(), Loaded::Same(first));

@@ -71,7 +71,7 @@ impl Appends for PostgresStore {
         let row = self.connections.call_one(call).await?;
         let appended = self.read(|| appended(&row))?.ok_or_else(|| {
             let message = format!(
-                "the append to batch {batch} has not all of its {} rows any more: the server failed before they were on its disk; nothing was appended",
+                "batch {batch}: the append does not have the {} rows that were stored (a server that fails loses those that are not on its disk yet); nothing is appended",
                 end.rows
             );
             StoreError::settled(message)

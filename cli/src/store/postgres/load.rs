@@ -78,7 +78,7 @@ impl Loads for PostgresStore {
             _ => {
                 // Slices do not wait for the disk; the end does.
                 let message = format!(
-                    "batch {batch} has not all of its {} rows any more: the server failed before they were on its disk; nothing was submitted",
+                    "batch {batch} does not have the {} rows that were loaded (a server that fails loses those that are not on its disk yet); it is not submitted",
                     end.total
                 );
                 return Err(StoreError::settled(message));
