@@ -11,7 +11,7 @@ mod replay;
 mod shrink;
 mod timeline;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -166,6 +166,12 @@ impl Which {
             return Ok(Failure::of(&schedule, violation, self.planted.bug).shrunk);
         }
         Ok(schedule)
+    }
+
+    /// Whether it is in this file, under whatever name.
+    fn is_file(&self, path: &Path) -> bool {
+        let Source::File(own) = &self.source else { return false };
+        own == path || own.canonicalize().is_ok_and(|own| path.canonicalize().is_ok_and(|path| own == path))
     }
 
     /// For names of files.

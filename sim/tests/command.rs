@@ -63,6 +63,20 @@ fn the_exit_code_tells_what_failed() {
 }
 
 #[test]
+fn a_page_never_takes_the_place_of_its_schedule() {
+    let folder = tempfile::tempdir().unwrap();
+    let schedule = "{\"seed\": 7}\n";
+    std::fs::write(folder.path().join("a.html"), schedule).unwrap();
+    for args in [&["timeline", "a.html"][..], &["timeline", "a.html", "--out", "./a.html"]] {
+        let drawn = sim(folder.path(), args);
+        assert_eq!(drawn.status.code(), Some(2));
+        assert!(text(&drawn.stderr).ends_with("a.html: is the schedule itself; name another file to write\n"));
+        assert_eq!(std::fs::read_to_string(folder.path().join("a.html")).unwrap(), schedule);
+    }
+    assert_eq!(sim(folder.path(), &["timeline", "a.html", "--out", "b.html"]).status.code(), Some(0));
+}
+
+#[test]
 fn checks_are_told_apart() {
     let kind = |check| Violation { check, at_us: 0, what: String::new() }.kind();
     assert_eq!((kind("3 fencing"), kind("7 progress"), kind(PANIC)), (Kind::Safety, Kind::Liveness, Kind::Panic));

@@ -561,3 +561,71 @@ fn two_appends_of_one_moment_are_two() {
     };
     assert_holds(&schedule);
 }
+
+/// S2: a worker whose clock has half the speed hears of an abort after half as many of its own seconds. The check took its second
+/// for everybody's.
+#[test]
+fn who_has_a_slow_clock_hears_of_an_abort_later() {
+    let schedule = Schedule {
+        seed: 5806973,
+        options: Options {
+            workers: 1,
+            machines: 1,
+            identities: false,
+            supervised: false,
+            stable_names: false,
+            liveness: false,
+            notify: false,
+            until_done: false,
+            calls: false,
+            batches: vec![BatchPlan {
+                rows: 46,
+                submit_at_us: 0,
+                priority: 0,
+                attempts_max: 1,
+                crashes_max: 3,
+                timeout_us: 600000,
+            }],
+            run_us_min: 100000,
+            run_us_max: 100000,
+            slow_per_mille: 0,
+            failing_per_mille: 0,
+            retrying_per_mille: 0,
+            hanging_per_mille: 0,
+            deaf_per_mille: 0,
+            poison_rows: 0,
+            concurrency: 1,
+            ttl_us: 200000,
+            renew_us: 100000,
+            scan_us: 200000,
+            request_timeout_us: 50000,
+            horizon_us: 1000000,
+            claim_lines_max: 20,
+            claim_bytes_max: 50,
+            group_lines_max: 1,
+            flush_age_us: 2000,
+            poll_us: 20000,
+            grace_us: 400000,
+            cancel_grace_us: 2000,
+            latency_us_min: 10,
+            latency_us_max: 100,
+            slow_messages_per_mille: 0,
+            inner_us: 0,
+            clock_spread: 0,
+            store_rate: 1000000,
+            restart_us: 10000,
+            core: 255,
+            linger_us: 0,
+            joins_us: vec![279067, 101423],
+            lost_per_mille: 0,
+            witness_rate: 1000000,
+        },
+        faults: vec![
+            (254756, Hold { batch: 0, for_us: 455426 }),
+            (607484, ClockRate { worker: 1, millionths: 500000 }),
+            (850972, Abort { batch: 0 }),
+            (3313327, Purge { batch: 0 }),
+        ],
+    };
+    assert_holds(&schedule);
+}

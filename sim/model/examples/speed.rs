@@ -95,8 +95,13 @@ fn main() {
             let (began, mut schedules) = (Instant::now(), 0);
             while began.elapsed() < Duration::from_millis(700) {
                 let second = Duration::from_secs(1);
-                let bounds =
-                    Bounds { recovery_slack: second, progress: second, abort_notice: second, abort_told: None };
+                let bounds = Bounds {
+                    recovery_slack: second,
+                    progress: second,
+                    abort_notice: second,
+                    abort_notice_slow: second,
+                    abort_told: None,
+                };
                 speed.suite = checked.then(|| Suite::new(bounds));
                 speed.schedule(lines, lines_max);
                 schedules += 1;

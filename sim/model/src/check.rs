@@ -86,6 +86,8 @@ pub struct Bounds {
     pub progress: Duration,
     /// S2: how long after an abort a connected worker may still start rows.
     pub abort_notice: Duration,
+    /// The same for one whose clock is slower than the protocol's margins cover: its second is longer than others'.
+    pub abort_notice_slow: Duration,
     /// S2: the same for one that is notified: it has been connected since before the abort. None: nobody is.
     pub abort_told: Option<Duration>,
 }
@@ -102,7 +104,7 @@ impl Suite {
         suite.checkers.push(Box::new(Innocence::new()));
         suite.checkers.push(Box::new(BoundedRecovery::new(bounds.recovery_slack)));
         suite.checkers.push(Box::new(Progress::new(bounds.progress)));
-        suite.checkers.push(Box::new(Abort::new(bounds.abort_notice, bounds.abort_told)));
+        suite.checkers.push(Box::new(Abort::new(bounds.abort_notice, bounds.abort_notice_slow, bounds.abort_told)));
         suite
     }
 

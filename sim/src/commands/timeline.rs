@@ -23,11 +23,14 @@ pub struct Timeline {
 
 impl Timeline {
     pub fn run(&self) -> Result<End, FileError> {
+        let path = self.out.clone().unwrap_or_else(|| format!("{}.html", self.which.name()).into());
+        if self.which.is_file(&path) {
+            return Err(FileError::Own { path });
+        }
         let (schedule, bug) = (self.which.schedule_shrunk(self.shrunk)?, self.which.planted.bug);
         let mut trace = Trace::new();
         let run = sim::run_traced(&schedule, bug, &mut trace);
         let page = timeline::page(&schedule, bug, &run, &trace);
-        let path = self.out.clone().unwrap_or_else(|| format!("{}.html", self.which.name()).into());
         std::fs::write(&path, page).map_err(|source| FileError::Write { path: path.clone(), source })?;
         println!("written: {}", path.display());
         match &run.violation {

@@ -40,7 +40,7 @@ impl Watch {
             ends_once: EndsOnce::new(),
             poison: Poison::new(),
             order: Order::new(),
-            abort: Abort::new(timing().ttl, None),
+            abort: Abort::new(timing().ttl, timing().ttl, None),
             live: BTreeMap::new(),
             owners: BTreeMap::new(),
             started: BTreeSet::new(),

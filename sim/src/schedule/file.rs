@@ -47,6 +47,12 @@ pub enum FileError {
         /// Why.
         source: std::io::Error,
     },
+    /// What is to be written would take the place of the schedule itself.
+    #[error("{}: is the schedule itself; name another file to write", path.display())]
+    Own {
+        /// Which.
+        path: PathBuf,
+    },
     /// It is no schedule.
     #[error("{}: {source}", path.display())]
     Bad {

@@ -125,8 +125,19 @@ pub(crate) fn bounds(schedule: &Schedule, rows: impl Iterator<Item = RowPlan>) -
         recovery_slack: Duration::from_micros(slack),
         progress: Duration::from_micros(progress_bound_us(schedule, rows)),
         abort_notice: Duration::from_micros(abort_notice_us(options)),
+        abort_notice_slow: Duration::from_micros(abort_notice_us(options) * 1_000_000 / slowest_millionths(schedule)),
         abort_told: options.notify.then(|| Duration::from_micros(options.latency_us_max + 2)),
     }
+}
+
+/// The rate of the slowest clock of a process.
+fn slowest_millionths(schedule: &Schedule) -> u64 {
+    let drawn = 1_000_000 - schedule.options.clock_spread;
+    let rates = schedule.faults.iter().filter_map(|(_, fault)| match fault {
+        Fault::ClockRate { millionths, .. } => Some(*millionths),
+        _ => None,
+    });
+    rates.fold(drawn, u32::min).into()
 }
 
 /// S2 without a notification: the core hears of an abort with the first renewal after its keeper was told what it holds.

@@ -109,7 +109,7 @@ impl Default for Bench {
             Box::new(EndsOnce::new()),
             Box::new(Poison::of_many_at_once()),
             // No runs are known: it is asked of what the store does.
-            Box::new(Abort::new(Duration::MAX, None)),
+            Box::new(Abort::new(Duration::MAX, Duration::MAX, None)),
         ];
         Self::of(checkers)
     }

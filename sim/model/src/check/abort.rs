@@ -15,13 +15,15 @@ const NAME: &str = "11 abort";
 /// Asserts that once a batch is aborted no line of it is claimed, freed, recorded or retried, and its outcomes stay as they were; and
 /// that no handler of it starts
 /// - later than `told`, where there are notifications, on a process that has been well, with the store there, since before the abort;
-/// - later than `notice` on a process that was well, with the store there, for all of that time;
+/// - later than `notice` on a process that was well, with the store there, for all of that time; `notice_slow` where its clock is not
+///   steady;
 /// - later than a ttl and `notice` on any process with a steady clock: its licence has run out.
 ///
 /// And that it is purged (S6) only when no handler of it is at work in a living process under a lease that is live.
 #[derive(Debug, Clone, Hash)]
 pub struct Abort {
     notice: u64,
+    notice_slow: u64,
     told: Option<u64>,
     health: Health,
     aborted: BTreeMap<BatchId, u64>,
@@ -34,9 +36,10 @@ pub struct Abort {
 
 impl Abort {
     /// For an empty store.
-    pub fn new(notice: Duration, told: Option<Duration>) -> Self {
+    pub fn new(notice: Duration, notice_slow: Duration, told: Option<Duration>) -> Self {
         Self {
             notice: micros(notice),
+            notice_slow: micros(notice_slow),
             told: told.map(micros),
             health: Health::default(),
             aborted: BTreeMap::new(),
@@ -82,9 +85,10 @@ impl Abort {
         let late = at.saturating_sub(aborted_at);
         let well_for = if facts.is_well() { at.saturating_sub(facts.since) } else { 0 };
         let store_for = self.health.store_since().map_or(0, |since| at.saturating_sub(since));
-        let connected = well_for.min(store_for) > self.notice;
+        let notice = if facts.steady { self.notice } else { self.notice_slow };
+        let connected = well_for.min(store_for) > notice;
         let what = || format!("{process:?} starts a row of {batch} {late} us after its abort");
-        ensure(late <= self.notice || !connected, NAME, at, what)?;
+        ensure(late <= notice || !connected, NAME, at, what)?;
         let since = self.health.store_since().map_or(u64::MAX, |since| since.max(facts.since));
         let told = self.told.is_some_and(|told| facts.is_well() && since < aborted_at && late > told);
         ensure(!told, NAME, at, what)?;
@@ -139,7 +143,7 @@ mod tests {
     use crate::history::{LeaseEnd, Link};
 
     fn checker() -> Abort {
-        Abort::new(Duration::from_secs(1), None)
+        Abort::new(Duration::from_secs(1), Duration::from_secs(2), None)
     }
 
     fn bears(facts: &[(u64, Event)], at: u64) -> bool {
@@ -161,6 +165,15 @@ mod tests {
     }
 
     #[test]
+    fn who_has_a_slow_clock_notices_later() {
+        let clock = |steady| [(9000, Event::ClockChanged { process: Process(1), steady })];
+        assert!(bears(&clock(false), 12_000));
+        assert!(!bears(&clock(false), 12_001));
+        assert!(bears(&clock(true), 11_000));
+        assert!(!bears(&clock(true), 11_001));
+    }
+
+    #[test]
     fn a_notification_binds_who_was_there_to_hear_it() {
         let bears = |facts: &[(u64, Event)], at: u64| {
             let mut events = at_ms(0, started(1, 1));
@@ -169,7 +182,7 @@ mod tests {
             let token = fencepost_core::Token(1);
             events.push((at, Event::HandlerStarted { process: Process(1), batch: batch(), line: 1, token }));
             let told = Some(Duration::from_millis(20));
-            first_failure(&mut Abort::new(Duration::from_secs(1), told), &events).is_none()
+            first_failure(&mut Abort::new(Duration::from_secs(1), Duration::from_secs(2), told), &events).is_none()
         };
         assert!(bears(&[], 10_020));
         assert!(!bears(&[], 10_021));

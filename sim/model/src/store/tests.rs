@@ -35,7 +35,8 @@ pub(super) struct Rig {
 
 impl Rig {
     pub fn new() -> Self {
-        let bounds = Bounds { recovery_slack: TTL, progress: TTL, abort_notice: TTL, abort_told: None };
+        let bounds =
+            Bounds { recovery_slack: TTL, progress: TTL, abort_notice: TTL, abort_notice_slow: TTL, abort_told: None };
         Self { store: ModelStore::new(), now: StoreTime(1_000_000_000), suite: Suite::new(bounds), step: 0, number: 0 }
     }
 
