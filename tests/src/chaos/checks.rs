@@ -13,6 +13,8 @@ use super::options::{Drawn, Options};
 use super::report::Findings;
 use super::servers::Servers;
 
+mod attempts;
+mod begins;
 mod calls;
 mod effects;
 mod history;
@@ -53,7 +55,9 @@ pub struct Evidence<'a> {
 pub struct Look {
     /// How many changes there were.
     pub changes: i64,
-    /// When it was over, in microseconds since 1970.
+    /// When it began, in microseconds since 1970.
+    pub from_us: i64,
+    /// When it was over.
     pub at_us: i64,
 }
 
@@ -62,8 +66,8 @@ pub async fn all(evidence: &Evidence<'_>) -> Findings {
     let mut findings = Findings::default();
     let facts = history::read(evidence, &mut findings).await;
     let mut say = Say { findings: &mut findings };
-    for broken in &facts.broken {
-        say.wrong("fencing", || broken.clone());
+    for (check, what) in &facts.broken {
+        say.wrong(check, || what.clone());
     }
     leases::known_deaths(&facts, evidence.lives, &mut say);
     leases::endurance(&facts, evidence.lives, &mut say);
@@ -76,6 +80,8 @@ pub async fn all(evidence: &Evidence<'_>) -> Findings {
         outcomes::check(&facts, batch, &by_line, &mut say);
     }
     repeats::check(&facts, &by_line, &mut say);
+    attempts::check(&facts, &by_line, &mut say);
+    begins::check(&facts, evidence, &mut say);
     effects::check(&facts, evidence, &mut say).await;
     results::check(&facts, evidence, &mut say);
     count(&facts, evidence, &mut findings);

@@ -128,6 +128,11 @@ impl Kind {
         }
     }
 
+    /// Whether it kills a worker.
+    pub fn kills(self) -> bool {
+        matches!(self, Self::Kill | Self::KillAndSameName)
+    }
+
     /// Whether it is an operator's command.
     pub fn is_of_operators(self) -> bool {
         matches!(self, Self::Hold | Self::Append | Self::Abort | Self::RetryFailed | Self::RetryLine | Self::Purge)

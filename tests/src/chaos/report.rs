@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::health::Deaths;
 use super::kind::Kind;
 use super::options::{Drawn, Options};
 
@@ -52,6 +53,10 @@ pub struct Findings {
     pub calls_repeated: BTreeMap<&'static str, u64>,
     /// Leases of killed workers that others ended: how many, and how long after the kill, in the middle and at most.
     pub recovered: (u64, Duration, Duration),
+    /// Deaths that invariant 6 was asked of, and those that it was not.
+    pub deaths: Deaths,
+    /// Runs that began after their licence, right after a standstill: they may have been started before it.
+    pub after_standstill: u64,
     /// For so long the machine was slower than leases are asked of.
     pub slow: Duration,
     /// For so long the store answered nobody.
@@ -135,6 +140,12 @@ impl fmt::Display for Report {
             f,
             "leases of killed workers: {count}, ended {middle:.1?} after the kill in the middle, {longest:.1?} at most"
         )?;
+        let Deaths { judged, excused } = findings.deaths;
+        writeln!(
+            f,
+            "deaths whose bound (invariant 6) counted from the death: {judged}; from later, all judges being disturbed: {excused}"
+        )?;
+        writeln!(f, "runs noted late, right after a standstill: {}", findings.after_standstill)?;
         writeln!(f, "store away: {:.1?}; machine slow: {:.1?}", findings.away, findings.slow)?;
         let Findings { poison_rows, killed_by_rows, failed_by_crashes, calls, ends_told, calls_repeated, .. } =
             findings;

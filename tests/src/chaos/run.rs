@@ -14,7 +14,7 @@ use super::kind::Kind;
 use super::operators::{Operators, Order, Register};
 use super::options::{Drawn, On, Options};
 use super::plan::{self, Step, What};
-use super::probe::Probe;
+use super::probe::{self, Probe};
 use super::report::Report;
 use super::run_log::{RunLog, told_to_stop};
 use super::servers::Servers;
@@ -31,6 +31,9 @@ const LAST_CHANGE: &str = "select coalesce(max(number), 0) from journal_changes"
 
 /// Completion calls that are yet to be delivered: of the operation whose workers make any.
 const CALLS_TO_MAKE: &str = "select count(*) from completions where operation = 'plain' and delivered_at is null";
+
+/// Lines of open batches without an outcome.
+const LINES_LEFT: &str = "select cast(coalesce(sum(total), 0) as bigint) - (select count(*) from outcomes join batches using (batch) where batches.status = 'open') from batches where status = 'open'";
 
 /// How often such a reader looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -64,9 +67,6 @@ struct Run {
 /// How often the run says how it goes.
 const SAY_EVERY: Duration = Duration::from_secs(60);
 
-/// Of a ttl: sleeps and answers later than this excuse everybody.
-const LATE: u32 = 8;
-
 /// Runs it in a folder of its own below this one, which stays where something is wrong.
 pub fn run(options: Options, below: &Path) -> Report {
     let runtime =
@@ -92,7 +92,7 @@ pub fn run(options: Options, below: &Path) -> Report {
     }
     std::fs::write(folder.join("plan.txt"), text).expect("the plan can be written");
     let operators = Operators::start(servers.url(), folder.clone(), drawn);
-    let probe = servers.probe(drawn.ttl() / LATE);
+    let probe = servers.probe(probe::late(drawn.ttl()));
     let mut run = Run {
         options,
         drawn,
@@ -185,9 +185,14 @@ impl Run {
     fn look(&mut self, looked: &mut Instant, runtime: &tokio::runtime::Runtime) {
         if self.options.on == On::Sqlite && looked.elapsed() >= LOOK_EVERY {
             *looked = Instant::now();
-            let changes = runtime.block_on(self.servers.number(LAST_CHANGE));
-            self.whole_at.extend(changes.map(|changes| Look { changes, at_us: now_us() }));
+            self.look_now(runtime);
         }
+    }
+
+    fn look_now(&mut self, runtime: &tokio::runtime::Runtime) {
+        let from_us = now_us();
+        let changes = runtime.block_on(self.servers.number(LAST_CHANGE));
+        self.whole_at.extend(changes.map(|changes| Look { changes, from_us, at_us: now_us() }));
     }
 
     fn order(&self, order: Order) {
@@ -226,9 +231,9 @@ impl Run {
             Ok(register) => self.register = register,
             Err(_) => self.complaints.push("runner: the operators' thread panicked".to_owned()),
         }
-        let open = number(self, "select cast(coalesce(sum(total), 0) as bigint) from batches where status = 'open'");
-        let longest = u64::try_from(open.unwrap_or_default()).unwrap_or_default() * self.drawn.row_ms_max;
-        bound += Duration::from_millis(longest);
+        let left = u64::try_from(number(self, LINES_LEFT).unwrap_or_default()).unwrap_or_default();
+        // There is one worker at least for each.
+        bound += Duration::from_millis(left * self.drawn.row_ms_max / u64::from(self.drawn.concurrency));
         loop {
             self.tick();
             self.look(&mut looked, runtime);

@@ -15,7 +15,10 @@ pub async fn read(evidence: &Evidence<'_>, findings: &mut Findings) -> Facts {
             let mut transactions = 0;
             let violations = story::judge_and(&mut conn, |transaction| {
                 transactions += 1;
-                transaction.changes.iter().for_each(|change| facts.change(change, transaction.at_us));
+                transaction
+                    .changes
+                    .iter()
+                    .for_each(|change| facts.change(change, transaction.at_us, transaction.at_us));
             })
             .await;
             findings.transactions = transactions;
@@ -23,7 +26,7 @@ pub async fn read(evidence: &Evidence<'_>, findings: &mut Findings) -> Facts {
         }
         Store::File(file) => {
             let mut conn = connect(file).await;
-            let (mut number, mut story) = (0, Story::default());
+            let (mut number, mut story, mut after_us) = (0, Story::default(), i64::MIN);
             let mut whole_at = evidence.whole_at.iter().peekable();
             loop {
                 let page = read_file_behind(&mut conn, number).await;
@@ -32,12 +35,12 @@ pub async fn read(evidence: &Evidence<'_>, findings: &mut Findings) -> Facts {
                 for change in &page {
                     // Its own times are by clocks that were stepped.
                     let seen = whole_at.clone().find(|look| look.changes >= change.number);
-                    facts.change(change, seen.map_or(i64::MAX, |look| look.at_us));
+                    facts.change(change, after_us, seen.map_or(i64::MAX, |look| look.at_us));
                     story.changes(change);
                     // Nothing changed between two looks.
                     let mut looked = false;
-                    while whole_at.next_if(|look| look.changes <= change.number).is_some() {
-                        looked = true;
+                    while let Some(look) = whole_at.next_if(|look| look.changes <= change.number) {
+                        (looked, after_us) = (true, look.from_us);
                     }
                     if looked && findings.violations.len() < TOLD {
                         let violations = story.is_whole(change.number.unsigned_abs());

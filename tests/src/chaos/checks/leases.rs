@@ -52,6 +52,7 @@ pub fn check(facts: &Facts, evidence: &Evidence<'_>, say: &mut Say<'_>) {
     for violation in health::violations(&changes, evidence.lives, evidence.surroundings, asked) {
         say.wrong("leases", || violation);
     }
+    say.findings.deaths = health::deaths(&changes, evidence.lives, evidence.surroundings);
     let took = health::recoveries_us(&changes, evidence.lives);
     let at = |place: usize| Duration::from_micros(took.get(place).map_or(0, |took| took.unsigned_abs()));
     say.findings.recovered = (took.len() as u64, at(took.len() / 2), at(took.len().saturating_sub(1)));

@@ -5,9 +5,8 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::super::checks::{self, Evidence, Look};
-use super::super::fleet::now_us;
-use super::super::health::Surroundings;
+use super::super::checks::{self, Evidence};
+use super::super::health::{Deaths, Surroundings};
 use super::super::kind::Kind;
 use super::super::ledger::{self, CALLS, LEDGER};
 use super::super::link::Link;
@@ -15,7 +14,7 @@ use super::super::options::On;
 use super::super::probe::Probe;
 use super::super::report::{Applied, Findings, Report};
 use super::super::run_log::told_to_stop;
-use super::{LAST_CHANGE, Run};
+use super::Run;
 
 impl Run {
     /// Everybody leaves; then what happened is checked.
@@ -29,8 +28,7 @@ impl Run {
         self.fleet.leave();
         if self.options.on == On::Sqlite {
             // All there is was there by now.
-            let changes = runtime.block_on(self.servers.number(LAST_CHANGE));
-            self.whole_at.extend(changes.map(|changes| Look { changes, at_us: now_us() }));
+            self.look_now(runtime);
         }
         let seen = self.probe.take().and_then(Probe::end);
         if seen.is_none() {
@@ -72,6 +70,8 @@ impl Run {
                 None => (kind, Applied::Times(counts.get(&kind).copied().unwrap_or_default())),
             })
             .collect();
+        let kills = counts.iter().filter(|(kind, _)| kind.kills()).map(|(_, times)| times).sum::<u64>();
+        findings.violations.extend(vacuous(kills + findings.killed_by_rows, findings.deaths));
         if self.options.every_kind && told_to_stop().is_none() {
             for (kind, _) in faults.iter().filter(|(_, applied)| **applied == Applied::Times(0)) {
                 findings.violations.push(format!("runner: {kind:?} was never applied"));
@@ -118,6 +118,17 @@ impl Run {
     }
 }
 
+/// After so many kills, invariant 6 must have been asked of a death.
+const KILLS_MANY: u64 = 10;
+
+/// A run whose machine was too slow, too often, has not asked how soon dead workers' leases ended.
+fn vacuous(kills: u64, deaths: Deaths) -> Option<String> {
+    let vacuous = kills >= KILLS_MANY && deaths.judged == 0;
+    vacuous.then(|| {
+        format!("runner: {kills} workers were killed, and of none was it asked how soon its lease ended: {deaths:?}")
+    })
+}
+
 /// What panicked, by the workers' logs.
 fn panics(folder: &Path) -> Vec<String> {
     let logs = std::fs::read_dir(folder).expect("the run's folder").flatten().map(|entry| entry.path());
@@ -128,4 +139,18 @@ fn panics(folder: &Path) -> Vec<String> {
         Some(format!("panic: {}: {line}", path.display()))
     });
     panicked.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kills_of_which_none_is_judged_are_a_finding() {
+        let deaths = |judged, excused| Deaths { judged, excused };
+        assert!(vacuous(10, deaths(0, 10)).is_some_and(|finding| finding.starts_with("runner: 10 workers")));
+        assert!(vacuous(10, deaths(0, 0)).is_some(), "nobody saw them");
+        assert!(vacuous(9, deaths(0, 9)).is_none(), "too few to tell");
+        assert!(vacuous(100, deaths(1, 99)).is_none());
+    }
 }
