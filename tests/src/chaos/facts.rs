@@ -342,3 +342,59 @@ pub async fn read_file_behind(conn: &mut SqliteConnection, number: i64) -> Vec<C
         |(number, relation, was, becomes)| Change { number, relation, was: parse(was), becomes: parse(becomes) };
     rows.into_iter().map(change).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn change(relation: &str, becomes: &Value) -> Change {
+        let becomes = Some(Columns::parse(&becomes.to_string()));
+        Change { number: 1, relation: relation.to_owned(), was: None, becomes }
+    }
+
+    fn span(token: u64) -> Change {
+        change("spans", &json!({ "batch": 1, "token": token, "lease": 7, "lines": "[[1,4]]" }))
+    }
+
+    #[test]
+    fn a_claim_of_a_batch_that_is_held_or_over_is_seen() {
+        let found = |status: &str, held: bool| {
+            let mut facts = Facts::default();
+            let batch = json!({ "batch": 1, "status": status, "total": 9, "held": held });
+            facts.change(&change("batches", &batch), 0, 10);
+            facts.change(&span(5), 20, 30);
+            assert_eq!(facts.claims[&5].after_us, 20);
+            facts.broken
+        };
+        assert_eq!(found("open", false), []);
+        for (status, held) in [("open", true), ("aborted", false), ("success", false), ("loading", false)] {
+            let broken = found(status, held);
+            assert!(broken.len() == 1 && broken[0].0 == "claims", "{status} {held}: {broken:?}");
+        }
+    }
+
+    #[test]
+    fn an_abort_is_as_old_as_its_first_sight() {
+        let mut facts = Facts::default();
+        for (status, at_us) in [("open", 10), ("aborted", 20), ("aborted", 30)] {
+            let batch = json!({ "batch": 1, "status": status, "total": 9, "held": false });
+            facts.change(&change("batches", &batch), 0, at_us);
+        }
+        assert_eq!(facts.batches[&1].aborted_us, Some(20));
+    }
+
+    #[test]
+    fn what_asked_for_another_try_is_an_attempt_and_nothing_else_is() {
+        let mut facts = Facts::default();
+        for (token, kind) in [(1, "retried"), (2, "given_back"), (3, "timed_out"), (4, "crashed"), (5, "recovered")] {
+            let entry = json!({
+                "batch": 1, "first_line": 2, "last_line": 2, "token": token, "kind": kind, "lease": 7, "detail": null
+            });
+            facts.change(&change("attempts", &entry), 0, 0);
+        }
+        assert_eq!(facts.tries, BTreeMap::from([((1, 2), vec![1, 3])]));
+        assert_eq!(facts.attempt((1, 2), 6), 3);
+    }
+}

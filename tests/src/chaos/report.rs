@@ -18,6 +18,21 @@ pub enum Applied {
     NotHere(&'static str),
 }
 
+/// A run was told to stop in the midst of its plan; all was healed and checked as it is in the end of any other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped {
+    /// By this signal.
+    pub signal: i32,
+    /// So many steps of its plan were not done.
+    pub steps_left: usize,
+}
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "told to stop by signal {}, with {} steps of the plan not done", self.signal, self.steps_left)
+    }
+}
+
 /// What the checks found out besides violations.
 #[derive(Debug, Clone, Default)]
 pub struct Findings {
@@ -92,7 +107,9 @@ pub struct Report {
     pub healing: Duration,
     /// What was found.
     pub findings: Findings,
-    /// Where all is kept, of a run that failed.
+    /// It was told to stop.
+    pub stopped: Option<Stopped>,
+    /// Where all is kept, of a run that failed or was stopped.
     pub kept: Option<PathBuf>,
 }
 
@@ -166,6 +183,60 @@ impl fmt::Display for Report {
         if let Some(kept) = &self.kept {
             writeln!(f, "kept: {}", kept.display())?;
         }
-        write!(f, "result: {}", if self.holds() { "all holds" } else { "FAILED" })
+        match (self.holds(), self.stopped) {
+            (true, None) => write!(f, "result: all holds"),
+            (true, Some(stopped)) => {
+                write!(f, "result: STOPPED: {stopped}; what was done until then is checked, and holds")
+            }
+            (false, None) => write!(f, "result: FAILED"),
+            (false, Some(stopped)) => write!(f, "result: FAILED ({stopped})"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::options::On;
+    use super::*;
+
+    #[test]
+    fn a_run_that_was_stopped_says_so_and_does_not_say_that_it_failed() {
+        let options = Options {
+            on: On::Sqlite,
+            seed: 1,
+            faults_for: Duration::ZERO,
+            fault_every: Duration::from_secs(1),
+            workers: 4,
+            durable: false,
+            every_kind: true,
+            keep: false,
+        };
+        let result = |violations: &[&str], stopped| {
+            let violations = violations.iter().map(|&violation| violation.to_owned()).collect();
+            let report = Report {
+                options,
+                drawn: Drawn::of(&options),
+                faults: BTreeMap::new(),
+                missed: 0,
+                refused: 0,
+                repeated: 0,
+                cuts: 0,
+                name_in_use: 0,
+                healing: Duration::ZERO,
+                findings: Findings { violations, ..Findings::default() },
+                stopped,
+                kept: None,
+            };
+            report.to_string().lines().last().map(str::to_owned).unwrap_or_default()
+        };
+        let stopped = Some(Stopped { signal: 15, steps_left: 7 });
+        assert_eq!(result(&[], None), "result: all holds");
+        assert_eq!(result(&["liveness: no"], None), "result: FAILED");
+        let said = result(&[], stopped);
+        assert!(said.starts_with("result: STOPPED") && said.contains("signal 15, with 7 steps"), "{said}");
+        let both = result(&["liveness: no"], stopped);
+        assert!(both.starts_with("result: FAILED") && both.contains("signal 15"), "{both}");
     }
 }

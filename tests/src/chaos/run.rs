@@ -11,13 +11,15 @@ use super::disk::Disk;
 use super::fleet::{Fleet, now_us};
 use super::health::Spell;
 use super::kind::Kind;
+use super::link::Link;
 use super::operators::{Operators, Order, Register};
 use super::options::{Drawn, On, Options};
 use super::plan::{self, Step, What};
 use super::probe::{self, Probe};
-use super::report::Report;
-use super::run_log::{RunLog, told_to_stop};
+use super::report::{Report, Stopped};
+use super::run_log::RunLog;
 use super::servers::Servers;
+use crate::signals::told_to_stop;
 use faults::{End, Strike};
 
 mod ending;
@@ -46,6 +48,8 @@ struct Run {
     servers: Servers,
     fleet: Fleet,
     operators: Option<Operators>,
+    /// The operators' to the store.
+    way: Option<Link>,
     register: Register,
     due: Vec<(Instant, End)>,
     restarting: Option<JoinHandle<()>>,
@@ -55,6 +59,8 @@ struct Run {
     /// Faults that found nothing to strike (no worker with a name, a server that is away) and are tried again, from when on.
     again: Vec<(Instant, Strike)>,
     complaints: Vec<String>,
+    /// In the midst of its plan.
+    stopped: Option<Stopped>,
     whole_at: Vec<Look>,
     log: RunLog,
     probe: Option<Probe>,
@@ -91,7 +97,8 @@ pub fn run(options: Options, below: &Path) -> Report {
         let _ = writeln!(text, "{step}");
     }
     std::fs::write(folder.join("plan.txt"), text).expect("the plan can be written");
-    let operators = Operators::start(servers.url(), folder.clone(), drawn);
+    let way = servers.way_to_store(runtime.handle());
+    let operators = Operators::start(servers.url_over(way.as_ref().map(Link::port)), folder.clone(), drawn);
     let probe = servers.probe(probe::late(drawn.ttl()));
     let mut run = Run {
         options,
@@ -101,6 +108,7 @@ pub fn run(options: Options, below: &Path) -> Report {
         servers,
         fleet,
         operators: Some(operators),
+        way,
         register: Register::default(),
         due: Vec::new(),
         restarting: None,
@@ -109,6 +117,7 @@ pub fn run(options: Options, below: &Path) -> Report {
         counts: BTreeMap::new(),
         again: Vec::new(),
         complaints: Vec::new(),
+        stopped: None,
         whole_at: Vec::new(),
         log,
         probe: Some(probe),
@@ -147,9 +156,9 @@ impl Run {
         let (mut looked, mut said) = (began, began);
         while Instant::now() < end || steps.peek().is_some() {
             if let Some(signal) = told_to_stop() {
-                let left = steps.count();
-                self.complaints.push(format!("runner: told to stop by signal {signal}; {left} steps were not done"));
-                self.log.say(&format!("told to stop by signal {signal}"));
+                let stopped = Stopped { signal, steps_left: steps.count() };
+                self.log.say(&format!("{stopped}"));
+                self.stopped = Some(stopped);
                 return;
             }
             if said.elapsed() >= SAY_EVERY {
@@ -226,6 +235,7 @@ impl Run {
             self.tick();
             self.look(&mut looked, runtime);
         }
+        let quiet = Instant::now();
         self.log.say("the operators are done");
         match ending.join() {
             Ok(register) => self.register = register,
@@ -243,8 +253,8 @@ impl Run {
             if open == Some(0) && calls == Some(0) && live == i64::try_from(self.fleet.count()).ok() {
                 break;
             }
-            if began.elapsed() > bound {
-                self.complaints.push(format!("liveness: {bound:?} after the last fault {open:?} batches are open, {calls:?} calls to make, {live:?} leases live, of {} workers", self.fleet.count()));
+            if quiet.elapsed() > bound {
+                self.complaints.push(format!("liveness: {bound:?} after the operators' last command {open:?} batches are open, {calls:?} calls to make, {live:?} leases live, of {} workers", self.fleet.count()));
                 break;
             }
         }

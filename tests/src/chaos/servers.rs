@@ -11,6 +11,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqliteConnection};
 use tokio::runtime::Handle;
 
+use super::link::Link;
 use super::options::{On, Options};
 use super::probe::{self, Probe};
 use crate::history::journal;
@@ -89,6 +90,14 @@ impl Servers {
         match &self.store {
             Store::File(file) => format!("sqlite://{}", file.to_str().expect("UTF-8")),
             Store::Schema(schema, _) => schema.url(),
+        }
+    }
+
+    /// A way to the store's server, if it has one.
+    pub fn way_to_store(&self, runtime: &Handle) -> Option<Link> {
+        match &self.store {
+            Store::File(_) => None,
+            Store::Schema(_, server) => Some(Link::start(runtime, server.port())),
         }
     }
 

@@ -13,7 +13,6 @@ use super::super::link::Link;
 use super::super::options::On;
 use super::super::probe::Probe;
 use super::super::report::{Applied, Findings, Report};
-use super::super::run_log::told_to_stop;
 use super::Run;
 
 impl Run {
@@ -72,12 +71,12 @@ impl Run {
             .collect();
         let kills = counts.iter().filter(|(kind, _)| kind.kills()).map(|(_, times)| times).sum::<u64>();
         findings.violations.extend(vacuous(kills + findings.killed_by_rows, findings.deaths));
-        if self.options.every_kind && told_to_stop().is_none() {
+        if self.options.every_kind && self.stopped.is_none() {
             for (kind, _) in faults.iter().filter(|(_, applied)| **applied == Applied::Times(0)) {
                 findings.violations.push(format!("runner: {kind:?} was never applied"));
             }
         }
-        let links = fleet.places.iter().flat_map(|place| [&place.store, &place.redis]).flatten();
+        let links = fleet.places.iter().flat_map(|place| [&place.store, &place.redis]).chain([&self.way]).flatten();
         let mut report = Report {
             options: self.options,
             drawn: self.drawn,
@@ -89,9 +88,11 @@ impl Run {
             name_in_use: fleet.name_in_use,
             healing,
             findings,
+            stopped: self.stopped,
             kept: None,
         };
-        if report.holds() && !self.options.keep {
+        // Whoever stops a run may want to see why.
+        if report.holds() && report.stopped.is_none() && !self.options.keep {
             self.remove();
         } else {
             report.kept = Some(self.keep(&report));

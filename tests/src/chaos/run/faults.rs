@@ -20,8 +20,8 @@ pub(super) struct Strike {
     pub(super) pick: u64,
 }
 
-/// So much later a fault is tried again that found nothing to strike.
-const STRIKE_AGAIN: Duration = Duration::from_millis(500);
+/// So much later a fault is tried again that found nothing to strike: soon enough for a command that runs for a moment.
+const STRIKE_AGAIN: Duration = Duration::from_millis(50);
 
 /// What is done later to end a fault.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -30,6 +30,7 @@ pub(super) enum End {
     TwinLeaves(usize),
     HealStore(usize),
     HealRedis(usize),
+    HealOperators,
     RedisBack { empty: bool },
     Thaw,
     ClearDisk,
@@ -74,7 +75,7 @@ impl Run {
                 self.due.push((until, End::TwinLeaves(at)));
             }
             Kind::StoreDelay | Kind::StoreStall | Kind::StoreHalfOpen | Kind::StoreReset | Kind::StoreCut => {
-                let link = self.fleet.places[worker].store.as_ref()?;
+                let link = struck(&self.fleet.places[worker].store, kind)?;
                 begin_spell(&mut self.cut[worker], now_us());
                 disturb(link, kind, pick);
                 if kind == Kind::StoreReset {
@@ -84,10 +85,20 @@ impl Run {
                 }
             }
             Kind::RedisDelay | Kind::RedisStall | Kind::RedisHalfOpen | Kind::RedisReset | Kind::RedisCut => {
-                let link = self.fleet.places[worker].redis.as_ref()?;
+                let link = struck(&self.fleet.places[worker].redis, kind)?;
                 disturb(link, kind, pick);
                 if kind != Kind::RedisReset {
                     self.due.push((until, End::HealRedis(worker)));
+                }
+            }
+            Kind::OperatorsDelay
+            | Kind::OperatorsStall
+            | Kind::OperatorsHalfOpen
+            | Kind::OperatorsReset
+            | Kind::OperatorsCut => {
+                disturb(struck(&self.way, kind)?, kind, pick);
+                if kind != Kind::OperatorsReset {
+                    self.due.push((until, End::HealOperators));
                 }
             }
             Kind::PostgresFast | Kind::PostgresCrash => {
@@ -140,6 +151,7 @@ impl Run {
                 self.fleet.places[at].store.iter().for_each(Link::heal);
                 self.fair(at);
             }
+            End::HealOperators => self.way.iter().for_each(Link::heal),
             End::HealRedis(at) => self.fleet.places[at].redis.iter().for_each(Link::heal),
             End::RedisBack { empty } => {
                 if let Some(redis) = &mut self.servers.redis {
@@ -184,17 +196,60 @@ impl Run {
     }
 }
 
+/// The way that a fault strikes, if there is anything on it to strike: without a connection nothing is reset, nor cut. (Operators
+/// connect anew with each command.)
+fn struck(way: &Option<Link>, kind: Kind) -> Option<&Link> {
+    let needs_connection =
+        matches!(kind, Kind::StoreReset | Kind::StoreCut | Kind::RedisReset | Kind::RedisCut | Kind::OperatorsReset);
+    way.as_ref().filter(|link| !needs_connection || link.connections() > 0)
+}
+
 fn disturb(link: &Link, kind: Kind, pick: u64) {
     match kind {
-        Kind::StoreDelay | Kind::RedisDelay => {
+        Kind::StoreDelay | Kind::RedisDelay | Kind::OperatorsDelay => {
             link.change(|weather| weather.delay = Duration::from_millis(50 + pick % 750));
         }
-        Kind::StoreStall | Kind::RedisStall => link.change(|weather| weather.stalled = true),
-        Kind::StoreHalfOpen | Kind::RedisHalfOpen => {
+        Kind::StoreStall | Kind::RedisStall | Kind::OperatorsStall => link.change(|weather| weather.stalled = true),
+        Kind::StoreHalfOpen | Kind::RedisHalfOpen | Kind::OperatorsHalfOpen => {
             let way = if pick.is_multiple_of(2) { Way::There } else { Way::Back };
             link.change(|weather| weather.loses = Some(way));
         }
-        Kind::StoreReset | Kind::RedisReset => link.reset(),
+        Kind::StoreReset | Kind::RedisReset | Kind::OperatorsReset => link.reset(),
         _ => link.cut_after(1 + pick % 8),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::process::until;
+
+    #[test]
+    fn without_a_connection_nothing_is_reset_or_cut() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let server = runtime.block_on(TcpListener::bind(("127.0.0.1", 0))).unwrap();
+        let way = Some(Link::start(runtime.handle(), server.local_addr().unwrap().port()));
+        let needs = [Kind::StoreReset, Kind::StoreCut, Kind::RedisReset, Kind::RedisCut, Kind::OperatorsReset];
+        let others = [Kind::StoreDelay, Kind::StoreStall, Kind::RedisHalfOpen, Kind::OperatorsCut];
+        let strikes = |kinds: &[Kind]| kinds.iter().filter(|kind| struck(&way, **kind).is_some()).count();
+        assert_eq!((strikes(&needs), strikes(&others)), (0, others.len()));
+        let port = way.as_ref().unwrap().port();
+        // Something went through: it is joined.
+        let mut client = runtime.block_on(async {
+            let mut client = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            let (mut served, _) = server.accept().await.unwrap();
+            served.write_all(b"x").await.unwrap();
+            client.read_exact(&mut [0]).await.unwrap();
+            client
+        });
+        assert_eq!((strikes(&needs), strikes(&others)), (needs.len(), others.len()));
+        runtime.block_on(client.shutdown()).unwrap();
+        drop(client);
+        let way = way.as_ref().unwrap();
+        until("the connection is over", Duration::from_secs(20), || (way.connections() == 0).then_some(()));
+        assert!(struck(&None, Kind::StoreDelay).is_none(), "a store in a file has no way to it");
     }
 }
