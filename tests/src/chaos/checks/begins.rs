@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use fencepost_core::LeaseId;
-use fencepost_core::rules::lease::l4_margin;
 use fencepost_model::history::Event;
 
 use super::super::facts::Facts;
@@ -29,7 +28,7 @@ const STANDSTILLS_PER_NOTE: u64 = 20;
 #[derive(Debug, Clone, Copy)]
 struct Asked {
     ttl_us: i64,
-    /// The time after a renewal in which a worker may start runs.
+    /// The time after a renewal in which a worker may start runs: all but an eighth of the ttl (L4).
     licence_us: i64,
     /// Between a start and its note.
     start_us: i64,
@@ -38,7 +37,7 @@ struct Asked {
 impl Asked {
     fn of(ttl: Duration) -> Self {
         let us = |time: Duration| i64::try_from(time.as_micros()).expect("short");
-        Self { ttl_us: us(ttl), licence_us: us(ttl - l4_margin(ttl)), start_us: us(probe::late(ttl) * STEPS) }
+        Self { ttl_us: us(ttl), licence_us: us(ttl - ttl / 8), start_us: us(probe::late(ttl) * STEPS) }
     }
 }
 
