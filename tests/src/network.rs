@@ -99,7 +99,7 @@ impl Network {
             return Err(NotHere("it takes root to make network namespaces".to_owned()));
         }
         for tool in ["ip", "iptables"] {
-            let found = Command::new(tool).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
+            let found = apart(Command::new(tool).arg("-V")).stdout(Stdio::null()).stderr(Stdio::null()).status();
             if !found.is_ok_and(|status| status.success()) {
                 return Err(NotHere(format!("there is no {tool} (Debian: apt-get install iproute2 iptables)")));
             }

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -135,6 +135,14 @@ impl Process {
     /// Starts it, [`apart`].
     pub fn start(mut command: Command) -> Self {
         Self { child: apart(&mut command).spawn().expect("the program starts") }
+    }
+
+    /// The same, and what it says from now on.
+    pub fn start_heard(mut command: Command) -> (Self, ChildStdout) {
+        command.stdout(Stdio::piped());
+        let mut process = Self::start(command);
+        let said = process.child.stdout.take().expect("a pipe");
+        (process, said)
     }
 
     /// Its process id.

@@ -337,7 +337,7 @@ impl Drop for Server {
 /// `redis-cli`, which waits for a frozen server for ever by itself.
 fn cli() -> Command {
     let mut cli = Command::new("timeout");
-    cli.args(["20", "redis-cli"]).env_remove("REDISCLI_AUTH");
+    apart(cli.args(["20", "redis-cli"]).env_remove("REDISCLI_AUTH"));
     cli
 }
 

@@ -10,11 +10,14 @@ static TOLD: AtomicI32 = AtomicI32::new(0);
 /// From now on the first SIGTERM, SIGINT or SIGHUP is for [`told_to_stop`]; the second ends the process.
 pub fn heed() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    // Before this returns: whoever is told that it listens may send one at once.
+    let listening = runtime.enter();
+    let listen = |kind| signal(kind).expect("signals can be listened to");
+    let (mut term, mut int) = (listen(SignalKind::terminate()), listen(SignalKind::interrupt()));
+    let mut hup = listen(SignalKind::hangup());
+    drop(listening);
     std::thread::spawn(move || {
         runtime.block_on(async {
-            let listen = |kind| signal(kind).expect("signals can be listened to");
-            let (mut term, mut int) = (listen(SignalKind::terminate()), listen(SignalKind::interrupt()));
-            let mut hup = listen(SignalKind::hangup());
             loop {
                 let told = tokio::select! {
                     _ = term.recv() => SignalKind::terminate(),

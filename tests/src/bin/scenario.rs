@@ -499,8 +499,8 @@ fn main() {
             let (ttl, row) = (Duration::from_millis(ttl_ms), Duration::from_millis(row_ms));
             let sizes = partitions::Sizes { ttl, concurrency, row, slack: Duration::from_millis(500) };
             let all = if partition.is_empty() { partitions::Partition::value_variants() } else { &partition[..] };
-            println!("{sizes:#?}");
             signals::heed();
+            println!("{sizes:#?}");
             match partitions::run(sizes, all) {
                 Ok(outcomes) => {
                     println!("{outcomes:#?}");

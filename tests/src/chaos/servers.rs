@@ -17,6 +17,7 @@ use super::probe::{self, Probe};
 use crate::history::journal;
 use crate::place;
 use crate::postgres::{self, Durability, Schema};
+use crate::process::apart;
 use crate::redis::{self, Keeps};
 
 /// Where the store is.
@@ -153,7 +154,7 @@ impl Servers {
             let mut command = Command::new(server.program("pg_dump"));
             command.args(["-d", server.url(), "-n", schema.name()]).stdout(dump);
             // Without it the rest is still worth keeping.
-            let _ = command.status();
+            let _ = apart(&mut command).status();
         }
     }
 }

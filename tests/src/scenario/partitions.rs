@@ -64,14 +64,14 @@ pub struct Outcomes {
 /// the others go on meanwhile, and all do afterwards.
 pub fn run(sizes: Sizes, partitions: &[Partition]) -> Result<Outcomes, NotHere> {
     let mut field = Field::new(sizes)?;
-    field.until_recorded_after(&[0, 1, 2], 0);
-    field.until("Redis can vouch", || {
-        let up: u64 = field.redis.info("uptime_in_seconds").parse().expect("a number");
-        (Duration::from_secs(up) > sizes.ttl + Duration::from_secs(2)).then_some(())
-    });
-    assert_eq!(field.redis.heartbeats(), WORKERS, "the workers use Redis");
     let mut done = Vec::new();
     let rest = unless_stopped(|| {
+        field.until_recorded_after(&[0, 1, 2], 0);
+        field.until("Redis can vouch", || {
+            let up: u64 = field.redis.info("uptime_in_seconds").parse().expect("a number");
+            (Duration::from_secs(up) > sizes.ttl + Duration::from_secs(2)).then_some(())
+        });
+        assert_eq!(field.redis.heartbeats(), WORKERS, "the workers use Redis");
         // One by one: those that are done stay done.
         for partition in partitions {
             done.push(once(&mut field, sizes, *partition));
