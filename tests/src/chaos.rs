@@ -6,7 +6,7 @@
 //! | what is drawn from the seed before anything starts | [`options`] |
 //! | the kinds of faults | [`kind`] |
 //! | the plan, as plain data | [`plan`] |
-//! | the run itself: plan, healing, checks | [`run`](mod@run) |
+//! | the run itself: plan, healing, checks | [`run`](mod@run): its course; `run/faults.rs`: how each fault is begun and ended; `run/ending.rs`: what is checked and told |
 //! | worker processes: kills, stops, terms, twins | [`fleet`] |
 //! | the way between one worker and one server | [`link`] |
 //! | the servers, and the store behind them | [`servers`] |
@@ -17,7 +17,7 @@
 //! | rows and what is to come of them | [`rows`] |
 //! | the handlers' ledger | [`ledger`] |
 //! | what the journal says about batches, claims and outcomes | [`facts`] |
-//! | the checks | [`checks`] |
+//! | the checks | [`checks`], a file for each |
 //! | whether leases ended when they should, and only then | [`health`] |
 //! | what is printed | [`report`] |
 

@@ -19,4 +19,5 @@ pub mod process;
 pub mod proxy;
 pub mod redis;
 pub mod scenario;
+pub mod signals;
 pub mod worker_program;

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::unistd::Uid;
 
+use crate::process::apart;
+
 /// Why there can be no network here.
 #[derive(Debug, Clone)]
 pub struct NotHere(String);
@@ -97,7 +99,7 @@ impl Network {
             return Err(NotHere("it takes root to make network namespaces".to_owned()));
         }
         for tool in ["ip", "iptables"] {
-            let found = Command::new(tool).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
+            let found = apart(Command::new(tool).arg("-V")).stdout(Stdio::null()).stderr(Stdio::null()).status();
             if !found.is_ok_and(|status| status.success()) {
                 return Err(NotHere(format!("there is no {tool} (Debian: apt-get install iproute2 iptables)")));
             }
@@ -112,7 +114,7 @@ impl Network {
         let mut shell = Command::new("sh");
         shell.args(["-c", SHELL, "sh", &name]);
         shell.args(hosts.iter().flat_map(|host| [&host.namespace, &host.address, &host.port]));
-        let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell starts");
+        let mut shell = apart(&mut shell).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell starts");
         let (pipe, said) = (shell.stdin.take(), shell.stdout.take().expect("a pipe"));
         let network = Self { hosts, switch: name, pipe, shell };
         let mut line = String::new();
@@ -171,7 +173,7 @@ impl Network {
 
 /// Runs a command that has to succeed, and gives what it said.
 fn done(mut command: Command) -> String {
-    let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().expect("it starts");
+    let Output { status, stdout, stderr } = apart(&mut command).stdin(Stdio::null()).output().expect("it starts");
     assert!(status.success(), "{command:?}: {}", String::from_utf8_lossy(&stderr));
     String::from_utf8_lossy(&stdout).into_owned()
 }

@@ -15,6 +15,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::network::Host;
 use crate::ports::free_port;
+use crate::process::apart;
 
 /// Names a server to test on; each test makes a schema of its own there.
 const SERVER: &str = "FENCEPOST_TEST_POSTGRES_URL";
@@ -111,7 +112,8 @@ impl Server {
         if let Some(host) = &host {
             command = host.enter(&command);
         }
-        let mut shell = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell starts");
+        let mut shell =
+            apart(&mut command).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell starts");
         let (pipe, said) = (shell.stdin.take(), shell.stdout.take().expect("a pipe"));
         let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
         let mut server = Self { url, port, host, settings, folder: PathBuf::new(), bin: bin.to_owned(), pipe, shell };
@@ -169,7 +171,7 @@ impl Server {
         if let Some(host) = &self.host {
             control = host.enter(&control);
         }
-        let status = control.stdout(Stdio::null()).status();
+        let status = apart(&mut control).stdout(Stdio::null()).status();
         assert!(status.expect("pg_ctl starts").success(), "pg_ctl {arguments:?}");
     }
 }

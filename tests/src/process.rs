@@ -1,8 +1,9 @@
 //! Programs of this workspace, and worker processes that are killed, stopped and replaced.
 
 use std::ffi::OsStr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -18,16 +19,42 @@ pub fn program(name: &str) -> PathBuf {
     if let Some(dir) = std::env::var_os(PROGRAMS) {
         return Path::new(&dir).join(name);
     }
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(build).join(name)
+    match built() {
+        Ok(dir) => dir.join(name),
+        Err(why) => panic!("{why}"),
+    }
+}
+
+/// How all programs of this workspace are built.
+const BUILD: &str = "`cargo build --workspace --bins --examples`";
+
+/// Whether these programs are there, or can be built; else what to do.
+pub fn programs_are_there(names: &[&str]) -> Result<(), String> {
+    let (dir, whence) = match std::env::var_os(PROGRAMS) {
+        Some(dir) => (PathBuf::from(dir), format!("{PROGRAMS} names this folder")),
+        None => (built()?.clone(), "they are taken from there".to_owned()),
+    };
+    missing(&dir, names).map_or(Ok(()), |name| {
+        let dir = dir.display();
+        Err(format!("there is no program {name} in {dir} ({whence}): build all with {BUILD}, or have {PROGRAMS} name the folder where they are"))
+    })
+}
+
+fn missing<'a>(dir: &Path, names: &[&'a str]) -> Option<&'a str> {
+    names.iter().find(|name| !dir.join(name).is_file()).copied()
+}
+
+fn built() -> Result<&'static PathBuf, String> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    BUILT.get_or_init(build).as_ref().map_err(Clone::clone)
 }
 
 /// Builds all programs, and tells where they are. The whole workspace, as `./test` does it: a package by itself would be
-/// built with other features of its dependencies, and so would they.
-fn build() -> PathBuf {
-    let own = std::env::current_exe().expect("a program knows its own file");
+/// built with other features of its dependencies, and so would they. Of a program that was taken elsewhere they lie beside it.
+fn build() -> Result<PathBuf, String> {
+    let own = std::env::current_exe().map_err(|error| format!("this program's own file is not known: {error}"))?;
     let dir = own.ancestors().find(|dir| dir.join(".cargo-lock").exists() || dir.join("deps").is_dir());
-    let dir = dir.expect("cargo runs this program").to_owned();
+    let Some(dir) = dir else { return Ok(own.parent().unwrap_or(Path::new("/")).to_owned()) };
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     cargo.args(["build", "--quiet", "--locked", "--workspace", "--bins", "--examples", "--target-dir"]);
@@ -43,8 +70,14 @@ fn build() -> PathBuf {
     if dir.ends_with("release") {
         cargo.arg("--release");
     }
-    assert!(cargo.status().expect("cargo runs").success(), "the programs do not build");
-    dir
+    let why = match cargo.status() {
+        Ok(status) if status.success() => return Ok(dir.to_owned()),
+        Ok(status) => format!("cargo ended with {status}"),
+        Err(error) => format!("cargo, or the folder that this program was built from, is not there: {error}"),
+    };
+    Err(format!(
+        "the programs of this workspace cannot be built ({why}): build them with {BUILD}, and have {PROGRAMS} name the folder where they are"
+    ))
 }
 
 /// A program of this workspace that dies with the thread that starts it: workers of tests that are killed do not stay behind.
@@ -52,6 +85,12 @@ pub fn mortal(name: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(program(name));
     command
+}
+
+/// In a process group of its own: what a terminal sends to this process's group (Ctrl-C) is for this process alone, which ends its
+/// children itself.
+pub fn apart(command: &mut Command) -> &mut Command {
+    command.process_group(0)
 }
 
 /// The `fencepost` program.
@@ -69,7 +108,7 @@ pub fn fencepost() -> Command {
 
 /// Runs `fencepost` to its end.
 pub fn run_fencepost<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Output {
-    fencepost().args(arguments).stdin(Stdio::null()).output().expect("fencepost starts")
+    apart(fencepost().args(arguments)).stdin(Stdio::null()).output().expect("fencepost starts")
 }
 
 /// Runs `fencepost ... --json` to its end and reads what it says.
@@ -93,9 +132,17 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it.
+    /// Starts it, [`apart`].
     pub fn start(mut command: Command) -> Self {
-        Self { child: command.spawn().expect("the program starts") }
+        Self { child: apart(&mut command).spawn().expect("the program starts") }
+    }
+
+    /// The same, and what it says from now on.
+    pub fn start_heard(mut command: Command) -> (Self, ChildStdout) {
+        command.stdout(Stdio::piped());
+        let mut process = Self::start(command);
+        let said = process.child.stdout.take().expect("a pipe");
+        (process, said)
     }
 
     /// Its process id.
@@ -151,5 +198,27 @@ pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>
         }
         assert!(Instant::now() < end, "waited {limit:?} until {what}");
         std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_missing_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("one"), "").unwrap();
+        assert_eq!(missing(dir.path(), &["one"]), None);
+        assert_eq!(missing(dir.path(), &["one", "two"]), Some("two"));
+    }
+
+    /// The terminal's Ctrl-C goes to a group.
+    #[test]
+    fn a_process_is_in_a_group_of_its_own() {
+        let mut command = Command::new("sleep");
+        command.arg("1000");
+        let process = Process::start(command);
+        assert_eq!(nix::unistd::getpgid(Some(process.unix_pid())).unwrap(), process.unix_pid());
     }
 }

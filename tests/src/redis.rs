@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 
 use crate::network::Host;
 use crate::ports::free_port;
-use crate::process::until;
+use crate::process::{apart, until};
 
 pub mod certificates;
 pub mod cluster;
@@ -122,7 +122,8 @@ impl Server {
         if let Some(host) = &host {
             command = host.enter(&command);
         }
-        let mut shell = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell starts");
+        let mut shell =
+            apart(&mut command).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell starts");
         let (orders, said) = (shell.stdin.take(), BufReader::new(shell.stdout.take().expect("a pipe")));
         let port = free_port();
         let mut server = Self { port, tls, host, folder: PathBuf::new(), pid: None, orders, said, shell };
@@ -336,7 +337,7 @@ impl Drop for Server {
 /// `redis-cli`, which waits for a frozen server for ever by itself.
 fn cli() -> Command {
     let mut cli = Command::new("timeout");
-    cli.args(["20", "redis-cli"]).env_remove("REDISCLI_AUTH");
+    apart(cli.args(["20", "redis-cli"]).env_remove("REDISCLI_AUTH"));
     cli
 }
 

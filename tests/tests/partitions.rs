@@ -3,15 +3,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::io::{BufRead, BufReader};
+use std::fs::Permissions;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use fencepost_tests::network::{Host, Network};
-use fencepost_tests::process::until;
+use fencepost_tests::process::{Process, program, until};
 
 use fencepost_tests::scenario::partitions::{Partition, Sizes, run};
 use libtest_mimic::{Arguments, Failed, Trial};
+use nix::sys::signal::Signal;
 
 /// How long a packet takes at most.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -94,6 +97,29 @@ fn arrives_at_all(network: &Network) -> bool {
     network.host(0).enter(&connect).status().expect("python3 starts").success()
 }
 
+fn what_is_told_to_stop_leaves_nothing_behind() -> Result<(), Failed> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // Postgres runs as somebody else.
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).expect("it is ours");
+    let mut scenario = Command::new(program("scenario"));
+    scenario.arg("partitions").env("TMPDIR", folder.path());
+    let (mut scenario, output) = Process::start_heard(scenario);
+    let (mut said, mut output) = (String::new(), BufReader::new(output));
+    while !said.contains("Sizes") {
+        assert_ne!(output.read_line(&mut said).expect("text"), 0, "it ended: {said}");
+    }
+    scenario.signal(Signal::SIGINT);
+    output.read_to_string(&mut said).expect("text");
+    assert_eq!(scenario.wait(LIMIT).code(), Some(3), "{said}");
+    assert!(said.contains("partitions: []") && said.contains("stopped: Some"), "{said}");
+    let left: Vec<_> = std::fs::read_dir(folder.path()).expect("a folder").flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+    let hosts = Command::new("ip").args(["netns", "list"]).output().expect("ip starts").stdout;
+    let own = format!("fencepost-{}-", scenario.pid());
+    assert!(!String::from_utf8_lossy(&hosts).contains(&own), "{own}");
+    Ok(())
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let not_here = Network::new(2).err();
@@ -103,6 +129,7 @@ fn main() -> ExitCode {
     let trial =
         |name: &str, test: fn() -> Result<(), Failed>| Trial::test(name, test).with_ignored_flag(not_here.is_some());
     let trials = vec![
+        trial("what_is_told_to_stop_leaves_nothing_behind", what_is_told_to_stop_leaves_nothing_behind),
         trial("a_link_is_cut_one_way_or_both", links_are_cut_each_way_by_itself),
         trial("a_worker_cut_off_from_postgres_is_declared_dead_and_rejoins", || {
             holds(&[Partition::Store, Partition::StoreAnswers])

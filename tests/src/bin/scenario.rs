@@ -9,14 +9,17 @@ use clap::{Parser, Subcommand, ValueEnum};
 use fencepost_tests::chaos;
 use fencepost_tests::place::StoreKind;
 use fencepost_tests::postgres::{self, Schema};
+use fencepost_tests::process;
 use fencepost_tests::redis::{Keeps, Server};
 use fencepost_tests::scenario::{
     abort, command, completions, cuts, effects, fairness, kills, last_spans, million, partitions, pg_idle, pg_load,
     pg_store, poison, recovery_times, redis_cost, redis_kinds, redis_moods, restart, sigterm, status, stopped, stream,
     stream_speed, walk_through,
 };
+use fencepost_tests::signals;
 
 #[derive(Debug, Parser)]
+#[command(after_help = EXIT_CODES)]
 struct Args {
     /// Which kind of store keeps the rows
     #[arg(long, value_enum, default_value_t = StoreKind::Sqlite)]
@@ -265,7 +268,8 @@ enum Scenario {
         known: usize,
     },
     /// Workers, Postgres and Redis on hosts of their own, with links that are cut, one way or both; by default all partitions,
-    /// one after the other. Exit code 77 where this machine cannot do it
+    /// one after the other. Told to stop, it says what was done, and leaves nothing behind
+    #[command(after_help = EXIT_CODES)]
     Partitions {
         #[arg(long, value_enum)]
         partition: Vec<partitions::Partition>,
@@ -277,7 +281,8 @@ enum Scenario {
         concurrency: u32,
     },
     /// Faults of all kinds by a plan that a seed decides, then everything is healed, and what happened is checked. A run that
-    /// fails keeps all that is needed to understand it
+    /// fails keeps all that is needed to understand it; so does one that is told to stop, which heals, checks and reports, too
+    #[command(after_help = EXIT_CODES)]
     Chaos {
         /// What the workers work on
         #[arg(long, value_enum, default_value_t = chaos::options::On::Redis)]
@@ -304,8 +309,29 @@ enum Scenario {
 /// The exit code of a scenario that this machine cannot do: no success.
 const NOT_RUN: i32 = 77;
 
+/// That of one that was told to stop, and had found nothing wrong until then: no success either.
+const STOPPED: i32 = 3;
+
+/// That of a call that cannot be done as it is.
+const WRONG_CALL: i32 = 2;
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 all holds · 1 it does not · 2 wrong call, or programs of this workspace are missing · 3 told to stop by SIGINT, SIGTERM \
+or SIGHUP (chaos, partitions), and what was done until then holds; a second signal ends the process at once, with 128 and its \
+number · 77 this machine cannot do it · 101 a panic says why";
+
+/// All that scenarios run.
+const PROGRAMS: [&str; 4] = ["fencepost", "ledger-worker", "chaos-worker", "chaos-handler"];
+
 fn main() {
     let Args { on, scenario } = Args::parse();
+    // A process of another one's has been here.
+    let programs =
+        if matches!(scenario, Scenario::Duel { .. }) { Ok(()) } else { process::programs_are_there(&PROGRAMS) };
+    if let Err(why) = programs {
+        eprintln!("not run: {why}");
+        std::process::exit(WRONG_CALL);
+    }
     postgres::own_is_durable();
     match scenario {
         Scenario::Kills { rows, kills, row_us, seed } => {
@@ -473,9 +499,15 @@ fn main() {
             let (ttl, row) = (Duration::from_millis(ttl_ms), Duration::from_millis(row_ms));
             let sizes = partitions::Sizes { ttl, concurrency, row, slack: Duration::from_millis(500) };
             let all = if partition.is_empty() { partitions::Partition::value_variants() } else { &partition[..] };
+            signals::heed();
             println!("{sizes:#?}");
             match partitions::run(sizes, all) {
-                Ok(outcomes) => println!("{outcomes:#?}"),
+                Ok(outcomes) => {
+                    println!("{outcomes:#?}");
+                    if outcomes.stopped.is_some() {
+                        std::process::exit(STOPPED);
+                    }
+                }
                 Err(why) => {
                     println!("not run: {why}");
                     std::process::exit(NOT_RUN);
@@ -488,13 +520,16 @@ fn main() {
             let (durable, every_kind) = (true, true);
             let options =
                 chaos::options::Options { on, seed, faults_for, fault_every, workers, durable, every_kind, keep };
-            chaos::run_log::heed_signals();
+            signals::heed();
             chaos::run_log::heed_panics();
             let report = chaos::run::run(options, &std::env::temp_dir());
             // Where nobody listens any more, the exit code still tells.
             let _ = writeln!(std::io::stdout(), "{report}");
             if !report.holds() {
                 std::process::exit(1);
+            }
+            if report.stopped.is_some() {
+                std::process::exit(STOPPED);
             }
         }
         Scenario::Duel { store, rounds, who } => {

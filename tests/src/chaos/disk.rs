@@ -6,6 +6,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use nix::unistd::Uid;
 
+use crate::process::apart;
+
 /// A folder that may be a disk of its own.
 #[derive(Debug)]
 pub struct Disk {
@@ -56,7 +58,7 @@ impl Disk {
         // To the last byte, whatever others write meanwhile.
         let mut filler = Command::new("sh");
         filler.args(["-c", "cat /dev/zero >\"$1\"", "sh"]).arg(self.file(FILLER)).stderr(Stdio::null());
-        let status = filler.status().expect("a shell starts");
+        let status = apart(&mut filler).status().expect("a shell starts");
         assert!(!status.success(), "the disk was not full in the end");
     }
 
@@ -83,7 +85,7 @@ impl Mount {
         }
         let mut shell = Command::new("sh");
         shell.args(["-c", SHELL, "sh"]).arg(folder).arg(bytes.to_string());
-        let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell starts");
+        let mut shell = apart(&mut shell).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell starts");
         let (pipe, said) = (shell.stdin.take(), shell.stdout.take().expect("a pipe"));
         let mut line = String::new();
         BufReader::new(said).read_line(&mut line).expect("the shell speaks");

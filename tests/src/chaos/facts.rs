@@ -20,6 +20,10 @@ pub struct BatchFacts {
     pub total: u64,
     /// Its record is gone.
     pub purged: bool,
+    /// An operator holds it (S3).
+    pub held: bool,
+    /// When it was aborted at the latest, in microseconds since 1970.
+    pub aborted_us: Option<i64>,
 }
 
 /// An outcome that is or was there.
@@ -59,6 +63,8 @@ pub struct ClaimFacts {
     pub lines: LineSet,
     /// By which lease.
     pub lease: i64,
+    /// When it was not there yet, in microseconds since 1970.
+    pub after_us: i64,
 }
 
 /// A lease.
@@ -118,22 +124,29 @@ pub struct Facts {
     pub lease_changes: Vec<LeaseChange>,
     /// Crashes of each line, in their order.
     pub crashes: BTreeMap<(i64, u64), Vec<CrashFacts>>,
+    /// The tokens under which each line was to be tried again: it asked for that, or timed out.
+    pub tries: BTreeMap<(i64, u64), Vec<u64>>,
     /// Completion calls by batch and generation.
     pub calls: BTreeMap<(i64, u64), CallFacts>,
     /// The newest token that each line had in a span.
     newest: HashMap<(i64, u64), u64>,
-    /// Outcomes that an older token wrote, or that changed.
-    pub broken: Vec<String>,
+    /// What a change by itself shows to be wrong, and which check that is: outcomes that an older token wrote, or that changed; claims
+    /// from a batch that is not to be claimed from.
+    pub broken: Vec<(&'static str, String)>,
 }
 
 impl Facts {
-    /// Takes a change in that was there by this time.
-    pub fn change(&mut self, change: &Change, at_us: i64) {
+    /// Takes a change in that was not there yet at one time, and there by another.
+    pub fn change(&mut self, change: &Change, after_us: i64, at_us: i64) {
         match (change.relation.as_str(), &change.was, &change.becomes) {
             ("batches", _, Some(batch)) => {
                 let facts = self.batches.entry(batch.int("batch")).or_default();
                 batch.text("status").clone_into(&mut facts.status);
                 facts.total = batch.natural("total");
+                facts.held = batch.is("held");
+                if facts.status == "aborted" {
+                    facts.aborted_us.get_or_insert(at_us);
+                }
             }
             ("batches", Some(batch), None) => self.batches.entry(batch.int("batch")).or_default().purged = true,
             ("outcomes", None, Some(outcome)) => {
@@ -146,19 +159,19 @@ impl Facts {
                 };
                 let at = line_of(outcome, "line");
                 if self.newest.get(&at).is_some_and(|newest| *newest > facts.token) {
-                    self.broken.push(format!("batch {} line {} is recorded under an old token: {facts:?}", at.0, at.1));
+                    let what = format!("batch {} line {} is recorded under an old token: {facts:?}", at.0, at.1);
+                    self.broken.push(("fencing", what));
                 }
                 self.outcomes.entry(at).or_default().push(facts);
             }
             ("outcomes", Some(was), Some(becomes)) => {
-                self.broken.push(format!("an outcome changes: {was:?} becomes {becomes:?}"));
+                self.broken.push(("fencing", format!("an outcome changes: {was:?} becomes {becomes:?}")));
             }
             ("spans", None, Some(span)) => {
                 let (batch, token) = (span.int("batch"), span.natural("token"));
                 self.newest.extend(lines(span).iter().map(|line| ((batch, line), token)));
                 if let Some(lease) = span.int_or_null("lease") {
-                    let claim = ClaimFacts { batch: span.int("batch"), lines: lines(span), lease };
-                    self.claims.insert(span.natural("token"), claim);
+                    self.claim(token, ClaimFacts { batch, lines: lines(span), lease, after_us });
                 }
             }
             ("attempts", None, Some(entry)) => self.entry(entry, at_us),
@@ -171,10 +184,20 @@ impl Facts {
                 self.leases.insert(lease.int("lease"), facts);
                 let event = story::lease_event(change);
                 let lease = lease_id(lease.int("lease"));
-                self.lease_changes.extend(event.map(|event| LeaseChange { at_us, lease, process, event }));
+                self.lease_changes.extend(event.map(|event| LeaseChange { after_us, at_us, lease, process, event }));
             }
             _ => {}
         }
+    }
+
+    /// C3, S3, S2: of a batch that is held, or not open, nothing is claimed.
+    fn claim(&mut self, token: u64, claim: ClaimFacts) {
+        let closed = self.batches.get(&claim.batch).filter(|batch| batch.held || batch.status != "open");
+        if let Some(batch) = closed {
+            let what = format!("token {token}: {claim:?} of a batch that is not to be claimed from: {batch:?}");
+            self.broken.push(("claims", what));
+        }
+        self.claims.insert(token, claim);
     }
 
     fn entry(&mut self, entry: &Columns, at_us: i64) {
@@ -186,6 +209,11 @@ impl Facts {
         }
         let at = line_of(entry, "first_line");
         match entry.text("kind") {
+            "retried" | "timed_out" => {
+                for line in lines.first..=lines.last {
+                    self.tries.entry((at.0, line)).or_default().push(token);
+                }
+            }
             "crashed" => {
                 let crash = CrashFacts { token, lease: entry.int("lease"), withdrawn: false };
                 self.crashes.entry(at).or_default().push(crash);
@@ -235,10 +263,24 @@ impl Facts {
 
     /// The crashes of a line that an outcome of it may count: since the last operator's retry before it.
     pub fn crashes_of(&self, at: (i64, u64), outcome: &OutcomeFacts) -> Vec<CrashFacts> {
-        let outcomes = self.outcomes.get(&at).into_iter().flatten();
-        let since = outcomes.map(|other| other.token).filter(|token| *token < outcome.token).max().unwrap_or_default();
+        let counted = self.since_retry(at, outcome.token);
         let all = self.crashes.get(&at).into_iter().flatten().copied();
-        all.filter(|crash| (since + 1..outcome.token).contains(&crash.token)).collect()
+        all.filter(|crash| counted.contains(&crash.token)).collect()
+    }
+
+    /// Which attempt a run under this token is (P1, O5): one more than what asked for another try since the last operator's retry.
+    pub fn attempt(&self, at: (i64, u64), token: u64) -> u64 {
+        let counted = self.since_retry(at, token);
+        let tries = self.tries.get(&at).into_iter().flatten();
+        1 + tries.filter(|token| counted.contains(token)).count() as u64
+    }
+
+    /// The tokens of a line from its last operator's retry on, before this one. (An outcome is in the way of newer tokens until such
+    /// a retry takes it away.)
+    fn since_retry(&self, at: (i64, u64), token: u64) -> std::ops::Range<u64> {
+        let outcomes = self.outcomes.get(&at).into_iter().flatten();
+        let since = outcomes.map(|other| other.token).filter(|other| *other < token).max().unwrap_or_default();
+        since + 1..token
     }
 
     /// The outcome that a line has.
@@ -299,4 +341,60 @@ pub async fn read_file_behind(conn: &mut SqliteConnection, number: i64) -> Vec<C
     let change =
         |(number, relation, was, becomes)| Change { number, relation, was: parse(was), becomes: parse(becomes) };
     rows.into_iter().map(change).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn change(relation: &str, becomes: &Value) -> Change {
+        let becomes = Some(Columns::parse(&becomes.to_string()));
+        Change { number: 1, relation: relation.to_owned(), was: None, becomes }
+    }
+
+    fn span(token: u64) -> Change {
+        change("spans", &json!({ "batch": 1, "token": token, "lease": 7, "lines": "[[1,4]]" }))
+    }
+
+    #[test]
+    fn a_claim_of_a_batch_that_is_held_or_over_is_seen() {
+        let found = |status: &str, held: bool| {
+            let mut facts = Facts::default();
+            let batch = json!({ "batch": 1, "status": status, "total": 9, "held": held });
+            facts.change(&change("batches", &batch), 0, 10);
+            facts.change(&span(5), 20, 30);
+            assert_eq!(facts.claims[&5].after_us, 20);
+            facts.broken
+        };
+        assert_eq!(found("open", false), []);
+        for (status, held) in [("open", true), ("aborted", false), ("success", false), ("loading", false)] {
+            let broken = found(status, held);
+            assert!(broken.len() == 1 && broken[0].0 == "claims", "{status} {held}: {broken:?}");
+        }
+    }
+
+    #[test]
+    fn an_abort_is_as_old_as_its_first_sight() {
+        let mut facts = Facts::default();
+        for (status, at_us) in [("open", 10), ("aborted", 20), ("aborted", 30)] {
+            let batch = json!({ "batch": 1, "status": status, "total": 9, "held": false });
+            facts.change(&change("batches", &batch), 0, at_us);
+        }
+        assert_eq!(facts.batches[&1].aborted_us, Some(20));
+    }
+
+    #[test]
+    fn what_asked_for_another_try_is_an_attempt_and_nothing_else_is() {
+        let mut facts = Facts::default();
+        for (token, kind) in [(1, "retried"), (2, "given_back"), (3, "timed_out"), (4, "crashed"), (5, "recovered")] {
+            let entry = json!({
+                "batch": 1, "first_line": 2, "last_line": 2, "token": token, "kind": kind, "lease": 7, "detail": null
+            });
+            facts.change(&change("attempts", &entry), 0, 0);
+        }
+        assert_eq!(facts.tries, BTreeMap::from([((1, 2), vec![1, 3])]));
+        assert_eq!(facts.attempt((1, 2), 6), 3);
+    }
 }

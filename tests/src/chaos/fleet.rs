@@ -164,10 +164,7 @@ impl Fleet {
         runtime: &tokio::runtime::Handle,
     ) -> Self {
         let places = (0..options.workers).map(|at| {
-            let store = match &servers.store {
-                super::servers::Store::File(_) => None,
-                super::servers::Store::Schema(_, server) => Some(Link::start(runtime, server.port())),
-            };
+            let store = servers.way_to_store(runtime);
             let redis = servers.redis.as_ref().map(|server| Link::start(runtime, server.port()));
             let (role, name) = (Role::of(at), format!("place-{at}"));
             Place { role, name, store, redis, main: None, twin: None, next: None, started: 0 }

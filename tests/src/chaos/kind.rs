@@ -37,6 +37,16 @@ pub enum Kind {
     RedisReset,
     /// As for the store.
     RedisCut,
+    /// What the store says comes late to an operator's command.
+    OperatorsDelay,
+    /// No byte moves between an operator's command and the store.
+    OperatorsStall,
+    /// One direction between an operator's command and the store is lost for good, on connections that stay open.
+    OperatorsHalfOpen,
+    /// The connections of an operator's command to the store are reset.
+    OperatorsReset,
+    /// Requests of an operator's command get to the store, and the connections are cut before the answers get back.
+    OperatorsCut,
     /// Postgres is restarted in order.
     PostgresFast,
     /// Postgres crashes and starts again.
@@ -71,7 +81,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 36] = [
         Self::Kill,
         Self::KillAndSameName,
         Self::Pause,
@@ -88,6 +98,11 @@ impl Kind {
         Self::RedisHalfOpen,
         Self::RedisReset,
         Self::RedisCut,
+        Self::OperatorsDelay,
+        Self::OperatorsStall,
+        Self::OperatorsHalfOpen,
+        Self::OperatorsReset,
+        Self::OperatorsCut,
         Self::PostgresFast,
         Self::PostgresCrash,
         Self::RedisFlush,
@@ -113,6 +128,11 @@ impl Kind {
             | Self::StoreHalfOpen
             | Self::StoreReset
             | Self::StoreCut
+            | Self::OperatorsDelay
+            | Self::OperatorsStall
+            | Self::OperatorsHalfOpen
+            | Self::OperatorsReset
+            | Self::OperatorsCut
             | Self::PostgresFast
             | Self::PostgresCrash => on != On::Sqlite,
             Self::RedisDelay
@@ -126,6 +146,11 @@ impl Kind {
             | Self::RedisFreeze => on == On::Redis,
             _ => true,
         }
+    }
+
+    /// Whether it kills a worker.
+    pub fn kills(self) -> bool {
+        matches!(self, Self::Kill | Self::KillAndSameName)
     }
 
     /// Whether it is an operator's command.

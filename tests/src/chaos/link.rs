@@ -49,6 +49,7 @@ pub struct Link {
 struct Shared {
     cuts_to_do: AtomicU64,
     cuts: AtomicU64,
+    connections: AtomicU64,
 }
 
 impl Link {
@@ -88,6 +89,11 @@ impl Link {
         self.weather.send_modify(|weather| *weather = Weather { resets: weather.resets, ..Weather::default() });
     }
 
+    /// How many connections there are now.
+    pub fn connections(&self) -> u64 {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+
     /// How many connections were cut after a request so far.
     pub fn cuts(&self) -> u64 {
         self.shared.cuts.load(Ordering::SeqCst)
@@ -100,7 +106,9 @@ async fn accept(listener: TcpListener, server: SocketAddr, weather: watch::Recei
         // Where the server is away, so is this way to it: the client's connection is closed.
         tokio::spawn(async move {
             if let Ok(server) = TcpStream::connect(server).await {
+                shared.connections.fetch_add(1, Ordering::SeqCst);
                 let _ = join(client, server, weather, &shared).await;
+                shared.connections.fetch_sub(1, Ordering::SeqCst);
             }
         });
     }

@@ -4,18 +4,20 @@ use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::kind::Kind;
 use super::options::Drawn;
 use super::rows::{Op, Row};
-use crate::process::fencepost;
+use crate::process::{apart, fencepost};
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy)]
@@ -144,6 +146,10 @@ const CANDIDATES: usize = 6;
 /// How long a command whose end is unknown is repeated.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A command that takes longer than this hangs: the end of a load is asked for during a minute, an append waits as long for another one
+/// that was cut off.
+const HANGS: Duration = Duration::from_secs(180);
+
 /// Crashes that fail a row of a batch with a poison row.
 const CRASHES_MAX: u32 = 3;
 
@@ -185,7 +191,7 @@ impl Desk {
     fn run(&self, arguments: &[&str]) -> Output {
         let mut command = fencepost();
         command.args(arguments).args(["--store", &self.store]).stdin(Stdio::null());
-        let output = command.output().expect("fencepost starts");
+        let output = output_within(&mut command, HANGS);
         let mut log =
             OpenOptions::new().create(true).append(true).open(self.folder.join("operators.log")).expect("a log");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
@@ -195,14 +201,16 @@ impl Desk {
         output
     }
 
-    /// Until its end is known: 7 is a store that is away, or did not say.
-    fn until_known(&self, arguments: &[&str]) -> Output {
+    /// Until its end is known: 7 is a store that is away, or did not say. And whether a try before may have done it.
+    fn until_known(&self, arguments: &[&str]) -> (Output, bool) {
         let end = Instant::now() + PATIENCE;
+        let mut repeated = false;
         loop {
             let output = self.run(arguments);
             if output.status.code() != Some(7) || Instant::now() > end {
-                return output;
+                return (output, repeated);
             }
+            repeated = true;
             self.register().repeated += 1;
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -227,7 +235,7 @@ impl Desk {
         let key = self.key();
         let crashes_max = if poison { CRASHES_MAX } else { CRASHES_MAX_OF_OTHERS };
         let (rows, file) = self.rows(count, poison, pick, &format!("{key}.jsonl"));
-        let output = self.until_known(&[
+        let (output, _) = self.until_known(&[
             "submit",
             &file,
             "--json",
@@ -276,11 +284,12 @@ impl Desk {
     fn operate_on(&mut self, kind: Kind, at: usize, id: &str, pick: u64, for_ms: u64) -> bool {
         match kind {
             Kind::Hold => {
-                let done = self.changes(&["hold", id, "--json"], "new");
-                if done {
+                let said = self.asked(&["hold", id, "--json"], "new");
+                // One that may be held is resumed, too.
+                if said != Said::Not {
                     self.held.push((id.to_owned(), Instant::now() + Duration::from_millis(for_ms)));
                 }
-                done
+                said == Said::Done
             }
             Kind::Append => self.append(at, id, pick),
             Kind::Abort => {
@@ -303,8 +312,9 @@ impl Desk {
     fn append(&mut self, at: usize, id: &str, pick: u64) -> bool {
         let key = self.key();
         let (rows, file) = self.rows(1 + pick % 20, false, pick, &format!("{key}.jsonl"));
-        let output = self.until_known(&["append", id, &file, "--json", "--key", &key]);
+        let (output, _) = self.until_known(&["append", id, &file, "--json", "--key", &key]);
         let _ = std::fs::remove_file(&file);
+        // What a try before has appended, its key tells.
         let said = self.said(&["append", id], &output);
         self.register().batches[at].appends.push(Appended { rows, said });
         said == Said::Done
@@ -317,14 +327,9 @@ impl Desk {
     }
 
     fn asked(&self, arguments: &[&str], field: &str) -> Said {
-        let output = self.until_known(arguments);
-        match self.said(arguments, &output) {
-            Said::Done => {
-                let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-                if said[field] != 0 && said[field] != false { Said::Done } else { Said::Not }
-            }
-            other => other,
-        }
+        let (output, repeated) = self.until_known(arguments);
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        changed(self.said(arguments, &output), &answer[field], repeated)
     }
 
     fn said(&self, arguments: &[&str], output: &Output) -> Said {
@@ -356,5 +361,59 @@ impl Desk {
                 self.changes(&["resume", &id, "--json"], "");
             }
         }
+    }
+}
+
+/// What a command says; it is killed when it has not ended by then, which is no end that a command has by itself.
+fn output_within(command: &mut Command, limit: Duration) -> Output {
+    let child = apart(command).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+    let (ended, end) = channel();
+    std::thread::spawn(move || ended.send(child.wait_with_output()));
+    let output = end.recv_timeout(limit).or_else(|_| {
+        // It may end right now; nobody else has its number before it was waited for.
+        let _ = kill(pid, Signal::SIGKILL);
+        end.recv()
+    });
+    output.expect("it is waited for").expect("it can be read")
+}
+
+/// What a command changed, by what its last try said and this field of its answer: nothing, unless a try before may have done it, so that
+/// there was nothing left to do, or that it was refused.
+fn changed(said: Said, field: &Value, repeated: bool) -> Said {
+    match said {
+        Said::Done if *field != 0 && *field != false => Said::Done,
+        Said::Done | Said::Not if repeated => Said::Unknown,
+        Said::Done => Said::Not,
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_hangs_is_killed() {
+        let run = |script: &str, limit| output_within(Command::new("sh").args(["-c", script]), limit);
+        let said = run("echo it is done; exit 5", HANGS);
+        assert_eq!((said.status.code(), &said.stdout[..]), (Some(5), &b"it is done\n"[..]));
+        assert_eq!(run("exec sleep 1000", Duration::from_millis(100)).status.code(), None);
+    }
+
+    #[test]
+    fn what_a_repeated_command_did_not_change_an_earlier_try_may_have() {
+        let (nothing, something) = (Value::from(false), Value::from(true));
+        for repeated in [false, true] {
+            assert_eq!(changed(Said::Done, &something, repeated), Said::Done);
+            assert_eq!(changed(Said::Done, &Value::Null, repeated), Said::Done, "it always changes something");
+            assert_eq!(changed(Said::Unknown, &Value::Null, repeated), Said::Unknown);
+        }
+        for nothing in [&nothing, &Value::from(0)] {
+            assert_eq!(changed(Said::Done, nothing, false), Said::Not);
+            assert_eq!(changed(Said::Done, nothing, true), Said::Unknown);
+        }
+        assert_eq!(changed(Said::Not, &Value::Null, false), Said::Not);
+        assert_eq!(changed(Said::Not, &Value::Null, true), Said::Unknown);
     }
 }

@@ -116,6 +116,10 @@ fn lasts_ms(kind: Kind, drawn: &Drawn, random: &mut StdRng) -> u64 {
         Kind::StoreStall | Kind::StoreHalfOpen | Kind::RedisStall | Kind::RedisHalfOpen => {
             random.random_range(ttl / 4..=ttl * 3)
         }
+        // A command whose append was cut off has the next one wait for a minute: not too often.
+        Kind::OperatorsDelay | Kind::OperatorsStall | Kind::OperatorsHalfOpen => random.random_range(ttl / 4..=ttl * 2),
+        // Between two commands there is nothing to cut.
+        Kind::OperatorsCut => random.random_range(ttl..=ttl * 4),
         Kind::RedisKill | Kind::RedisKillAndEmpty => random.random_range(0..=ttl * 2),
         Kind::RedisFreeze => random.random_range(ttl / 2..=ttl * 3),
         Kind::DiskFull => random.random_range(ttl / 2..=ttl * 3),

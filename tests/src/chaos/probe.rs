@@ -22,6 +22,11 @@ const EVERY: Duration = Duration::from_millis(100);
 /// After so long without an answer the store is away.
 const LIMIT: Duration = Duration::from_secs(2);
 
+/// Sleeps and answers that are later than this excuse everybody: what any single step may take without being noted.
+pub fn late(ttl: Duration) -> Duration {
+    ttl / 8
+}
+
 /// What it saw.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {

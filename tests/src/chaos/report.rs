@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::health::Deaths;
 use super::kind::Kind;
 use super::options::{Drawn, Options};
 
@@ -15,6 +16,21 @@ pub enum Applied {
     Times(u64),
     /// This machine cannot do it.
     NotHere(&'static str),
+}
+
+/// A run was told to stop in the midst of its plan; all was healed and checked as it is in the end of any other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped {
+    /// By this signal.
+    pub signal: i32,
+    /// So many steps of its plan were not done.
+    pub steps_left: usize,
+}
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "told to stop by signal {}, with {} steps of the plan not done", self.signal, self.steps_left)
+    }
 }
 
 /// What the checks found out besides violations.
@@ -52,6 +68,10 @@ pub struct Findings {
     pub calls_repeated: BTreeMap<&'static str, u64>,
     /// Leases of killed workers that others ended: how many, and how long after the kill, in the middle and at most.
     pub recovered: (u64, Duration, Duration),
+    /// Deaths that invariant 6 was asked of, and those that it was not.
+    pub deaths: Deaths,
+    /// Runs that began after their licence, right after a standstill: they may have been started before it.
+    pub after_standstill: u64,
     /// For so long the machine was slower than leases are asked of.
     pub slow: Duration,
     /// For so long the store answered nobody.
@@ -87,7 +107,9 @@ pub struct Report {
     pub healing: Duration,
     /// What was found.
     pub findings: Findings,
-    /// Where all is kept, of a run that failed.
+    /// It was told to stop.
+    pub stopped: Option<Stopped>,
+    /// Where all is kept, of a run that failed or was stopped.
     pub kept: Option<PathBuf>,
 }
 
@@ -135,6 +157,12 @@ impl fmt::Display for Report {
             f,
             "leases of killed workers: {count}, ended {middle:.1?} after the kill in the middle, {longest:.1?} at most"
         )?;
+        let Deaths { judged, excused } = findings.deaths;
+        writeln!(
+            f,
+            "deaths whose bound (invariant 6) counted from the death: {judged}; from later, all judges being disturbed: {excused}"
+        )?;
+        writeln!(f, "runs noted late, right after a standstill: {}", findings.after_standstill)?;
         writeln!(f, "store away: {:.1?}; machine slow: {:.1?}", findings.away, findings.slow)?;
         let Findings { poison_rows, killed_by_rows, failed_by_crashes, calls, ends_told, calls_repeated, .. } =
             findings;
@@ -155,6 +183,60 @@ impl fmt::Display for Report {
         if let Some(kept) = &self.kept {
             writeln!(f, "kept: {}", kept.display())?;
         }
-        write!(f, "result: {}", if self.holds() { "all holds" } else { "FAILED" })
+        match (self.holds(), self.stopped) {
+            (true, None) => write!(f, "result: all holds"),
+            (true, Some(stopped)) => {
+                write!(f, "result: STOPPED: {stopped}; what was done until then is checked, and holds")
+            }
+            (false, None) => write!(f, "result: FAILED"),
+            (false, Some(stopped)) => write!(f, "result: FAILED ({stopped})"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::options::On;
+    use super::*;
+
+    #[test]
+    fn a_run_that_was_stopped_says_so_and_does_not_say_that_it_failed() {
+        let options = Options {
+            on: On::Sqlite,
+            seed: 1,
+            faults_for: Duration::ZERO,
+            fault_every: Duration::from_secs(1),
+            workers: 4,
+            durable: false,
+            every_kind: true,
+            keep: false,
+        };
+        let result = |violations: &[&str], stopped| {
+            let violations = violations.iter().map(|&violation| violation.to_owned()).collect();
+            let report = Report {
+                options,
+                drawn: Drawn::of(&options),
+                faults: BTreeMap::new(),
+                missed: 0,
+                refused: 0,
+                repeated: 0,
+                cuts: 0,
+                name_in_use: 0,
+                healing: Duration::ZERO,
+                findings: Findings { violations, ..Findings::default() },
+                stopped,
+                kept: None,
+            };
+            report.to_string().lines().last().map(str::to_owned).unwrap_or_default()
+        };
+        let stopped = Some(Stopped { signal: 15, steps_left: 7 });
+        assert_eq!(result(&[], None), "result: all holds");
+        assert_eq!(result(&["liveness: no"], None), "result: FAILED");
+        let said = result(&[], stopped);
+        assert!(said.starts_with("result: STOPPED") && said.contains("signal 15, with 7 steps"), "{said}");
+        let both = result(&["liveness: no"], stopped);
+        assert!(both.starts_with("result: FAILED") && both.contains("signal 15"), "{both}");
     }
 }

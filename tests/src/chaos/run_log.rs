@@ -7,10 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Instant;
-
-use tokio::signal::unix::{SignalKind, signal};
 
 /// The file's name in the run's folder.
 const NAME: &str = "run.log";
@@ -95,37 +92,6 @@ pub fn heed_panics() {
         }
         usual(panic);
     }));
-}
-
-/// The signal that told this process to stop, or 0.
-static TOLD: AtomicI32 = AtomicI32::new(0);
-
-/// From now on a run in this process ends its plan at the first SIGTERM, SIGINT or SIGHUP, heals, checks and reports; the second
-/// ends the process.
-pub fn heed_signals() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    std::thread::spawn(move || {
-        runtime.block_on(async {
-            let listen = |kind| signal(kind).expect("signals can be listened to");
-            let (mut term, mut int) = (listen(SignalKind::terminate()), listen(SignalKind::interrupt()));
-            let mut hup = listen(SignalKind::hangup());
-            loop {
-                let told = tokio::select! {
-                    _ = term.recv() => SignalKind::terminate(),
-                    _ = int.recv() => SignalKind::interrupt(),
-                    _ = hup.recv() => SignalKind::hangup(),
-                };
-                if TOLD.swap(told.as_raw_value(), Ordering::SeqCst) != 0 {
-                    std::process::exit(128 + told.as_raw_value());
-                }
-            }
-        });
-    });
-}
-
-/// The signal that told this process to stop.
-pub fn told_to_stop() -> Option<i32> {
-    Some(TOLD.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
 }
 
 #[cfg(test)]

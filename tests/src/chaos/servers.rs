@@ -11,11 +11,13 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqliteConnection};
 use tokio::runtime::Handle;
 
+use super::link::Link;
 use super::options::{On, Options};
 use super::probe::{self, Probe};
 use crate::history::journal;
 use crate::place;
 use crate::postgres::{self, Durability, Schema};
+use crate::process::apart;
 use crate::redis::{self, Keeps};
 
 /// Where the store is.
@@ -92,6 +94,14 @@ impl Servers {
         }
     }
 
+    /// A way to the store's server, if it has one.
+    pub fn way_to_store(&self, runtime: &Handle) -> Option<Link> {
+        match &self.store {
+            Store::File(_) => None,
+            Store::Schema(_, server) => Some(Link::start(runtime, server.port())),
+        }
+    }
+
     /// The store's URL over a port.
     pub fn url_over(&self, port: Option<u16>) -> String {
         match (&self.store, port) {
@@ -144,7 +154,7 @@ impl Servers {
             let mut command = Command::new(server.program("pg_dump"));
             command.args(["-d", server.url(), "-n", schema.name()]).stdout(dump);
             // Without it the rest is still worth keeping.
-            let _ = command.status();
+            let _ = apart(&mut command).status();
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Real partitions: workers, Postgres and Redis on hosts of their own, and links between them that are cut, one way or both.
 
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use fencepost_core::Timing;
 use fencepost_core::rules::recovery::r4_bound;
 
 use crate::network::NotHere;
-use field::{Field, WORKERS};
+use field::{Field, Stopped, WORKERS};
 pub use kind::Partition;
 
 mod checks;
@@ -50,6 +51,8 @@ pub struct Outcome {
 pub struct Outcomes {
     /// In their order.
     pub partitions: Vec<Outcome>,
+    /// The signal that told it to stop, in the midst of a partition or of the end: then the end was not checked.
+    pub stopped: Option<i32>,
     /// Rows in all, each with one outcome.
     pub rows: usize,
     /// Runs beyond a line's first, by what the log says ended the one before.
@@ -61,16 +64,33 @@ pub struct Outcomes {
 /// the others go on meanwhile, and all do afterwards.
 pub fn run(sizes: Sizes, partitions: &[Partition]) -> Result<Outcomes, NotHere> {
     let mut field = Field::new(sizes)?;
-    field.until_recorded_after(&[0, 1, 2], 0);
-    field.until("Redis can vouch", || {
-        let up: u64 = field.redis.info("uptime_in_seconds").parse().expect("a number");
-        (Duration::from_secs(up) > sizes.ttl + Duration::from_secs(2)).then_some(())
+    let mut done = Vec::new();
+    let rest = unless_stopped(|| {
+        field.until_recorded_after(&[0, 1, 2], 0);
+        field.until("Redis can vouch", || {
+            let up: u64 = field.redis.info("uptime_in_seconds").parse().expect("a number");
+            (Duration::from_secs(up) > sizes.ttl + Duration::from_secs(2)).then_some(())
+        });
+        assert_eq!(field.redis.heartbeats(), WORKERS, "the workers use Redis");
+        // One by one: those that are done stay done.
+        for partition in partitions {
+            done.push(once(&mut field, sizes, *partition));
+        }
+        field.end();
     });
-    assert_eq!(field.redis.heartbeats(), WORKERS, "the workers use Redis");
-    let partitions = partitions.iter().map(|partition| once(&mut field, sizes, *partition)).collect();
-    field.end();
-    let (rows, repeats) = checks::in_the_end(&field);
-    Ok(Outcomes { partitions, rows, repeats })
+    let (stopped, (rows, repeats)) = match rest {
+        Ok(()) => (None, checks::in_the_end(&field)),
+        Err(Stopped(signal)) => (Some(signal), Default::default()),
+    };
+    Ok(Outcomes { partitions: done, stopped, rows, repeats })
+}
+
+/// Whether something went to its end, or was unwound because it was told to stop.
+fn unless_stopped(what: impl FnOnce()) -> Result<(), Stopped> {
+    std::panic::catch_unwind(AssertUnwindSafe(what)).or_else(|cause| match cause.downcast::<Stopped>() {
+        Ok(stopped) => Err(*stopped),
+        Err(other) => std::panic::resume_unwind(other),
+    })
 }
 
 fn once(field: &mut Field, sizes: Sizes, partition: Partition) -> Outcome {
@@ -142,4 +162,17 @@ fn once(field: &mut Field, sizes: Sizes, partition: Partition) -> Outcome {
 
 fn micros(micros: i64) -> Duration {
     Duration::from_micros(u64::try_from(micros).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_to_stop_is_no_failure_and_a_failure_is_none_of_that() {
+        assert_eq!(unless_stopped(|| ()), Ok(()));
+        assert_eq!(unless_stopped(|| std::panic::resume_unwind(Box::new(Stopped(2)))), Err(Stopped(2)));
+        let failed = std::panic::catch_unwind(|| unless_stopped(|| std::panic::resume_unwind(Box::new("it fails"))));
+        assert!(failed.is_err_and(|cause| cause.is::<&str>()));
+    }
 }

@@ -9,6 +9,7 @@ use crate::postgres::{Durability, Server};
 use crate::process::{Process, run_fencepost, submit, until};
 use crate::redis::{self, Keeps};
 use crate::scenario::STUCK;
+use crate::signals::told_to_stop;
 
 /// How many workers there are: hosts 0, 1 and 2.
 pub const WORKERS: usize = 3;
@@ -16,6 +17,16 @@ pub const WORKERS: usize = 3;
 pub const POSTGRES: usize = WORKERS;
 /// The host of Redis.
 pub const REDIS: usize = WORKERS + 1;
+
+/// What a run is unwound with that was told to stop, by this signal: so all that it made is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped(pub i32);
+
+fn unless_stopped() {
+    if let Some(signal) = told_to_stop() {
+        std::panic::resume_unwind(Box::new(Stopped(signal)));
+    }
+}
 
 /// As many rows wait at least while something is cut.
 const WAITING_MIN: u64 = 200;
@@ -69,6 +80,7 @@ impl Field {
     /// The same with a limit.
     pub fn until_within<T>(&self, what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
         until(what, limit, || {
+            unless_stopped();
             self.feed();
             look()
         })
@@ -144,7 +156,10 @@ impl Field {
     /// Has all workers leave in order once the batch has ended.
     pub fn end(&mut self) {
         let look = self.place.look();
-        until("the batch ends", STUCK, || look.has_ended(&self.batch).then_some(()));
+        until("the batch ends", STUCK, || {
+            unless_stopped();
+            look.has_ended(&self.batch).then_some(())
+        });
         drop(look);
         for worker in &self.workers {
             worker.signal(nix::sys::signal::Signal::SIGTERM);
