@@ -31,6 +31,7 @@ pub mod changes;
 pub mod judge;
 pub mod keeper;
 pub mod loops;
+mod rows;
 pub mod worker;
 
 /// The second witness (Redis), or none.

@@ -4,9 +4,11 @@
 //! token, or drops it where the row has changed hands meanwhile.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fencepost_core::{BatchId, Token};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 pub mod call;
 pub mod command;
@@ -57,43 +59,63 @@ pub enum HandlerAnswer {
 /// Tells a running handler that its row is to stop.
 #[derive(Debug, Clone)]
 pub struct CancelToken {
-    flag: watch::Receiver<bool>,
+    shared: Arc<Shared>,
 }
 
 /// Cancels the runs that hold its [`CancelToken`]s.
 #[derive(Debug)]
 pub struct Canceller {
-    flag: watch::Sender<bool>,
+    shared: Arc<Shared>,
+}
+
+/// One of these is made for each row, so it is small.
+#[derive(Debug, Default)]
+struct Shared {
+    cancelled: AtomicBool,
+    abandoned: AtomicBool,
+    changed: Notify,
 }
 
 impl Canceller {
     /// A canceller and its token.
     pub fn new() -> (Self, CancelToken) {
-        let (sender, receiver) = watch::channel(false);
-        (Self { flag: sender }, CancelToken { flag: receiver })
+        let shared = Arc::new(Shared::default());
+        (Self { shared: Arc::clone(&shared) }, CancelToken { shared })
     }
 
     /// Cancels.
     pub fn cancel(&self) {
-        self.flag.send_replace(true);
+        self.shared.cancelled.store(true, Ordering::SeqCst);
+        self.shared.changed.notify_waiters();
+    }
+}
+
+impl Drop for Canceller {
+    fn drop(&mut self) {
+        self.shared.abandoned.store(true, Ordering::SeqCst);
     }
 }
 
 impl CancelToken {
     /// Whether the run was cancelled.
     pub fn is_cancelled(&self) -> bool {
-        *self.flag.borrow()
+        self.shared.cancelled.load(Ordering::SeqCst)
     }
 
     /// Whether nobody waits for the run's answer any more: its canceller is gone.
     pub(crate) fn is_abandoned(&self) -> bool {
-        self.flag.has_changed().is_err()
+        self.shared.abandoned.load(Ordering::SeqCst)
     }
 
     /// Ends when the run is cancelled; never where its canceller is gone without cancelling.
     pub async fn cancelled(&mut self) {
-        if self.flag.wait_for(|cancelled| *cancelled).await.is_err() {
-            std::future::pending::<()>().await;
+        loop {
+            // Made before the look: it hears what is told after that.
+            let changed = self.shared.changed.notified();
+            if self.is_cancelled() {
+                return;
+            }
+            changed.await;
         }
     }
 }
@@ -103,4 +125,36 @@ pub trait Handler: Send + Sync + 'static {
     /// Runs one row. When `cancel` fires, stop soon and answer [`HandlerAnswer::Cancelled`], or the answer if there is
     /// one already.
     fn run(&self, row: Row, cancel: CancelToken) -> impl Future<Output = HandlerAnswer> + Send;
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn a_token_hears_of_its_cancel_before_and_after_it_waits() {
+        let (canceller, mut token) = Canceller::new();
+        let mut other = token.clone();
+        let mut waits = Box::pin(token.cancelled());
+        assert!(waits.as_mut().now_or_never().is_none() && !other.is_cancelled());
+        canceller.cancel();
+        assert!(waits.now_or_never().is_some(), "it was told while it waited");
+        assert!(other.cancelled().now_or_never().is_some() && other.is_cancelled(), "it asks afterwards");
+        assert!(!other.is_abandoned());
+        drop(canceller);
+        assert!(other.is_abandoned() && other.cancelled().now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_token_whose_canceller_is_gone_is_never_cancelled() {
+        let (canceller, mut token) = Canceller::new();
+        let mut waits = token.clone();
+        let mut waits = Box::pin(waits.cancelled());
+        assert!(waits.as_mut().now_or_never().is_none());
+        drop(canceller);
+        assert!(waits.now_or_never().is_none() && token.cancelled().now_or_never().is_none());
+        assert!(token.is_abandoned() && !token.is_cancelled());
+    }
 }

@@ -10,7 +10,7 @@
 //! | workers with a handler that does nothing | [`drain`], as processes [`worker`] |
 //! | stream and command handlers | [`handlers`] |
 //! | submit against `\copy` | [`submit`] |
-//! | other systems | [`peers`] |
+//! | other systems | [`peers`], and the one that ours descends from [`original`] |
 //! | many rows in the table, vacuum, an old snapshot | [`growth`] |
 //! | from submit to start, from end to outcome | [`latency`] |
 //! | CPU, memory, WAL, commands, an idle worker | [`cost`] |
@@ -25,6 +25,7 @@ pub mod handlers;
 pub mod latency;
 pub mod limit;
 pub mod machine;
+pub mod original;
 pub mod page;
 pub mod peers;
 pub mod plot;

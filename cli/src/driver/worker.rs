@@ -7,13 +7,14 @@ use std::sync::Arc;
 use fencepost_core::WorkerOptions;
 use fencepost_core::calls::{CallGrant, CallKey};
 use fencepost_core::keeper::KeeperCommand;
-use fencepost_core::worker::{CallAnswer, ExitReason, RunAnswer, RunKey, StartRun, Worker, WorkerEffect, WorkerInput};
+use fencepost_core::worker::{CallAnswer, ExitReason, RunKey, Worker, WorkerEffect, WorkerInput};
 use futures_util::FutureExt;
 use tokio::sync::mpsc;
 
+use super::rows::Rows;
 use super::{Clock, Liveness, Ports, Processes, Report, Spawn, ask, sleep};
 use crate::handler::call::Caller;
-use crate::handler::{Canceller, Handler, HandlerAnswer, Row};
+use crate::handler::{Canceller, Handler};
 use crate::store::Store;
 
 /// What runs rows, and what makes completion calls.
@@ -37,6 +38,7 @@ pub async fn drive<S: Store, L: Liveness, C: Clock, T: Spawn, P: Processes, H: H
     let mut worker = Worker::new(options, seed, ports.clock.now());
     let mut cancellers: HashMap<RunKey, Canceller> = HashMap::new();
     let mut calls: HashMap<CallKey, Canceller> = HashMap::new();
+    let mut rows = Rows::new(handlers.rows, ports.clock.clone(), ports.spawn.clone(), inbox.clone());
     let mut batch = Vec::new();
     loop {
         worker.handle_timeout(ports.clock.now());
@@ -52,8 +54,7 @@ pub async fn drive<S: Store, L: Liveness, C: Clock, T: Spawn, P: Processes, H: H
                 WorkerEffect::Start(start) => {
                     let recovered_from = start.recovered_from.as_deref();
                     (ports.observer)(Report::Started { key: start.key, attempt: start.attempt, recovered_from });
-                    let canceller = run(&ports.spawn, handlers.rows.clone(), start, inbox.clone());
-                    cancellers.insert(canceller.0, canceller.1);
+                    cancellers.insert(start.key, rows.start(start));
                 }
                 WorkerEffect::Cancel(key) => {
                     if let Some(canceller) = cancellers.get(&key) {
@@ -81,6 +82,7 @@ pub async fn drive<S: Store, L: Liveness, C: Clock, T: Spawn, P: Processes, H: H
                 WorkerEffect::Exit(reason) => return reason,
             }
         }
+        rows.go();
         tokio::select! {
             biased;
             taken = inputs.recv_many(&mut batch, INPUTS_MAX) => {
@@ -101,33 +103,6 @@ pub async fn drive<S: Store, L: Liveness, C: Clock, T: Spawn, P: Processes, H: H
 
 /// So many inputs are taken before effects are performed.
 const INPUTS_MAX: usize = 256;
-
-/// Starts a row. A handler that panics takes nothing but its row down.
-fn run<T: Spawn, H: Handler>(
-    spawn: &T,
-    handler: Arc<H>,
-    start: StartRun,
-    inbox: mpsc::UnboundedSender<WorkerInput>,
-) -> (RunKey, Canceller) {
-    let StartRun { key, attempt, input, .. } = start;
-    let RunKey { batch, line, token } = key;
-    let (canceller, cancel) = Canceller::new();
-    spawn.spawn(async move {
-        let row = Row { batch, line, attempt, token, input };
-        let run = AssertUnwindSafe(async move { handler.run(row, cancel).await });
-        let answer = match run.catch_unwind().await {
-            Ok(HandlerAnswer::Success(result)) => RunAnswer::Success(result),
-            Ok(HandlerAnswer::Failed(error)) => RunAnswer::Failed(error),
-            Ok(HandlerAnswer::Retry(error)) => RunAnswer::Retry(error),
-            Ok(HandlerAnswer::Cancelled) => RunAnswer::Cancelled,
-            Ok(HandlerAnswer::Interrupted) => RunAnswer::Interrupted,
-            Err(panic) => RunAnswer::Retry(format!("the handler {}", panic_message(panic.as_ref())).into()),
-        };
-        // The worker may have left; then the line is in other hands.
-        let _ = inbox.send(WorkerInput::RunEnded(key, answer));
-    });
-    (key, canceller)
-}
 
 /// Makes a completion call.
 fn call<T: Spawn>(
