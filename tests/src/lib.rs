@@ -6,6 +6,7 @@
 // A test that cannot go on says why by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod bench;
 pub mod chaos;
 pub mod history;
 pub mod ledger;

@@ -1,0 +1,3 @@
+//! The benchmark: the product's own figures, and those of others on the same server.
+
+pub mod peers;
