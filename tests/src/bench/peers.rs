@@ -129,6 +129,10 @@ mod tests {
             for file in peer.client.files() {
                 assert!(peer.source().join(file).is_file(), "{}: {file}", peer.name);
             }
+            if peer.client == Client::Cargo {
+                let package = std::fs::read_to_string(peer.source().join("Cargo.toml")).unwrap();
+                assert!(package.contains("\nname = \"peer\"\n"), "{}: its program has another name", peer.name);
+            }
         }
     }
 

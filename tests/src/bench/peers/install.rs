@@ -107,7 +107,7 @@ impl Installed {
     /// The program.
     fn command(&self) -> Command {
         let (program, argument) = match self.peer.client {
-            Client::Cargo => (self.folder.join("target/release").join(format!("peer-{}", self.peer.folder)), None),
+            Client::Cargo => (self.folder.join("target/release/peer"), None),
             Client::Npm => ("node".into(), Some("peer.mjs")),
             Client::Pip => (self.folder.join(".venv/bin/python"), Some("peer.py")),
             Client::Go => (self.folder.join("target/peer"), None),
