@@ -10,7 +10,7 @@
 //! | workers with a handler that does nothing | [`drain`], as processes [`worker`] |
 //! | stream and command handlers | [`handlers`] |
 //! | submit against `\copy` | [`submit`] |
-//! | other systems | [`peers`], and the one that ours descends from [`original`] |
+//! | other systems | [`others`], whose programs are [`peers`], and the one that ours descends from [`original`] |
 //! | many rows in the table, vacuum, an old snapshot | [`growth`] |
 //! | from submit to start, from end to outcome | [`latency`] |
 //! | CPU, memory, WAL, commands, an idle worker | [`cost`] |
@@ -26,6 +26,7 @@ pub mod latency;
 pub mod limit;
 pub mod machine;
 pub mod original;
+pub mod others;
 pub mod page;
 pub mod peers;
 pub mod plot;
@@ -49,7 +50,7 @@ pub fn all(parts: &[Part], sizes: &Sizes, tell: &mut dyn FnMut(&str)) -> Figures
             Part::Drain => drain::measure(&ground, sizes, &mut figures, tell),
             Part::Handlers => handlers::measure(&ground, sizes, &mut figures, tell),
             Part::Submit => submit::measure(&ground, sizes, &mut figures, tell),
-            Part::Peers => peers::measure_all(&ground, sizes, &mut figures, tell),
+            Part::Peers => others::measure(&ground, sizes, &mut figures, tell),
             Part::Growth => growth::measure(&ground, sizes, &mut figures, tell),
             Part::Latency => latency::measure(&ground, sizes, &mut figures, tell),
             Part::Cost => cost::measure(&ground, sizes, &mut figures, tell),

@@ -26,7 +26,8 @@ const CLAIM: &str = "update batchrows set status = 'inprog' where rowid in (
     select rowid from batchrows where batch = 1 and status = 'queued' order by rowid limit $1 for update skip locked
 ) returning rowid, input::text";
 
-const DONE: &str = "update batchrows set status = 'success', doneat = now(), res = $2::jsonb, doneby = $3 where rowid = $1";
+const DONE: &str =
+    "update batchrows set status = 'success', doneat = now(), res = $2::jsonb, doneby = $3 where rowid = $1";
 
 const LEFT: &str = "select count(*) from batchrows where batch = 1 and status in ('queued', 'inprog')";
 

@@ -29,9 +29,8 @@ pub fn verify(store: &str, batch: BatchId, rows: u64, runs: Option<u64>) -> Veri
         panic!("verify says no JSON ({error}): {}", String::from_utf8_lossy(&output.stderr));
     });
     assert!(output.status.success() && told["problems"] == 0, "verify finds something: {told}");
-    let count = |of: &str, name: &str| {
-        told[of][name].as_u64().unwrap_or_else(|| panic!("verify counts no {name}: {told}"))
-    };
+    let count =
+        |of: &str, name: &str| told[of][name].as_u64().unwrap_or_else(|| panic!("verify counts no {name}: {told}"));
     let found = Verified {
         lost: rows - count("counts", "success").min(rows),
         duplicate: runs.map_or(0, |runs| runs.abs_diff(rows)),
