@@ -27,9 +27,8 @@ const (
 	insertedAtOnce = 5_000
 )
 
-// The times of its own benchmark (`river bench`). A client fetches as many jobs at once as it has workers free, and batches
-// completions by itself. That benchmark takes the most workers there can be, 10,000: each job then costs the server a third more
-// time than with 1000 to 5000.
+// The shortest times it allows, as where it is to be fast. A client fetches as many jobs at once as it has workers free, and batches
+// completions by itself. With the most workers there can be, 10,000, each job costs the server a third more time than with 1000 to 5000.
 type setting struct {
 	Workers    int   `json:"workers"`
 	CooldownMs int   `json:"cooldown_ms"`
