@@ -1,16 +1,17 @@
 use std::time::Duration;
 
 use fencepost_core::judge::{Judge, JudgeEffect, JudgeEvent, JudgeInput, JudgeOptions};
-use fencepost_core::liveness::{LivenessReply, LivenessRequest};
+use fencepost_core::liveness::LivenessRequest;
 use fencepost_core::rules::outcome::BACKOFF_MAX;
-use fencepost_core::rules::recovery::{ProcessState, r3_still_fresh, r4_bound};
+use fencepost_core::rules::recovery::{ProcessState, r4_bound};
 use fencepost_core::store::*;
 use fencepost_core::*;
 
+use crate::judging_waits::asking_for_the_heartbeat;
 use crate::rig::*;
 
 /// When the judge acted, why, and at which count.
-fn acted(effects: &[(Instant, JudgeEffect)]) -> Vec<(Duration, EndCause, u64)> {
+pub fn acted(effects: &[(Instant, JudgeEffect)]) -> Vec<(Duration, EndCause, u64)> {
     let mut all = Vec::new();
     for (acted_at, effect) in effects {
         for (_, act) in acts(std::slice::from_ref(effect)) {
@@ -20,7 +21,7 @@ fn acted(effects: &[(Instant, JudgeEffect)]) -> Vec<(Duration, EndCause, u64)> {
     all
 }
 
-fn checks(effects: &[JudgeEffect]) -> Vec<RequestId> {
+pub fn checks(effects: &[JudgeEffect]) -> Vec<RequestId> {
     let pick = |effect: &JudgeEffect| match effect {
         JudgeEffect::Liveness(id, LivenessRequest::Check { .. }) => Some(*id),
         _ => None,
@@ -28,13 +29,13 @@ fn checks(effects: &[JudgeEffect]) -> Vec<RequestId> {
     effects.iter().filter_map(pick).collect()
 }
 
-fn silent(now: Instant) -> Option<Vec<LeaseView>> {
+pub fn silent(now: Instant) -> Option<Vec<LeaseView>> {
     let _ = now;
     Some(vec![view(LEASE, at(secs(0)), 3)])
 }
 
 /// A judge without a second witness, and its first look.
-fn watching() -> (Rig<Judge>, Vec<JudgeEffect>) {
+pub fn watching() -> (Rig<Judge>, Vec<JudgeEffect>) {
     judge(false)
 }
 
@@ -301,150 +302,6 @@ fn r2_short_intervals_can_be_watched_too() {
     let (mut rig, first) = watching();
     let effects = watch(&mut rig, first, secs(2), |now| Some(lease(now)));
     assert_eq!(acted(&effects).first().map(|(_, cause, _)| *cause), Some(EndCause::Lapsed));
-}
-
-/// A judge whose watch over [`LEASE`] is complete at 12 s; the check of its heartbeat.
-fn asking_for_the_heartbeat() -> (Rig<Judge>, RequestId) {
-    let (mut rig, first) = judge(true);
-    let effects: Vec<_> = watch(&mut rig, first, secs(12), silent).into_iter().map(|(_, effect)| effect).collect();
-    assert_eq!(acts(&effects), []);
-    let check = checks(&effects)[0];
-    let request = LivenessRequest::Check { leases: vec![LEASE], ttl_max: secs(8) };
-    assert!(effects.contains(&JudgeEffect::Liveness(check, request)));
-    (rig, check)
-}
-
-#[test]
-fn r2_a_heartbeat_delays_and_only_one_that_can_be_vouched_for() {
-    let reply = |vouches, alive| Some(LivenessReply::Check { vouches, alive });
-    let replies = [
-        (reply(true, vec![LEASE]), 0),
-        (reply(true, vec![]), 1),
-        (reply(true, vec![LEASE_2]), 1),
-        (reply(false, vec![LEASE]), 1),
-        (None, 1),
-    ];
-    for (reply, expected) in replies {
-        let (mut rig, check) = asking_for_the_heartbeat();
-        let effects = rig.tell(JudgeInput::Liveness(check, reply.clone()));
-        assert_eq!(acts(&effects).len(), expected, "{reply:?}");
-    }
-    let (mut rig, check) = asking_for_the_heartbeat();
-    assert_eq!(acts(&rig.pass(TIMING.request_timeout)).len(), 1, "a silent witness has no veto");
-    assert_eq!(rig.tell(JudgeInput::Liveness(check, reply(true, vec![LEASE]))), []);
-}
-
-/// Asked one after the other, a silent witness would let the looks at all but the first two grow too old to act on.
-#[test]
-fn r4_a_silent_witness_is_waited_for_once_for_all_that_died_together() {
-    let leases: Vec<LeaseId> = (1..=9).map(LeaseId::from_random).collect();
-    let dead = |_| Some(leases.iter().map(|lease| view(*lease, at(secs(0)), 3)).collect());
-    let (mut rig, first) = judge(true);
-    let effects: Vec<_> = watch(&mut rig, first, secs(12), dead).into_iter().map(|(_, effect)| effect).collect();
-    let [check] = checks(&effects)[..] else { panic!("{effects:?}") };
-    let request = LivenessRequest::Check { leases: leases.clone(), ttl_max: secs(8) };
-    assert!(effects.contains(&JudgeEffect::Liveness(check, request)));
-    let mut effects = rig.pass(TIMING.request_timeout);
-    let mut recovered = Vec::new();
-    while let [(act, ref recover)] = acts(&effects)[..] {
-        assert_eq!(recover.seen_at, store_time(at(secs(12))));
-        recovered.push(recover.lease);
-        let reply = RecoverReply::Recovered { lines: 1, failed: 0 };
-        effects = rig.tell(JudgeInput::Store(act, Ok(StoreReply::Recover(reply))));
-        assert_eq!(checks(&effects), []);
-    }
-    assert_eq!(recovered, leases);
-}
-
-/// A known death needs no waiting, whatever else is asked about meanwhile; and it counts for more than silence.
-#[test]
-fn r1_a_known_death_does_not_wait_for_a_witness_that_is_asked_about_others() {
-    let (mut rig, first) = judge(true);
-    let ours = LeaseView { process: Some(identity(5)), ..view(LEASE_2, at(secs(0)), 3) };
-    let seen = |_| Some(vec![view(LEASE, at(secs(0)), 3), ours.clone()]);
-    let effects: Vec<_> = watch(&mut rig, first, secs(12), seen).into_iter().map(|(_, effect)| effect).collect();
-    let [check] = checks(&effects)[..] else { panic!("{effects:?}") };
-    let effects = rig.tell(JudgeInput::Process(LEASE_2, ProcessState::Gone));
-    let [(act, recover)] = &acts(&effects)[..] else { panic!("{effects:?}") };
-    assert_eq!((recover.lease, recover.cause), (LEASE_2, EndCause::Died));
-    let recovered = RecoverReply::Recovered { lines: 1, failed: 0 };
-    assert_eq!(acts(&rig.tell(JudgeInput::Store(*act, Ok(StoreReply::Recover(recovered))))), []);
-    let effects = rig.tell(JudgeInput::Liveness(check, None));
-    let [(_, recover)] = &acts(&effects)[..] else { panic!("{effects:?}") };
-    assert_eq!(recover.lease, LEASE, "the other is recovered already");
-}
-
-/// While acts wait for their turn looks go on, and the newest counts: none grows too old.
-#[test]
-fn r4_acts_that_wait_for_their_turn_stay_fresh() {
-    let leases: Vec<LeaseId> = (1..=40).map(LeaseId::from_random).collect();
-    let mut left = leases.clone();
-    let (mut rig, first) = judge(true);
-    let dead = |left: &[LeaseId]| Some(left.iter().map(|lease| view(*lease, at(secs(0)), 3)).collect());
-    let effects: Vec<_> =
-        watch(&mut rig, first, secs(12), |_| dead(&left)).into_iter().map(|(_, effect)| effect).collect();
-    assert_eq!(checks(&effects).len(), 1);
-    let mut pending = rig.pass(TIMING.request_timeout);
-    let mut asked_again = 0;
-    while let Some((act, recover)) = acts(&pending).last().cloned() {
-        assert!(r3_still_fresh(EndCause::Lapsed, recover.seen_at, store_time(rig.now), TIMING.renew), "{}", left.len());
-        // Each takes a while.
-        let during = watch(&mut rig, pending, ms(100), |_| dead(&left));
-        left.retain(|lease| *lease != recover.lease);
-        let during: Vec<_> = during.into_iter().map(|(_, effect)| effect).collect();
-        asked_again += checks(&during).len();
-        let reply = RecoverReply::Recovered { lines: 1, failed: 0 };
-        pending = rig.tell(JudgeInput::Store(act, Ok(StoreReply::Recover(reply))));
-    }
-    assert_eq!((left, asked_again), (vec![], 0));
-}
-
-/// An act that was held up until its look was old is repeated after the next look: the watch goes on.
-#[test]
-fn r4_an_act_that_was_spared_is_decided_by_the_next_look() {
-    let acts_again = |renewals| {
-        let (mut rig, check) = asking_for_the_heartbeat();
-        let (act, recover) = acts(&rig.tell(JudgeInput::Liveness(check, None)))[0].clone();
-        let effects = rig.tell(JudgeInput::Store(act, Ok(StoreReply::Recover(RecoverReply::Spared))));
-        assert_eq!((acts(&effects), recover.renewals), (vec![], 3));
-        acted(&watch(&mut rig, effects, secs(2), |_| Some(vec![view(LEASE, at(secs(0)), renewals)])))
-    };
-    assert_eq!(acts_again(3).first().map(|(_, cause, renewals)| (*cause, *renewals)), Some((EndCause::Lapsed, 3)));
-    assert_eq!(acts_again(4), [], "it was renewed");
-}
-
-/// A young witness vouches for those with short ttls, and a question names one.
-#[test]
-fn r2_leases_with_other_timings_are_asked_for_by_themselves() {
-    let (mut rig, first) = judge(true);
-    let slow = LeaseView { ttl: secs(9), expires_at: store_time(at(secs(8))), ..view(LEASE_2, at(secs(0)), 3) };
-    let dead = |_| Some(vec![view(LEASE, at(secs(0)), 3), slow.clone()]);
-    let effects: Vec<_> = watch(&mut rig, first, secs(12), dead).into_iter().map(|(_, effect)| effect).collect();
-    let [check] = checks(&effects)[..] else { panic!("{effects:?}") };
-    let request = LivenessRequest::Check { leases: vec![LEASE], ttl_max: secs(8) };
-    assert!(effects.contains(&JudgeEffect::Liveness(check, request)));
-    let vouched = Some(LivenessReply::Check { vouches: true, alive: vec![LEASE] });
-    let effects = rig.tell(JudgeInput::Liveness(check, vouched));
-    let [check] = checks(&effects)[..] else { panic!("{effects:?}") };
-    let request = LivenessRequest::Check { leases: vec![LEASE_2], ttl_max: secs(9) };
-    assert_eq!(effects, [JudgeEffect::Liveness(check, request)]);
-}
-
-#[test]
-fn r2_no_heartbeat_puts_recovery_off_for_ever() {
-    let (mut rig, check) = asking_for_the_heartbeat();
-    let present = || Some(LivenessReply::Check { vouches: true, alive: vec![LEASE] });
-    let mut pending = rig.tell(JudgeInput::Liveness(check, present()));
-    let mut first_act = None;
-    while first_act.is_none() && rig.now < at(secs(60)) {
-        let effects = watch(&mut rig, std::mem::take(&mut pending), secs(1), silent);
-        first_act = acted(&effects).first().copied();
-        for check in effects.iter().flat_map(|(_, effect)| checks(std::slice::from_ref(effect))) {
-            pending.extend(rig.tell(JudgeInput::Liveness(check, present())));
-        }
-        first_act = first_act.or(acts(&pending).first().map(|_| (rig.now.since(at(secs(0))), EndCause::Lapsed, 3)));
-    }
-    assert_eq!(first_act.map(|(when, ..)| when), Some(secs(16)), "a whole ttl past its time");
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod append;
 mod calls;
 mod claim;
 mod judging;
+mod judging_waits;
 mod lease;
 mod leaving;
 mod outcome;
