@@ -88,8 +88,17 @@ pub struct Bounds {
     pub abort_notice: Duration,
     /// The same for one whose clock is slower than the protocol's margins cover: its second is longer than others'.
     pub abort_notice_slow: Duration,
-    /// S2: the same for one that is notified: it has been connected since before the abort. None: nobody is.
-    pub abort_told: Option<Duration>,
+    /// S2: the same for one that is notified. None: nobody is.
+    pub abort_told: Option<Told>,
+}
+
+/// How soon a notification is heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Told {
+    /// How long after what it tells of.
+    pub within: Duration,
+    /// By whom: those that have been connected for so long before. Who was cut off listens again some time later.
+    pub connected_for: Duration,
 }
 
 /// All checkers as one.

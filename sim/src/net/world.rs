@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use fencepost_core::BatchId;
 use fencepost_core::store::{Operated, ProcessIdentity};
 use fencepost_core::worker::RunKey;
+use fencepost_model::check::Told;
 use fencepost_model::history::{self, OutcomeStatus, RecordedWhy};
 use fencepost_model::store::{BatchSpec, Rows};
 use madsim::time::TimeHandle;
@@ -112,7 +114,12 @@ impl World {
         let options = &schedule.options;
         let batches = (0..options.batches.len()).map(|at| (batch_id(at), at)).collect();
         let rows = plan_rows(schedule.seed, options);
-        let bounds = bounds(&schedule.as_level_one(), rows.iter().flatten().copied());
+        let mut bounds = bounds(&schedule.as_level_one(), rows.iter().flatten().copied());
+        if let Some(told) = &mut bounds.abort_told {
+            // Each message sleeps for a millisecond at least, and who was cut off listens again a second of its clock later.
+            *told =
+                Told { within: told.within + Duration::from_millis(2), connected_for: Duration::from_millis(1_250) };
+        }
         let mut world = Self {
             schedule: schedule.clone(),
             checks: Checks::new(bounds),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::rules::outcome::BACKOFF_MAX;
 use fencepost_core::rules::recovery::r2_witness_limit;
-use fencepost_model::check::Bounds;
+use fencepost_model::check::{Bounds, Told};
 use fencepost_model::history;
 
 use super::World;
@@ -126,7 +126,9 @@ pub(crate) fn bounds(schedule: &Schedule, rows: impl Iterator<Item = RowPlan>) -
         progress: Duration::from_micros(progress_bound_us(schedule, rows)),
         abort_notice: Duration::from_micros(abort_notice_us(options)),
         abort_notice_slow: Duration::from_micros(abort_notice_us(options) * 1_000_000 / slowest_millionths(schedule)),
-        abort_told: options.notify.then(|| Duration::from_micros(options.latency_us_max + 2)),
+        abort_told: options
+            .notify
+            .then(|| Told { within: Duration::from_micros(options.latency_us_max + 2), connected_for: Duration::ZERO }),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use fencepost_core::{BatchId, LeaseId, Token};
 
 use super::health::Health;
-use super::{Checker, Violation, ensure, micros};
+use super::{Checker, Told, Violation, ensure, micros};
 use crate::history::{Event, Process};
 use crate::view::{OutcomeView, StoreView};
 
@@ -14,7 +14,8 @@ const NAME: &str = "11 abort";
 
 /// Asserts that once a batch is aborted no line of it is claimed, freed, recorded or retried, and its outcomes stay as they were; and
 /// that no handler of it starts
-/// - later than `told`, where there are notifications, on a process that has been well, with the store there, since before the abort;
+/// - later than `told` says, where there are notifications, on a process that had been well, with the store there, for as long as it
+///   says before the abort;
 /// - later than `notice` on a process that was well, with the store there, for all of that time; `notice_slow` where its clock is not
 ///   steady;
 /// - later than a ttl and `notice` on any process with a steady clock: its licence has run out.
@@ -24,7 +25,7 @@ const NAME: &str = "11 abort";
 pub struct Abort {
     notice: u64,
     notice_slow: u64,
-    told: Option<u64>,
+    told: Option<Told>,
     health: Health,
     aborted: BTreeMap<BatchId, u64>,
     outcomes: BTreeMap<BatchId, Vec<OutcomeView>>,
@@ -36,11 +37,11 @@ pub struct Abort {
 
 impl Abort {
     /// For an empty store.
-    pub fn new(notice: Duration, notice_slow: Duration, told: Option<Duration>) -> Self {
+    pub fn new(notice: Duration, notice_slow: Duration, told: Option<Told>) -> Self {
         Self {
             notice: micros(notice),
             notice_slow: micros(notice_slow),
-            told: told.map(micros),
+            told,
             health: Health::default(),
             aborted: BTreeMap::new(),
             outcomes: BTreeMap::new(),
@@ -90,7 +91,10 @@ impl Abort {
         let what = || format!("{process:?} starts a row of {batch} {late} us after its abort");
         ensure(late <= notice || !connected, NAME, at, what)?;
         let since = self.health.store_since().map_or(u64::MAX, |since| since.max(facts.since));
-        let told = self.told.is_some_and(|told| facts.is_well() && since < aborted_at && late > told);
+        let told = self.told.is_some_and(|Told { within, connected_for }| {
+            let listened = facts.is_well() && since.saturating_add(micros(connected_for)) < aborted_at;
+            listened && late > micros(within)
+        });
         ensure(!told, NAME, at, what)?;
         let licence = micros(facts.timing.ttl) + self.notice;
         ensure(late <= licence || !facts.steady, NAME, at, what)
@@ -181,7 +185,7 @@ mod tests {
             events.push((10_000, aborted()));
             let token = fencepost_core::Token(1);
             events.push((at, Event::HandlerStarted { process: Process(1), batch: batch(), line: 1, token }));
-            let told = Some(Duration::from_millis(20));
+            let told = Some(Told { within: Duration::from_millis(20), connected_for: Duration::from_millis(500) });
             first_failure(&mut Abort::new(Duration::from_secs(1), Duration::from_secs(2), told), &events).is_none()
         };
         assert!(bears(&[], 10_020));
@@ -189,9 +193,11 @@ mod tests {
         let link = Link::Store;
         let cut = [
             (9000, Event::LinkCut { process: Process(1), link }),
-            (10_000, Event::LinkHealed { process: Process(1), link }),
+            (9500, Event::LinkHealed { process: Process(1), link }),
         ];
-        assert!(bears(&cut, 10_021));
+        assert!(bears(&cut, 10_021), "it was not listening again yet");
+        let cut = [(9000, cut[0].1.clone()), (9499, cut[1].1.clone())];
+        assert!(!bears(&cut, 10_021));
     }
 
     #[test]
