@@ -151,3 +151,69 @@ fn who_was_cut_off_listens_again_some_time_later() {
     };
     assert_eq!(run(&schedule).violation, None);
 }
+
+/// A process that stands still between Redis' answer and its own look at it: the check had forgotten what Redis did.
+#[test]
+fn who_stands_still_hears_its_answer_later() {
+    let schedule = NetSchedule {
+        seed: 44973,
+        options: Options {
+            workers: 4,
+            machines: 4,
+            identities: false,
+            supervised: true,
+            stable_names: false,
+            liveness: true,
+            notify: true,
+            until_done: false,
+            calls: false,
+            batches: vec![BatchPlan {
+                rows: 46,
+                submit_at_us: 0,
+                priority: 0,
+                attempts_max: 3,
+                crashes_max: 3,
+                timeout_us: 32971420,
+            }],
+            run_us_min: 1648571,
+            run_us_max: 1648571,
+            slow_per_mille: 200,
+            failing_per_mille: 200,
+            retrying_per_mille: 50,
+            hanging_per_mille: 0,
+            deaf_per_mille: 1000,
+            poison_rows: 0,
+            concurrency: 1,
+            ttl_us: 8242858,
+            renew_us: 4121429,
+            scan_us: 8242858,
+            request_timeout_us: 2060714,
+            horizon_us: 1000,
+            claim_lines_max: 2,
+            claim_bytes_max: 10000,
+            group_lines_max: 1,
+            flush_age_us: 2000,
+            poll_us: 824285,
+            grace_us: 16485716,
+            cancel_grace_us: 1030357,
+            latency_us_min: 100,
+            latency_us_max: 1000,
+            slow_messages_per_mille: 0,
+            inner_us: 0,
+            clock_spread: 100000,
+            store_rate: 1100000,
+            restart_us: 24728574,
+            core: 224,
+            linger_us: 16485716,
+            joins_us: vec![],
+            lost_per_mille: 0,
+            witness_rate: 1000000,
+        },
+        answer_limit_us: 8242856,
+        faults: vec![
+            (28672245, BadNetwork { loss_per_mille: 10, latency_us_max: 4121429, for_us: 8242858 }),
+            (33053538, Pause { worker: 0, for_us: 5979760 }),
+        ],
+    };
+    assert_eq!(run(&schedule).violation, None);
+}

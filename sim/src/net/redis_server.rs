@@ -43,6 +43,7 @@ pub(super) struct Redis {
     hang_up: Arc<Notify>,
     /// What was done lately.
     pub(super) done: VecDeque<Done>,
+    remembered_us: u64,
 }
 
 /// A request that was done.
@@ -61,11 +62,12 @@ pub(super) struct Done {
     pub(super) master: bool,
 }
 
-/// What was done is remembered for so long: no request waits longer.
+/// What was done is remembered for so long: no request waits longer, but in a process that stands still.
 const REMEMBERED_US: u64 = 3_000_000;
 
 impl Redis {
-    pub(super) fn new() -> Self {
+    /// Whoever stands still may hear its answer so much later.
+    pub(super) fn new(pauses_us: u64) -> Self {
         let origin = Instant::from_micros(77_000_000);
         Self {
             model: ModelLiveness::new(origin),
@@ -78,6 +80,7 @@ impl Redis {
             since: 0,
             hang_up: Arc::default(),
             done: VecDeque::new(),
+            remembered_us: REMEMBERED_US + pauses_us,
         }
     }
 
@@ -198,7 +201,8 @@ impl World {
             _ => resp::numbers(&[now.as_micros()]),
         };
         self.redis.done.push_back(Done { at: now_us, now, request, alive, up_since, data_since, master });
-        while self.redis.done.front().is_some_and(|done| done.at + REMEMBERED_US < now_us) {
+        let remembered_us = self.redis.remembered_us;
+        while self.redis.done.front().is_some_and(|done| done.at + remembered_us < now_us) {
             self.redis.done.pop_front();
         }
         answer

@@ -51,6 +51,15 @@ impl NetSchedule {
         Schedule { seed: self.seed, options: self.options.clone(), faults }
     }
 
+    /// For how long processes stand still, all in all.
+    pub(super) fn pauses_us(&self) -> u64 {
+        let pauses = self.faults.iter().map(|(_, fault)| match fault {
+            NetFault::Pause { for_us, .. } => *for_us,
+            _ => 0,
+        });
+        pauses.sum()
+    }
+
     /// When faults stop: they are placed where the work is, so this hardly ever cuts work short.
     pub(super) fn heal_at_us(&self) -> u64 {
         let ends = self.faults.iter().map(|(at, fault)| at + fault.lasts_us()).max().unwrap_or(0);

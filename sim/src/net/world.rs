@@ -131,7 +131,7 @@ impl World {
             next_seq: 0,
             news: Arc::default(),
             store: Store::new(options),
-            redis: Redis::new(),
+            redis: Redis::new(schedule.pauses_us()),
             slots: Vec::new(),
             processes: Vec::new(),
             bad_network: None,
