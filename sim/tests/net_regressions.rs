@@ -217,3 +217,67 @@ fn who_stands_still_hears_its_answer_later() {
     };
     assert_eq!(run(&schedule).violation, None);
 }
+
+/// The simulator's own connections to the store had no limit: each that a restart had broken cost its worker a renewal, until it was
+/// judged.
+#[test]
+fn a_restart_costs_a_worker_no_more_renewals_than_it_has_connections() {
+    let schedule = NetSchedule {
+        seed: 49594,
+        options: Options {
+            workers: 2,
+            machines: 2,
+            identities: false,
+            supervised: true,
+            stable_names: true,
+            liveness: true,
+            notify: true,
+            until_done: false,
+            calls: false,
+            batches: vec![BatchPlan {
+                rows: 33,
+                submit_at_us: 0,
+                priority: 1,
+                attempts_max: 3,
+                crashes_max: 1,
+                timeout_us: 548240,
+            }],
+            run_us_min: 54824,
+            run_us_max: 109648,
+            slow_per_mille: 0,
+            failing_per_mille: 50,
+            retrying_per_mille: 50,
+            hanging_per_mille: 50,
+            deaf_per_mille: 0,
+            poison_rows: 0,
+            concurrency: 1,
+            ttl_us: 219296,
+            renew_us: 43859,
+            scan_us: 219296,
+            request_timeout_us: 109648,
+            horizon_us: 1000,
+            claim_lines_max: 2,
+            claim_bytes_max: 50,
+            group_lines_max: 1,
+            flush_age_us: 10964,
+            poll_us: 219296,
+            grace_us: 438592,
+            cancel_grace_us: 2192,
+            latency_us_min: 100,
+            latency_us_max: 1000,
+            slow_messages_per_mille: 0,
+            inner_us: 0,
+            clock_spread: 100000,
+            store_rate: 1000000,
+            restart_us: 10964,
+            core: 51,
+            linger_us: 438592,
+            joins_us: vec![],
+            lost_per_mille: 0,
+            witness_rate: 1000000,
+        },
+        answer_limit_us: 219296,
+        faults: vec![(904655, StorePause { for_us: 192682 }), (1331275, StoreRestart { for_us: 51889 })],
+    };
+    assert_eq!(run(&schedule).violation, None);
+}

@@ -7,6 +7,7 @@ use fencepost::driver::Clock;
 use fencepost::store::{Change, Changes, Store, StoreError, WorkerStore};
 use fencepost_core::store::{StoreFailure, StoreReply, StoreRequest};
 use madsim::net::{Endpoint, Receiver, Sender};
+use tokio::sync::Semaphore;
 
 use super::coverage::NetMark;
 use super::fault::Server;
@@ -23,7 +24,11 @@ pub(super) struct NetStore {
     /// No answer is waited for longer.
     limit: Duration,
     idle: Arc<Mutex<Vec<Connection>>>,
+    permits: Arc<Semaphore>,
 }
+
+/// A handle has at most so many connections, as the one to Postgres: each that a restart broke costs a request.
+const CONNECTIONS_MAX: usize = 4;
 
 struct Connection {
     sender: Sender,
@@ -32,7 +37,7 @@ struct Connection {
 
 impl NetStore {
     pub(super) fn new(shared: Shared, process: ProcessAt, clock: SimClock, limit: Duration) -> Self {
-        Self { shared, process, clock, limit, idle: Arc::default() }
+        Self { shared, process, clock, limit, idle: Arc::default(), permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
@@ -71,6 +76,9 @@ impl NetStore {
 
     async fn ask(&self, request: StoreRequest) -> Result<StoreReply, StoreError> {
         let ends = self.clock.now() + self.limit;
+        let Some(Ok(_permit)) = self.until(ends, self.permits.acquire()).await else {
+            return Err(StoreError::not_done("this process's own requests are queueing for too long", None));
+        };
         let pooled = self.idle().pop();
         let mut connection = match pooled {
             Some(connection) => connection,
@@ -129,7 +137,8 @@ impl WorkerStore for NetStore {
     }
 
     async fn for_renewals(&self) -> Result<Self, StoreError> {
-        Ok(Self { idle: Arc::default(), ..self.clone() })
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        Ok(Self { idle: Arc::default(), permits, ..self.clone() })
     }
 
     async fn changes(&self) -> Result<NetChanges, StoreError> {
