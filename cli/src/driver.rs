@@ -98,6 +98,9 @@ pub trait Clock: Clone + Send + Sync + 'static {
 pub trait Spawn: Clone + Send + Sync + 'static {
     /// Starts one; nobody waits for its end.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static);
+
+    /// How many tasks may run at the same moment.
+    fn side_by_side(&self) -> usize;
 }
 
 /// The processes of this machine (R1).

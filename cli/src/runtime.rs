@@ -44,6 +44,10 @@ impl Spawn for TokioSpawn {
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         tokio::spawn(task);
     }
+
+    fn side_by_side(&self) -> usize {
+        tokio::runtime::Handle::current().metrics().num_workers()
+    }
 }
 
 /// The processes that this one can see.

@@ -85,6 +85,8 @@ marks! {
     YoungRedis,
     /// R2: a heartbeat delayed a recovery.
     HeartbeatPresent,
+    /// A handler answered without waiting.
+    AnsweredAtOnce,
     /// A worker heard of a change.
     ChangeHeard,
     /// S7: completion calls made.

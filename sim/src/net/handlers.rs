@@ -11,8 +11,11 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use madsim::time::sleep;
 
+use super::coverage::NetMark;
 use super::world::{Action, ProcessAt, Shared};
 use crate::rows::{Nature, RowPlan};
+
+const PURPOSE_AT_ONCE: u64 = 0xa70;
 
 /// Runs the rows of a process.
 pub(super) struct RowsOf {
@@ -25,8 +28,8 @@ impl RowsOf {
         Self { shared, process }
     }
 
-    /// The row's nature, how soon its handler ends when cancelled, and at the latest.
-    fn begin(&self, key: RunKey) -> (RowPlan, Duration, Duration) {
+    /// The row's nature, whether it answers at once, how soon its handler ends when cancelled, and at the latest.
+    fn begin(&self, key: RunKey) -> (RowPlan, bool, Duration, Duration) {
         let mut world = self.shared.lock();
         let at = self.process;
         if !world.ordered.contains(&key) || !world.ran.insert(key) {
@@ -37,7 +40,9 @@ impl RowsOf {
         let options = &world.schedule.options;
         let latest = options.batches[batch].timeout_us + options.cancel_grace_us + options.ttl_us;
         let after_cancel = world.number_of(&[at as u64, key.token.0, key.line]) % 1000;
-        (plan, Duration::from_micros(after_cancel), Duration::from_micros(latest))
+        // All rows of some batches: the driver takes rows together after many that did.
+        let at_once = world.number_of(&[PURPOSE_AT_ONCE, batch as u64]).is_multiple_of(4);
+        (plan, at_once, Duration::from_micros(after_cancel), Duration::from_micros(latest))
     }
 
     fn end(&self, key: RunKey, answer: HandlerAnswer) -> HandlerAnswer {
@@ -64,7 +69,7 @@ impl RowsOf {
 impl Handler for RowsOf {
     async fn run(&self, row: Row, mut cancel: CancelToken) -> HandlerAnswer {
         let key = RunKey { batch: row.batch, line: row.line, token: row.token };
-        let (plan, after_cancel, latest) = self.begin(key);
+        let (plan, at_once, after_cancel, latest) = self.begin(key);
         let run = Duration::from_micros(plan.run_us);
         let poison = matches!(plan.nature, Nature::Poison { .. });
         let (takes, answer) = match (plan.nature, plan.answer(row.attempt)) {
@@ -74,6 +79,10 @@ impl Handler for RowsOf {
             (_, Some(answer)) => (run, answer_of(answer)),
             (_, None) => (latest, HandlerAnswer::Cancelled),
         };
+        if at_once && !poison && answer != HandlerAnswer::Cancelled {
+            self.shared.lock().coverage.mark(NetMark::AnsweredAtOnce);
+            return self.end(key, answer);
+        }
         tokio::select! {
             biased;
             () = sleep(takes) => {

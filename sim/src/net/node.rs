@@ -63,6 +63,11 @@ impl Spawn for SimSpawn {
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         drop(madsim::task::spawn(task));
     }
+
+    /// They run one after the other, in any order.
+    fn side_by_side(&self) -> usize {
+        2
+    }
 }
 
 /// The processes of a simulated machine.

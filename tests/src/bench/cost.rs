@@ -17,9 +17,12 @@ const PART: &str = "Cost";
 
 /// Measures it.
 pub fn measure(ground: &Ground, sizes: &Sizes, figures: &mut Figures, tell: &mut dyn FnMut(&str)) {
+    // Its own transactions are in the same count.
+    ground.block_on(autovacuum("off"));
     for (on, called) in [(StoreKind::Postgres, "Postgres"), (StoreKind::Sqlite, "SQLite")] {
         idle(ground, on, called, sizes, figures, tell);
     }
+    ground.block_on(autovacuum("on"));
     let cost =
         Cost { rows: sizes.rows, concurrency: drain::CONCURRENCY, ttl: Duration::from_secs(60), times: sizes.repeats };
     let outcome = ground.block_on(redis_cost::run(cost));
@@ -63,7 +66,14 @@ fn idle(
     }
 }
 
-/// Transactions of all databases so far. Sessions report theirs within about a second.
+async fn autovacuum(switch: &str) {
+    let mut conn = PgConnection::connect(own().url()).await.expect("the server answers");
+    for sql in [format!("alter system set autovacuum = {switch}"), "select pg_reload_conf()".to_owned()] {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut conn).await.expect("a setting");
+    }
+}
+
+/// Transactions of this database so far. Sessions report theirs within about a second.
 async fn transactions() -> i64 {
     let mut conn = PgConnection::connect(own().url()).await.expect("the server answers");
     let sql =

@@ -77,8 +77,8 @@ pub struct Batch {
     pub appends: Vec<Appended>,
     /// So many crashes fail a row.
     pub crashes_max: u32,
-    /// An operator may have aborted it.
-    pub aborts: bool,
+    /// What an abort of it said.
+    pub aborts: Said,
 }
 
 /// What was submitted and done so far.
@@ -250,7 +250,7 @@ impl Desk {
         let said: Option<Value> = serde_json::from_slice(&output.stdout).ok();
         match said.as_ref().and_then(|said| said["batch"].as_str()) {
             Some(id) => {
-                let batch = Batch { id: id.to_owned(), op, rows, appends: Vec::new(), crashes_max, aborts: false };
+                let batch = Batch { id: id.to_owned(), op, rows, appends: Vec::new(), crashes_max, aborts: Said::Not };
                 self.register().batches.push(batch);
             }
             None => self.register().complaints.push(format!("a batch cannot be submitted: {output:?}")),
@@ -294,7 +294,11 @@ impl Desk {
             Kind::Append => self.append(at, id, pick),
             Kind::Abort => {
                 let said = self.asked(&["abort", id, "--yes", "--json"], "new");
-                self.register().batches[at].aborts |= said != Said::Not;
+                let mut register = self.register();
+                let aborts = &mut register.batches[at].aborts;
+                if *aborts == Said::Not || said == Said::Done {
+                    *aborts = said;
+                }
                 said == Said::Done
             }
             Kind::RetryFailed => self.changes(&["retry", id, "--yes", "--json"], "rows"),

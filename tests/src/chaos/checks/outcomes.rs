@@ -18,8 +18,11 @@ pub fn check(facts: &Facts, batch: &Batch, by_line: &BTreeMap<(i64, u64), Vec<&R
     if !aborted && there.status != "success" && there.status != "failed" {
         say.wrong("liveness", || format!("{id} is {}", there.status));
     }
-    if aborted && !batch.aborts {
+    if aborted && batch.aborts == Said::Not {
         say.wrong("outcomes", || format!("{id} is aborted and nobody aborted it"));
+    }
+    if !aborted && batch.aborts == Said::Done {
+        say.wrong("outcomes", || format!("{id} was aborted, as its operator was told, and is {}", there.status));
     }
     let mut behind: HashMap<u64, &Row> =
         batch.appends.iter().flat_map(|append| &append.rows).map(|row| (row.id, row)).collect();
@@ -117,7 +120,7 @@ mod tests {
             rows: vec![one, two],
             appends: Vec::new(),
             crashes_max: 1000,
-            aborts: false,
+            aborts: Said::Not,
         };
         let mut facts = Facts::default();
         let there = BatchFacts { status: "failed".to_owned(), total: 2, ..BatchFacts::default() };
@@ -169,10 +172,12 @@ mod tests {
         assert_eq!(
             found(|facts, batch, _| {
                 abort(facts);
-                batch.aborts = true;
+                batch.aborts = Said::Unknown;
             }),
             [""; 0]
         );
+        finds("as its operator was told, and is failed", |_, batch, _| batch.aborts = Said::Done);
+        assert_eq!(found(|_, batch, _| batch.aborts = Said::Unknown), [""; 0]);
     }
 
     #[test]

@@ -63,6 +63,7 @@ pub fn check(facts: &Facts, evidence: &Evidence<'_>, say: &mut Say<'_>) {
 #[cfg(test)]
 mod tests {
     use super::super::super::facts::CrashFacts;
+    use super::super::super::operators::Said;
     use super::super::super::rows::Op;
     use super::*;
 
@@ -75,7 +76,7 @@ mod tests {
             rows: Vec::new(),
             appends: Vec::new(),
             crashes_max,
-            aborts: false,
+            aborts: Said::Not,
         };
         let crash = |token, withdrawn| CrashFacts { token, lease: 1, withdrawn };
         let outcome = |token, times: u64, superseded| OutcomeFacts {

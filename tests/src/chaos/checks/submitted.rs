@@ -26,7 +26,7 @@ mod tests {
     use fencepost_core::BatchId;
 
     use super::super::super::facts::BatchFacts;
-    use super::super::super::operators::Batch;
+    use super::super::super::operators::{Batch, Said};
     use super::super::super::report::Findings;
     use super::super::super::rows::Op;
     use super::*;
@@ -38,7 +38,7 @@ mod tests {
             rows: Vec::new(),
             appends: Vec::new(),
             crashes_max: 1,
-            aborts: false,
+            aborts: Said::Not,
         };
         let register = Register { batches: submitted.iter().map(batch).collect(), ..Register::default() };
         let mut facts = Facts::default();
