@@ -1,13 +1,14 @@
 //! When runs begin: once their rows are claimed, only under a licence (L4), and soon no more of a batch that is aborted (S2). (A hold
 //! takes nothing from those that have claimed before it: that nothing is claimed later, the facts see at each claim.)
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use fencepost_core::LeaseId;
 use fencepost_model::history::Event;
 
 use super::super::facts::Facts;
+use super::super::fleet::ProcessKey;
 use super::super::health::{LeaseChange, Spell};
 use super::super::ledger::Run;
 use super::super::probe;
@@ -60,8 +61,8 @@ struct Begun<'a> {
 enum Begins {
     /// As it must be.
     Well,
-    /// Too late, unless it was started before its worker stood still, and noted right after.
-    AfterStandstill,
+    /// Too late, unless it was started before its worker stood still, from this time on, and noted right after.
+    AfterStandstill(i64),
     /// When it must not.
     Wrong(String),
 }
@@ -74,12 +75,15 @@ pub fn check(facts: &Facts, evidence: &Evidence<'_>, say: &mut Say<'_>) {
         leases.entry(change.lease).or_default().push(change);
     }
     let around = evidence.surroundings;
-    let mut standing = Vec::new();
+    // One standstill may catch several starts.
+    let mut standing: BTreeMap<(ProcessKey, i64), Vec<&Run>> = BTreeMap::new();
     for run in evidence.runs {
         // That each was claimed, by a lease that is there, others see.
         let Some(claim) = facts.claims.get(&run.token) else { continue };
         let process = facts.leases.get(&claim.lease).and_then(|lease| lease.process);
-        let Some(life) = process.and_then(|process| evidence.lives.get(&process)) else { continue };
+        let Some((process, life)) = process.and_then(|process| Some((process, evidence.lives.get(&process)?))) else {
+            continue;
+        };
         // A run is noted by the clock of its worker's place.
         if life.place == evidence.drawn.stepped {
             continue;
@@ -90,7 +94,7 @@ pub fn check(facts: &Facts, evidence: &Evidence<'_>, say: &mut Say<'_>) {
         let begun = Begun { at_us, claimed_after_us: claim.after_us, lease, pauses, slow };
         match under_licence(begun, asked) {
             Begins::Well => {}
-            Begins::AfterStandstill => standing.push(run),
+            Begins::AfterStandstill(from_us) => standing.entry((process, from_us)).or_default().push(run),
             Begins::Wrong(what) => say.wrong("licence", || format!("{what}: {run:?} {claim:?}")),
         }
         let batch = number(&run.batch);
@@ -103,8 +107,8 @@ pub fn check(facts: &Facts, evidence: &Evidence<'_>, say: &mut Say<'_>) {
         }
     }
     let standstills = evidence.lives.values().map(|life| life.pauses.len() as u64).sum();
-    say.findings.after_standstill = standing.len() as u64;
-    if too_many(&standing, standstills) {
+    say.findings.after_standstill = standing.values().map(|runs| runs.len() as u64).sum();
+    if too_many(standing.len() as u64, standstills) {
         say.wrong("licence", || {
             format!("of {standstills} standstills too many are followed by runs that begin late: {standing:?}")
         });
@@ -130,8 +134,8 @@ fn under_licence(begun: Begun<'_>, asked: Asked) -> Begins {
     let just_before = |spell: &&Spell| spell.from_us < at_us && spell.until_us >= at_us - asked.start_us;
     if late_us <= asked.start_us || slow.iter().any(|spell| just_before(&spell)) {
         Begins::Well
-    } else if pauses.iter().any(|spell| just_before(&spell)) {
-        Begins::AfterStandstill
+    } else if let Some(spell) = pauses.iter().find(just_before) {
+        Begins::AfterStandstill(spell.from_us)
     } else {
         Begins::Wrong(format!("begins {late_us} us after its licence"))
     }
@@ -151,9 +155,9 @@ fn after_abort<'a>(
     (late_us > notice_us + asked.start_us && !disconnected.any(was)).then_some(late_us)
 }
 
-/// Whether so many runs after standstills are more than chance.
-fn too_many(standing: &[&Run], standstills: u64) -> bool {
-    standing.len() as u64 > 1 + standstills / STANDSTILLS_PER_NOTE
+/// Whether so many standstills that were followed by late runs are more than chance.
+fn too_many(followed: u64, standstills: u64) -> bool {
+    followed > 1 + standstills / STANDSTILLS_PER_NOTE
 }
 
 #[cfg(test)]
@@ -216,12 +220,11 @@ mod tests {
     #[test]
     fn a_run_may_be_noted_right_after_a_standstill_and_seldom_is() {
         let still = [Spell { from_us: 1_200_000, until_us: 4_000_000 }];
-        assert_eq!(begins(4_300, &lease(), &still, &[]), Begins::AfterStandstill);
+        assert_eq!(begins(4_300, &lease(), &still, &[]), Begins::AfterStandstill(1_200_000));
         assert_eq!(begins(4_300, &lease(), &[], &still), Begins::Well);
         assert!(is_wrong(&begins(4_401, &lease(), &still, &still)));
-        let run = Run { batch: String::new(), line: 1, token: 1, attempt: 1, pid: 1, at_us: 0 };
-        assert!(!too_many(&[&run; 1], 0) && !too_many(&[&run; 2], 20));
-        assert!(too_many(&[&run; 2], 19) && too_many(&[&run; 3], 20));
+        assert!(!too_many(1, 0) && !too_many(2, 20));
+        assert!(too_many(2, 19) && too_many(3, 20));
     }
 
     #[test]
