@@ -99,8 +99,7 @@ pub fn per_second(rows: u64, took: Duration) -> f64 {
 pub fn loops(ground: &Ground, on: StoreKind, rows: u64, connections: u64) -> Duration {
     let site = ground.store(on);
     ground.block_on(async {
-        let batch = site.load(OP, rows).await;
-        site.settle().await;
+        let batch = site.load_and_settle(OP, rows).await;
         site.opened(batch, rows).await;
         let took = limit::drain(&site, OP, connections).await;
         verified::verify(site.url(), batch, rows, None);
@@ -112,11 +111,7 @@ pub fn loops(ground: &Ground, on: StoreKind, rows: u64, connections: u64) -> Dur
 pub fn workers_drain(ground: &Ground, on: StoreKind, rows: u64, workers: usize, more: &[&str]) -> Drain {
     let site = ground.store(on);
     let processes = processes::start(ground, &site, OP, workers, CONCURRENCY, more);
-    let batch = ground.block_on(async {
-        let batch = site.load(OP, rows).await;
-        site.settle().await;
-        batch
-    });
+    let batch = ground.block_on(site.load_and_settle(OP, rows));
     let cpu =
         |processes: &[WorkerProcess]| processes.iter().map(|worker| processes::cpu(worker.pid())).sum::<Duration>();
     let (worker_before, server_before) = (cpu(&processes), processes::server_cpu(own()));

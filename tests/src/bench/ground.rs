@@ -1,7 +1,6 @@
 //! What all parts stand on: a Postgres server of the benchmark's own, folders for SQLite files, and a runtime to look at stores.
 
 use std::future::Future;
-use std::path::Path;
 
 use fencepost::store::loading::{BatchSpec, LoadEnd, Loaded, SLICE_ROWS};
 use fencepost::store::view::BatchCounts;
@@ -85,7 +84,7 @@ pub struct Site {
 }
 
 enum Held {
-    Folder(tempfile::TempDir),
+    Folder(#[expect(dead_code, reason = "it is removed with this")] tempfile::TempDir),
     Schema(Schema),
     /// It is another's.
     Lent,
@@ -115,14 +114,6 @@ impl Site {
         }
     }
 
-    /// Its folder, where it has one.
-    pub fn folder(&self) -> Option<&Path> {
-        match &self.place {
-            Held::Folder(folder) => Some(folder.path()),
-            Held::Schema(_) | Held::Lent => None,
-        }
-    }
-
     /// Stores so many rows of [`sizes::INPUT_BYTES`], which nobody can claim before [`Self::opened`].
     pub async fn load(&self, operation: &str, rows: u64) -> BatchId {
         self.load_of(operation, rows, sizes::input).await
@@ -136,6 +127,13 @@ impl Site {
             let inputs: Vec<Box<str>> = slice.map(input).collect();
             self.store.load_rows(batch, first, &inputs).await.expect("the rows are stored");
         }
+        batch
+    }
+
+    /// The same, with nothing left for the server to do.
+    pub async fn load_and_settle(&self, operation: &str, rows: u64) -> BatchId {
+        let batch = self.load(operation, rows).await;
+        self.settle().await;
         batch
     }
 

@@ -63,11 +63,7 @@ fn batches(ground: &Ground, site: &Site, rows: u64, times: u64) -> f64 {
     let mut took = Duration::ZERO;
     let mut done: Vec<BatchId> = Vec::new();
     for _ in 0..times {
-        let batch = ground.block_on(async {
-            let batch = site.load(OP, rows).await;
-            site.settle().await;
-            batch
-        });
+        let batch = ground.block_on(site.load_and_settle(OP, rows));
         took += drain::released(ground, site, batch, rows);
         done.push(batch);
     }

@@ -61,11 +61,7 @@ fn worker(ground: &Ground, rows: u64, options: &[&str], handler: &[PathBuf]) -> 
     command.args(["worker", "--quiet", "--store", site.url(), "--op", OP]).args(options).arg("--").args(handler);
     let mut worker = Process::start(command_quiet(command));
     processes::idle(ground, &site, 1);
-    let batch = ground.block_on(async {
-        let batch = site.load(OP, rows).await;
-        site.settle().await;
-        batch
-    });
+    let batch = ground.block_on(site.load_and_settle(OP, rows));
     let took = drain::released(ground, &site, batch, rows);
     worker.signal(nix::sys::signal::Signal::SIGTERM);
     worker.wait(STUCK);

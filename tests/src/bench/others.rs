@@ -40,7 +40,7 @@ pub fn measure(ground: &Ground, sizes: &Sizes, figures: &mut Figures, tell: &mut
             let Ok(ready) = installed else { continue };
             match ready.run(own().url(), sizes.peer_jobs, INPUT_BYTES) {
                 Ok(run) => {
-                    let rate = run.jobs as f64 / run.seconds;
+                    let rate = run.rows_per_second();
                     figures.sample(PART, name, "rows/s", rate);
                     let keeps = if run.keeps_outcome { "keeps" } else { "does not keep" };
                     figures.note(

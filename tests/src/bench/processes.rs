@@ -1,7 +1,6 @@
 //! Worker processes of the benchmark, and what processes used: as the kernel counts it.
 
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
@@ -124,10 +123,4 @@ pub fn memory_mb(pid: u32) -> (f64, f64) {
         line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok()).unwrap_or_default() / 1024.0
     };
     (field("VmHWM:"), field("VmRSS:"))
-}
-
-/// Bytes of a folder's files.
-pub fn folder_bytes(folder: &Path) -> u64 {
-    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    files.filter_map(|file| file.metadata().ok()).map(|data| data.len()).sum()
 }

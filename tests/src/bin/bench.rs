@@ -56,7 +56,7 @@ fn main() {
     let parts = if args.parts.is_empty() { Part::value_variants().to_vec() } else { args.parts };
     let figures = bench::all(&parts, &sizes, &mut |what| eprintln!("{what}"));
     let given: Vec<String> = std::env::args().skip(1).collect();
-    let command = format!("cargo run --release -p fencepost-tests --bin bench -- {}", given.join(" "));
+    let command = format!("tests/bench {}", given.join(" "));
     let machine = machine::describe();
     let text = page::markdown(command.trim_end(), &machine, &figures);
     print!("{text}");
