@@ -237,17 +237,17 @@ mod tests {
         let strikes = |kinds: &[Kind]| kinds.iter().filter(|kind| struck(&way, **kind).is_some()).count();
         assert_eq!((strikes(&needs), strikes(&others)), (0, others.len()));
         let port = way.as_ref().unwrap().port();
-        // Something went through: it is joined.
-        let mut client = runtime.block_on(async {
+        // Something went through: it is joined, for as long as both ends are open.
+        let (mut client, served) = runtime.block_on(async {
             let mut client = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
             let (mut served, _) = server.accept().await.unwrap();
             served.write_all(b"x").await.unwrap();
             client.read_exact(&mut [0]).await.unwrap();
-            client
+            (client, served)
         });
         assert_eq!((strikes(&needs), strikes(&others)), (needs.len(), others.len()));
         runtime.block_on(client.shutdown()).unwrap();
-        drop(client);
+        drop((client, served));
         let way = way.as_ref().unwrap();
         until("the connection is over", Duration::from_secs(20), || (way.connections() == 0).then_some(()));
         assert!(struck(&None, Kind::StoreDelay).is_none(), "a store in a file has no way to it");
