@@ -7,9 +7,9 @@ use fencepost_core::rules::claim::BatchStatus;
 use fencepost_core::store::StoreFailure;
 use fencepost_core::{AppendId, BatchId, LineRange};
 
-use crate::input::{Digest, InputError};
+use crate::input::InputError;
 use crate::load::{END_PATIENCE, SLICE_PATIENCE, row_text, until_known};
-use crate::slices::{Slice, Slices};
+use crate::slices::{Ahead, Content, InPlace, Part, Source};
 use crate::store::{Appends, StoreError};
 
 /// What an append came to.
@@ -145,24 +145,37 @@ pub fn check_columns(batch: BatchId, header: Option<&[String]>, columns: Option<
     Err(AppendError::Columns { batch, missing, unknown })
 }
 
-/// Appends rows given as JSON texts, one by one, by `next`: to a batch that is open, held or not. Waits for another append that
-/// loads, for as long as it moves. `progress` hears of that, and how many rows are stored.
+/// Appends rows given as JSON texts, one by one, by `next`, which a thread of its own calls while the store takes the rows before:
+/// to a batch that is open, held or not. Waits for another append that loads, for as long as it moves. `progress` hears of that, and
+/// how many rows are stored.
 ///
 /// # Errors
 ///
 /// Where the rows cannot be read or stored, the batch has ended, or the key is bound to other rows: then nothing was appended. Where
 /// the store falls silent at the very end: then that is not known, and a repeat under the same key tells.
-pub async fn rows<E: Into<AppendError>>(
+pub async fn rows<E: Into<AppendError> + Send + 'static>(
     store: &impl Appends,
     batch: BatchId,
     key: Option<&str>,
-    next: &mut (impl FnMut() -> Result<Option<Box<str>>, E> + Send),
+    next: impl FnMut() -> Result<Option<Box<str>>, E> + Send + 'static,
+    progress: impl Fn(Progress<'_>),
+) -> Result<Append, AppendError> {
+    append(store, batch, key, || Ahead::start(store.slice_size(), next), progress).await
+}
+
+async fn append<E: Into<AppendError>, S: Source<E>>(
+    store: &impl Appends,
+    batch: BatchId,
+    key: Option<&str>,
+    source: impl FnOnce() -> S,
     progress: impl Fn(Progress<'_>),
 ) -> Result<Append, AppendError> {
     let append = AppendId::from_random(rand::random());
     let appended = match begin(store, batch, append, key, &progress).await {
-        Ok(Begin::Load { first_line }) => load(store, Place { batch, append, first_line }, key, next, &progress).await,
-        Ok(Begin::Compare { digest, lines }) => return compare(batch, key, next, &digest, lines),
+        Ok(Begin::Load { first_line }) => {
+            load(store, Place { batch, append, first_line }, key, &mut source(), &progress).await
+        }
+        Ok(Begin::Compare { digest, lines }) => return compare(batch, key, &mut source(), &digest, lines).await,
         Err(error) => Err(error),
     };
     match &appended {
@@ -188,12 +201,12 @@ pub async fn values<T: serde::Serialize + Send>(
     values: impl IntoIterator<Item = T, IntoIter: Send>,
 ) -> Result<Append, AppendError> {
     let (mut values, mut row) = (values.into_iter(), 0);
-    let mut next = move || {
+    let next = move || {
         row += 1;
         let text = values.next().map(|value| row_text(&value)).transpose();
         text.map_err(|cause| AppendError::Row { row, cause })
     };
-    rows(store, batch, key, &mut next, |_| {}).await
+    append(store, batch, key, || InPlace::new(store.slice_size(), next), |_| {}).await
 }
 
 /// How an append goes on.
@@ -230,18 +243,19 @@ fn closed(batch: BatchId, status: Option<BatchStatus>) -> AppendError {
 }
 
 /// Reads all the rows, and stores none.
-fn compare<E: Into<AppendError>>(
+async fn compare<E: Into<AppendError>>(
     batch: BatchId,
     key: Option<&str>,
-    next: &mut impl FnMut() -> Result<Option<Box<str>>, E>,
+    source: &mut impl Source<E>,
     there: &str,
     lines: Option<LineRange>,
 ) -> Result<Append, AppendError> {
-    let mut digest = Digest::new();
-    while let Some(row) = next().map_err(Into::into)? {
-        digest.add(&row);
-    }
-    if digest.finish().to_string() == there {
+    let content = loop {
+        if let Part::End(content) = source.next().await.map_err(Into::into)? {
+            break content;
+        }
+    };
+    if content.digest == there {
         return Ok(Append { lines, new: false });
     }
     Err(AppendError::KeyBound { key: key.unwrap_or_default().to_owned(), batch })
@@ -259,17 +273,20 @@ async fn load<E: Into<AppendError>>(
     store: &impl Appends,
     place: Place,
     key: Option<&str>,
-    next: &mut (impl FnMut() -> Result<Option<Box<str>>, E> + Send),
+    source: &mut impl Source<E>,
     progress: &impl Fn(Progress<'_>),
 ) -> Result<Append, AppendError> {
     let Place { batch, append, first_line } = place;
-    let mut slices = Slices::default();
-    while let Some(Slice { before, inputs }) = slices.read(next).map_err(Into::into)? {
-        stage(store, place, first_line + before, inputs).await?;
-        progress(Progress::Stored(slices.rows()));
-    }
-    let rows = slices.rows();
-    let end = AppendEnd { digest: slices.digest(), rows };
+    let Content { rows, digest } = loop {
+        match source.next().await.map_err(Into::into)? {
+            Part::Slice(slice) => {
+                stage(store, place, first_line + slice.before, &slice.inputs).await?;
+                progress(Progress::Stored(slice.rows()));
+            }
+            Part::End(content) => break content,
+        }
+    };
+    let end = AppendEnd { digest, rows };
     let appended = until_known(END_PATIENCE, || store.finish_append(batch, append, end.clone())).await;
     let appended = appended.map_err(|error| match error.failure {
         StoreFailure::NotDone => AppendError::Store(error),

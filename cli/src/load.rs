@@ -7,7 +7,7 @@ use fencepost_core::store::StoreFailure;
 use tokio::time::Instant;
 
 use crate::input::InputError;
-use crate::slices::{Slice, Slices};
+use crate::slices::{Ahead, Content, InPlace, Part, Source};
 use crate::store::loading::{BatchSpec, LoadEnd, Loaded};
 use crate::store::{Loads, StoreError};
 
@@ -59,21 +59,32 @@ pub enum LoadError {
     },
 }
 
-/// Submits rows given as JSON texts, one by one, by `next`. `progress` hears how many are stored.
+/// Submits rows given as JSON texts, one by one, by `next`, which a thread of its own calls while the store takes the rows before.
+/// `progress` hears how many are stored.
 ///
 /// # Errors
 ///
 /// Where the rows cannot be read or stored, or the key is bound to other rows: then nothing was submitted. Where the store
 /// falls silent at the very end: then that is not known.
-pub async fn rows<E: Into<LoadError>>(
+pub async fn rows<E: Into<LoadError> + Send + 'static>(
     store: &impl Loads,
     spec: BatchSpec,
     key: Option<&str>,
-    next: &mut (impl FnMut() -> Result<Option<Box<str>>, E> + Send),
+    next: impl FnMut() -> Result<Option<Box<str>>, E> + Send + 'static,
+    progress: impl Fn(u64),
+) -> Result<Load, LoadError> {
+    submit(store, spec, key, || Ahead::start(store.slice_size(), next), progress).await
+}
+
+async fn submit<E: Into<LoadError>, S: Source<E>>(
+    store: &impl Loads,
+    spec: BatchSpec,
+    key: Option<&str>,
+    source: impl FnOnce() -> S,
     progress: impl Fn(u64),
 ) -> Result<Load, LoadError> {
     let batch = store.begin_load(spec).await?;
-    let loaded = load(store, batch, key, next, progress).await;
+    let loaded = load(store, batch, key, &mut source(), progress).await;
     if loaded.is_err() {
         // What cannot be removed now is not claimable and goes with a later load; the first error is the one to tell.
         let _ = store.remove_load(batch).await;
@@ -93,11 +104,11 @@ pub async fn values<T: serde::Serialize + Send>(
     values: impl IntoIterator<Item = T, IntoIter: Send>,
 ) -> Result<Load, LoadError> {
     let (mut values, mut line) = (values.into_iter(), 0);
-    let mut next = move || {
+    let next = move || {
         line += 1;
         values.next().map(|value| row_text(&value)).transpose().map_err(|cause| LoadError::Row { line, cause })
     };
-    rows(store, spec, key, &mut next, |_| {}).await
+    submit(store, spec, key, || InPlace::new(store.slice_size(), next), |_| {}).await
 }
 
 /// A value as a row's JSON text, where every store can keep it.
@@ -111,16 +122,19 @@ async fn load<E: Into<LoadError>>(
     store: &impl Loads,
     batch: BatchId,
     key: Option<&str>,
-    next: &mut (impl FnMut() -> Result<Option<Box<str>>, E> + Send),
+    source: &mut impl Source<E>,
     progress: impl Fn(u64),
 ) -> Result<Load, LoadError> {
-    let mut slices = Slices::default();
-    while let Some(Slice { before, inputs }) = slices.read(next).map_err(Into::into)? {
-        until_known(SLICE_PATIENCE, || store.load_rows(batch, before + 1, inputs)).await?;
-        progress(slices.rows());
-    }
-    let rows = slices.rows();
-    let end = LoadEnd { key: key.map(str::to_owned), digest: slices.digest(), total: rows };
+    let Content { rows, digest } = loop {
+        match source.next().await.map_err(Into::into)? {
+            Part::Slice(slice) => {
+                until_known(SLICE_PATIENCE, || store.load_rows(batch, slice.before + 1, &slice.inputs)).await?;
+                progress(slice.rows());
+            }
+            Part::End(content) => break content,
+        }
+    };
+    let end = LoadEnd { key: key.map(str::to_owned), digest, total: rows };
     let loaded = until_known(END_PATIENCE, || store.finish_load(batch, end.clone())).await;
     let loaded = loaded.map_err(|error| match error.failure {
         StoreFailure::NotDone => LoadError::Store(error),

@@ -27,7 +27,7 @@ use fencepost_core::purge::{PurgeAges, PurgeBegun, Purgeable, PurgedLeases, Purg
 use fencepost_core::store::{Operated, Retried, RetryRows, StoreFailure, StoreReply, StoreRequest};
 use fencepost_core::{AppendId, BatchId, LeaseId, StoreTime};
 
-use self::loading::{BatchSpec, LoadEnd, Loaded};
+use self::loading::{BatchSpec, LoadEnd, Loaded, SliceSize};
 use self::view::{
     BatchCounts, BatchView, CallsView, Resolved, RowPage, RowStatus, RowStory, StoppingView, WorkersView,
 };
@@ -132,8 +132,12 @@ pub trait Loads: Send + Sync {
     /// ([`loading::CUT_OFF_AFTER`]).
     fn begin_load(&self, spec: BatchSpec) -> impl Future<Output = Result<BatchId, StoreError>> + Send;
 
-    /// Appends rows from this line on, in one transaction; [`loading::SLICE_ROWS`] and [`loading::SLICE_BYTES`] say how many
-    /// are good. A slice may be repeated; one that would leave a gap is refused.
+    /// How large slices are best.
+    fn slice_size(&self) -> SliceSize {
+        SliceSize::SMALL
+    }
+
+    /// Appends rows from this line on, in one transaction. A slice may be repeated; one that would leave a gap is refused.
     fn load_rows(
         &self,
         batch: BatchId,
@@ -179,8 +183,12 @@ pub trait Appends: Send + Sync {
         key: Option<&str>,
     ) -> impl Future<Output = Result<Begun, StoreError>> + Send;
 
-    /// Stores the append's rows from this line of the batch on, in one transaction; a slice is as large as a load's. One that
-    /// would leave a gap is an error.
+    /// How large slices are best.
+    fn slice_size(&self) -> SliceSize {
+        SliceSize::SMALL
+    }
+
+    /// Stores the append's rows from this line of the batch on, in one transaction. A slice that would leave a gap is an error.
     fn append_rows(
         &self,
         batch: BatchId,

@@ -66,12 +66,12 @@ async fn rows_are_appended_in_slices_all_at_once() {
     let count = 2 * SLICE_ROWS as u32 + 5;
     let stored = Mutex::new(Vec::new());
     let (mut numbers, store, seen) = (3..3 + count, &place.store, &stored);
-    let mut next = move || Ok::<_, AppendError>(numbers.next().map(|n| n.to_string().into_boxed_str()));
+    let next = move || Ok::<_, AppendError>(numbers.next().map(|n| n.to_string().into_boxed_str()));
     let progress = |progress: Progress<'_>| match progress {
         Progress::Stored(rows) => seen.lock().unwrap().push(rows),
         Progress::Waiting(busy) => panic!("{busy:?}"),
     };
-    let appended = append::rows(store, batch, None, &mut next, progress).await.unwrap();
+    let appended = append::rows(store, batch, None, next, progress).await.unwrap();
     assert_eq!(appended, Append { lines: lines_of(3, u64::from(count)), new: true });
     assert_eq!(*stored.lock().unwrap(), [SLICE_ROWS as u64, 2 * SLICE_ROWS as u64, u64::from(count)]);
     assert_eq!(place.inputs(batch).await, (1..3 + count).map(|n| n.to_string()).collect::<Vec<_>>());
@@ -117,14 +117,14 @@ async fn rows_that_cannot_be_read_leave_nothing_behind() {
     let place = Place::new().await;
     let batch = place.batch(1).await;
     let mut rows = 0;
-    let mut next = || {
+    let next = move || {
         rows += 1;
         if rows <= SLICE_ROWS + 1 {
             return Ok(Some("1".into()));
         }
         Err(AppendError::Row { row: 9, cause: "unreadable".into() })
     };
-    let error = append::rows(&place.store, batch, Some("k"), &mut next, |_| {}).await.unwrap_err();
+    let error = append::rows(&place.store, batch, Some("k"), next, |_| {}).await.unwrap_err();
     assert_eq!(error.to_string(), "row 9 cannot be kept");
     assert_eq!(place.rows_stored(batch).await, 1);
     // Neither the place nor the key is taken.
@@ -147,13 +147,13 @@ async fn an_append_waits_for_another_one() {
         store.finish_append(batch, other, AppendEnd { digest: "d".to_owned(), rows: 1 }).await.unwrap()
     });
     let mut one = Some("8");
-    let mut next = move || Ok::<_, AppendError>(one.take().map(Box::from));
+    let next = move || Ok::<_, AppendError>(one.take().map(Box::from));
     let progress = |progress: Progress<'_>| {
         if let Progress::Waiting(busy) = progress {
             let _ = waits.send((busy.key.clone(), busy.rows));
         }
     };
-    let ours = append::rows(&place.store, batch, None, &mut next, progress).await.unwrap();
+    let ours = append::rows(&place.store, batch, None, next, progress).await.unwrap();
     assert_eq!(theirs.await.unwrap(), Appended::Done { lines: lines_of(2, 1) });
     assert_eq!(ours.lines, lines_of(3, 1));
     assert_eq!(place.inputs(batch).await, ["1", "7", "8"]);

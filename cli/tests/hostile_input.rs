@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::io::{self, Read};
+use std::io::{self, Cursor, Read};
 use std::path::Path;
 
 use fencepost::input::{Input, InputError, InputFormat, InputOptions, RowReader};
@@ -259,10 +259,10 @@ proptest! {
         let store = folder.path().join("rows.db");
         let (loaded, batches) = block_on(async {
             let opened = SqliteStore::open(&store, OpenMode::Create).await.unwrap();
-            let loaded = match RowReader::new(&bytes[..], "rows", format, 1 << 20) {
+            let loaded = match RowReader::new(Cursor::new(bytes.clone()), "rows", format, 1 << 20) {
                 Ok(mut reader) => {
                     let spec = BatchSpec::new("default");
-                    load::rows(&opened, spec, None, &mut || reader.next().transpose(), |_| {}).await.map_err(|error| error.to_string())
+                    load::rows(&opened, spec, None, move || reader.next().transpose(), |_| {}).await.map_err(|error| error.to_string())
                 }
                 Err(error) => Err(error.to_string()),
             };

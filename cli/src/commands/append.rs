@@ -65,13 +65,13 @@ async fn rows(
     };
     match input {
         Some(mut input) => {
-            let mut next = move || input.read_row().map(|row| row.map(Box::from));
-            append::rows(store, batch.batch, key, &mut next, progress).await
+            let next = move || input.read_row().map(|row| row.map(Box::from));
+            append::rows(store, batch.batch, key, next, progress).await
         }
         None => {
             let mut numbers = 1..=args.rows.unwrap_or(0);
-            let mut next = move || Ok::<_, InputError>(numbers.next().map(|n| format!("{{\"n\":{n}}}").into()));
-            append::rows(store, batch.batch, key, &mut next, progress).await
+            let next = move || Ok::<_, InputError>(numbers.next().map(|n| format!("{{\"n\":{n}}}").into()));
+            append::rows(store, batch.batch, key, next, progress).await
         }
     }
 }

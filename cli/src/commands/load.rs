@@ -72,8 +72,8 @@ pub async fn file(
     progress: impl Fn(u64),
 ) -> Result<Load, Failure> {
     let spec = spec(terms, input.columns(), Some(input.name().to_owned()));
-    let mut next = move || input.read_row().map(|row| row.map(Box::from));
-    load::rows(store, spec, terms.key, &mut next, progress).await.map_err(|error| failure(global, error))
+    let next = move || input.read_row().map(|row| row.map(Box::from));
+    load::rows(store, spec, terms.key, next, progress).await.map_err(|error| failure(global, error))
 }
 
 /// Loads numbered rows as a batch.
@@ -86,8 +86,8 @@ pub async fn numbered(
 ) -> Result<Load, Failure> {
     let spec = spec(terms, None, Some(format!("{count} numbered rows")));
     let mut numbers = 1..=count;
-    let mut next = move || Ok::<_, InputError>(numbers.next().map(|n| format!("{{\"n\":{n}}}").into_boxed_str()));
-    load::rows(store, spec, terms.key, &mut next, progress).await.map_err(|error| failure(global, error))
+    let next = move || Ok::<_, InputError>(numbers.next().map(|n| format!("{{\"n\":{n}}}").into_boxed_str()));
+    load::rows(store, spec, terms.key, next, progress).await.map_err(|error| failure(global, error))
 }
 
 fn failure(global: &Global, error: LoadError) -> Failure {

@@ -9,7 +9,7 @@ use fencepost_core::purge::{PurgeAges, PurgeBegun, Purgeable, PurgedLeases, Purg
 use fencepost_core::store::{Operated, Retried, RetryRows, StoreReply, StoreRequest};
 use fencepost_core::{AppendId, BatchId, LeaseId, StoreTime};
 
-use super::loading::{BatchSpec, LoadEnd, Loaded};
+use super::loading::{BatchSpec, LoadEnd, Loaded, SliceSize};
 use super::postgres::{self, PostgresStore};
 use super::sqlite::{self, SqliteStore};
 use super::verify::{Inspector, Verifies};
@@ -171,6 +171,10 @@ impl Loads for AnyStore {
         with_store!(self, store => store.begin_load(spec).await)
     }
 
+    fn slice_size(&self) -> SliceSize {
+        with_store!(self, store => Loads::slice_size(store))
+    }
+
     async fn load_rows(&self, batch: BatchId, first_line: u64, inputs: &[Box<str>]) -> Result<(), StoreError> {
         with_store!(self, store => store.load_rows(batch, first_line, inputs).await)
     }
@@ -205,6 +209,10 @@ impl Operates for AnyStore {
 impl Appends for AnyStore {
     async fn begin_append(&self, batch: BatchId, append: AppendId, key: Option<&str>) -> Result<Begun, StoreError> {
         with_store!(self, store => store.begin_append(batch, append, key).await)
+    }
+
+    fn slice_size(&self) -> SliceSize {
+        with_store!(self, store => Appends::slice_size(store))
     }
 
     async fn append_rows(

@@ -5,11 +5,25 @@ use std::time::Duration;
 use fencepost_core::BatchId;
 use fencepost_core::rules::leaving::{KeyBinding, s4_bind_key};
 
-/// A slice has at most about so many rows: its transaction then takes some 10 ms.
+/// A slice has at most about so many rows, where others wait for its transaction: that then takes some 10 ms.
 pub const SLICE_ROWS: usize = 4_000;
 
-/// And inputs of at most about so many bytes.
-pub const SLICE_BYTES: usize = 1 << 20;
+/// How large the slices of a load or an append are best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SliceSize {
+    /// At most so many rows.
+    pub rows: usize,
+    /// At most so many bytes of inputs, but for the last row.
+    pub bytes: usize,
+}
+
+impl SliceSize {
+    /// Where there is one writer at a time.
+    pub const SMALL: Self = Self { rows: SLICE_ROWS, bytes: 1 << 20 };
+
+    /// Where nobody waits for a load.
+    pub const LARGE: Self = Self { rows: 4 * SLICE_ROWS, bytes: 4 << 20 };
+}
 
 /// A load that has not moved for so long was cut off: a later load's start removes it.
 pub const CUT_OFF_AFTER: Duration = Duration::from_secs(86_400);

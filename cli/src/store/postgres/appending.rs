@@ -13,9 +13,10 @@ use tokio::time::{Instant, timeout_at};
 use super::PostgresStore;
 use super::call::Call;
 use super::codec::{batch_status, int, micros_of, natural};
-use super::load::longest;
+use super::connections::answer_limit;
+use super::load::{longest, slice_limit};
 use super::trouble::{self, Trouble};
-use crate::store::loading::SLICE_ROWS;
+use crate::store::loading::{SLICE_ROWS, SliceSize};
 use crate::store::{Appends, StoreError};
 
 impl Appends for PostgresStore {
@@ -35,6 +36,10 @@ impl Appends for PostgresStore {
         }
     }
 
+    fn slice_size(&self) -> SliceSize {
+        SliceSize::LARGE
+    }
+
     async fn append_rows(
         &self,
         batch: BatchId,
@@ -42,7 +47,8 @@ impl Appends for PostgresStore {
         first_line: u64,
         inputs: &[Box<str>],
     ) -> Result<Staged, StoreError> {
-        let until = Instant::now() + self.connections.answer_limit();
+        let limit = answer_limit(slice_limit(self.connections.lock_wait(), inputs));
+        let until = Instant::now() + limit;
         let mut used = self.connections.take(until).await?;
         let slice = Slice { batch, append, first_line, inputs };
         match timeout_at(until, self.copy_append_slice(&mut used.conn, &slice)).await {
@@ -58,7 +64,7 @@ impl Appends for PostgresStore {
                 StoreError::not_done(message, None)
             }),
             Ok(Err(error)) => Err(trouble::of_statement(error, self.place())),
-            Err(_) => Err(self.connections.no_answer()),
+            Err(_) => Err(self.connections.no_answer_within(limit)),
         }
     }
 
@@ -113,7 +119,7 @@ impl PostgresStore {
         slice: &Slice<'_>,
     ) -> Result<Result<(), PgRow>, sqlx::Error> {
         let options = self.connections.options();
-        self.begin_slice(conn).await?;
+        self.begin_slice(conn, slice.inputs).await?;
         let rows = i64::try_from(slice.inputs.len()).unwrap_or(i64::MAX);
         let call = Call::new("advance_append")
             .arg(int(slice.batch.number()))

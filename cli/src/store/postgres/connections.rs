@@ -93,9 +93,9 @@ impl Connections {
         ])
     }
 
-    /// How long the client waits for an answer: longer than the server's own limits, so that these are heard of.
+    /// How long the client waits for an answer to an ordinary request.
     pub(super) fn answer_limit(&self) -> Duration {
-        self.lock_wait + self.lock_wait / 4
+        answer_limit(self.lock_wait)
     }
 
     /// Calls a function as a request of its own, which commits by itself.
@@ -122,9 +122,14 @@ impl Connections {
         row.ok_or_else(|| StoreError::unknown(format!("{}: the server's reply has no record", self.place), None))
     }
 
-    /// The end of a request that was sent and not answered.
+    /// The end of an ordinary request that was sent and not answered.
     pub(super) fn no_answer(&self) -> StoreError {
-        StoreError::unknown(format!("{}: no answer within {:?}", self.place, self.answer_limit()), None)
+        self.no_answer_within(self.answer_limit())
+    }
+
+    /// The same of one with a limit of its own.
+    pub(super) fn no_answer_within(&self, limit: Duration) -> StoreError {
+        StoreError::unknown(format!("{}: no answer within {limit:?}", self.place), None)
     }
 
     /// A connection that is ready for a request. Nothing is sent that matters, so an error is a request not done.
@@ -189,6 +194,11 @@ impl Connections {
         // Each access is one operation on the list: a panic leaves it whole.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How long the client waits for an answer: longer than the server's own limit, so that this is heard of.
+pub(super) fn answer_limit(servers: Duration) -> Duration {
+    servers + servers / 4
 }
 
 /// Begins a transaction of several round trips (T2): behind a pooler the session has no limits of its own.

@@ -1,5 +1,7 @@
 //! S4: loading a batch in slices, by COPY.
 
+use std::time::Duration;
+
 use fencepost_core::BatchId;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 use tokio::time::{Instant, timeout_at};
@@ -7,9 +9,9 @@ use tokio::time::{Instant, timeout_at};
 use super::PostgresStore;
 use super::call::Call;
 use super::codec::{batch_id, int, micros_of, millis_of, names_to_json};
-use super::connections::begin_within;
+use super::connections::{answer_limit, begin_within};
 use super::trouble;
-use crate::store::loading::{BatchSpec, CUT_OFF_AFTER, LoadEnd, Loaded, SLICE_ROWS};
+use crate::store::loading::{BatchSpec, CUT_OFF_AFTER, LoadEnd, Loaded, SLICE_ROWS, SliceSize};
 use crate::store::{Loads, StoreError};
 
 impl Loads for PostgresStore {
@@ -38,8 +40,13 @@ impl Loads for PostgresStore {
         Ok(batch)
     }
 
+    fn slice_size(&self) -> SliceSize {
+        SliceSize::LARGE
+    }
+
     async fn load_rows(&self, batch: BatchId, first_line: u64, inputs: &[Box<str>]) -> Result<(), StoreError> {
-        let until = Instant::now() + self.connections.answer_limit();
+        let limit = answer_limit(slice_limit(self.connections.lock_wait(), inputs));
+        let until = Instant::now() + limit;
         let mut used = self.connections.take(until).await?;
         match timeout_at(until, self.copy_slice(&mut used.conn, batch, first_line, inputs)).await {
             Ok(Ok(true)) => {
@@ -54,7 +61,7 @@ impl Loads for PostgresStore {
                 Err(StoreError::not_done(message, None))
             }
             Ok(Err(error)) => Err(trouble::of_statement(error, self.place())),
-            Err(_) => Err(self.connections.no_answer()),
+            Err(_) => Err(self.connections.no_answer_within(limit)),
         }
     }
 
@@ -119,7 +126,7 @@ impl PostgresStore {
         inputs: &[Box<str>],
     ) -> Result<bool, sqlx::Error> {
         let options = self.connections.options();
-        self.begin_slice(conn).await?;
+        self.begin_slice(conn, inputs).await?;
         let rows = i64::try_from(inputs.len()).unwrap_or(i64::MAX);
         let call = Call::new("advance_load")
             .arg(int(batch.number()))
@@ -136,9 +143,10 @@ impl PostgresStore {
     }
 
     /// T2: a process that stops in the middle of a slice holds its locks no longer than this, behind a pooler too.
-    pub(super) async fn begin_slice(&self, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let limit = self.connections.lock_wait();
-        sqlx::raw_sql(AssertSqlSafe(begin_within(limit, limit))).execute(conn).await.map(drop)
+    pub(super) async fn begin_slice(&self, conn: &mut PgConnection, inputs: &[Box<str>]) -> Result<(), sqlx::Error> {
+        let idle_limit = self.connections.lock_wait();
+        let begin = begin_within(slice_limit(idle_limit, inputs), idle_limit);
+        sqlx::raw_sql(AssertSqlSafe(begin)).execute(conn).await.map(drop)
     }
 
     /// Without waiting for the disk: the end of the load or append does, and finds out what is missing.
@@ -168,6 +176,14 @@ impl PostgresStore {
     }
 }
 
+/// How long storing these inputs may take: a link that carries a MiB in the time of an ordinary request is fast enough for many, too.
+pub(super) fn slice_limit(request_limit: Duration, inputs: &[Box<str>]) -> Duration {
+    const MORE_MAX: usize = 3;
+    let bytes: usize = inputs.iter().map(|input| input.len()).sum();
+    let more = u32::try_from((bytes >> 20).min(MORE_MAX)).unwrap_or(0);
+    request_limit * (1 + more)
+}
+
 /// The length of the longest input in bytes: claims count with it (C3).
 pub(super) fn longest(inputs: &[Box<str>]) -> i64 {
     let longest = inputs.iter().map(|input| input.len()).max();
@@ -193,4 +209,22 @@ fn binary_rows(batch: BatchId, first_line: u64, inputs: &[Box<str>]) -> Vec<u8> 
     }
     out.extend_from_slice(&(-1i16).to_be_bytes());
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_slice_has_more_time_than_a_small_one() {
+        let limit = |bytes: &[usize]| {
+            let inputs: Vec<Box<str>> = bytes.iter().map(|bytes| "x".repeat(*bytes).into()).collect();
+            slice_limit(Duration::from_secs(5), &inputs).as_secs()
+        };
+        assert_eq!(limit(&[]), 5);
+        assert_eq!(limit(&[1 << 19, 1 << 18]), 5);
+        assert_eq!(limit(&[1 << 19, 1 << 19]), 10);
+        assert_eq!(limit(&[1 << 21, 1 << 21]), 20);
+        assert_eq!(limit(&[16 << 20]), 20);
+    }
 }
