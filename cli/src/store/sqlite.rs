@@ -70,6 +70,7 @@ mod effects;
 pub mod examine;
 mod lease;
 mod load;
+mod log_writes;
 pub mod open;
 mod operate;
 mod purge;
