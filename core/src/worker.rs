@@ -189,6 +189,8 @@ pub struct Worker {
     /// What was not started, all of the licence's lease.
     queue: Queue,
     runs: BTreeMap<RunKey, Run>,
+    /// C3: how many bytes the inputs of `runs` have.
+    running_bytes: u64,
     /// Runs that were given up and have not ended: they may still kill the process.
     /// With the lease under which the line is yet to be given back, where it is.
     abandoned: BTreeMap<RunKey, Option<LeaseId>>,
@@ -233,6 +235,7 @@ impl Worker {
             licence: None,
             queue: Queue::default(),
             runs: BTreeMap::new(),
+            running_bytes: 0,
             abandoned: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             mean_run_time: None,
@@ -372,8 +375,8 @@ impl Worker {
         }
     }
 
-    fn handle_store(&mut self, now: Instant, id: RequestId, reply: Result<StoreReply, StoreFailure>) {
-        if self.claim_answered(now, id, &reply) {
+    fn handle_store(&mut self, now: Instant, id: RequestId, mut reply: Result<StoreReply, StoreFailure>) {
+        if self.claim_answered(now, id, &mut reply) {
             return;
         }
         if self.record_answered(now, id, &reply) || self.call_answered(now, id, &reply) {

@@ -135,6 +135,8 @@ pub struct Options {
     pub lost_per_mille: u64,
     /// The second witness's clock runs at this rate, in millionths.
     pub witness_rate: u32,
+    /// C3: inputs that a worker holds have at most so many bytes.
+    pub held_bytes_max: u64,
 }
 
 const PURPOSE_OPTIONS: u64 = 1;
@@ -196,6 +198,7 @@ impl Options {
             joins_us: (0..d.pick(&[0, 0, 0, 1, 2])).map(|_| d.below(ttl_us * 2)).collect(),
             lost_per_mille: d.pick(&[0, 0, 0, 10, 100]),
             witness_rate: d.pick(&[1_000_000, 900_000, 1_100_000]),
+            held_bytes_max: d.pick(&[1_000_000, 1_000_000, 100, 20]),
         }
     }
 
@@ -265,6 +268,7 @@ impl Options {
             joins_us: Vec::new(),
             lost_per_mille: 0,
             witness_rate: 1_000_000,
+            held_bytes_max: 1_000_000,
         }
     }
 
@@ -287,6 +291,7 @@ impl Options {
             horizon: Duration::from_micros(self.horizon_us),
             claim_lines_max: self.claim_lines_max,
             claim_bytes_max: self.claim_bytes_max,
+            held_bytes_max: self.held_bytes_max,
             group_lines_max: self.group_lines_max,
             group_bytes_max: 1 << 20,
             flush_age: Duration::from_micros(self.flush_age_us),

@@ -97,13 +97,14 @@ impl<F: Fn(&Schedule) -> bool> Shrinker<F> {
 }
 
 /// Ways to make options simpler, the largest first.
-const SIMPLER: [fn(&mut Options); 31] = [
+const SIMPLER: [fn(&mut Options); 32] = [
     |o| o.batches.truncate(1),
     |o| o.workers = 1,
     |o| o.workers = o.workers.saturating_sub(1).max(1),
     |o| o.joins_us.clear(),
     |o| o.lost_per_mille = 0,
     |o| o.witness_rate = 1_000_000,
+    |o| o.held_bytes_max = 1_000_000,
     |o| o.poison_rows = 0,
     |o| o.poison_rows = o.poison_rows.min(1),
     |o| o.liveness = false,

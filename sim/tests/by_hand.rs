@@ -31,7 +31,7 @@ fn a_process_that_does_not_settle_is_seen() {
     quiet_panics();
     let rows = 30_000;
     let mut options = Options { workers: 1, concurrency: 30_000, claim_lines_max: rows, ..Options::small() };
-    (options.claim_bytes_max, options.horizon_us) = (1 << 30, 1_000_000);
+    (options.claim_bytes_max, options.held_bytes_max, options.horizon_us) = (1 << 30, 1 << 31, 1_000_000);
     options.batches[0].rows = rows;
     let violation = run(&Schedule { seed: 1, options, faults: Vec::new() }).violation;
     assert!(violation.as_ref().is_some_and(|seen| seen.check == "busy"), "{violation:?}");

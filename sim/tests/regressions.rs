@@ -81,6 +81,7 @@ fn a_claim_that_arrives_twice_is_settled() {
             joins_us: vec![],
             lost_per_mille: 0,
             witness_rate: 1000000,
+            held_bytes_max: 1000000,
         },
         faults: vec![
             (44838, Pause { worker: 1, for_us: 159520 }),
@@ -148,6 +149,7 @@ fn a_row_that_was_given_up_kills_its_worker_and_not_a_suspect() {
             joins_us: vec![],
             lost_per_mille: 0,
             witness_rate: 1000000,
+            held_bytes_max: 1000000,
         },
         faults: vec![(282647, CutWitness { worker: 0, way: Both, for_us: 3201912 })],
     };
@@ -212,6 +214,7 @@ fn an_act_that_stalled_with_the_store_judges_nobody() {
             joins_us: vec![],
             lost_per_mille: 0,
             witness_rate: 1000000,
+            held_bytes_max: 1000000,
         },
         faults: vec![
             (100936579, CutWitness { worker: 1, way: Both, for_us: 70429061 }),
@@ -280,6 +283,7 @@ fn a_silent_witness_does_not_put_recovery_off_for_ever() {
             joins_us: vec![],
             lost_per_mille: 0,
             witness_rate: 1000000,
+            held_bytes_max: 1000000,
         },
         faults: vec![
             (31363825, Crash { worker: 2, restart_after_us: None, reported: false }),
@@ -365,6 +369,7 @@ fn a_worker_that_slept_starts_no_row_of_an_aborted_batch() {
             joins_us: vec![],
             lost_per_mille: 0,
             witness_rate: 1000000,
+            held_bytes_max: 1000000,
         },
         faults: vec![(690785, Pause { worker: 0, for_us: 70706296 }), (2377616, Abort { batch: 1 })],
     };
@@ -428,6 +433,7 @@ fn a_settling_that_arrives_again_after_an_abort_takes_nothing_back() {
             joins_us: vec![],
             lost_per_mille: 100,
             witness_rate: 1000000,
+            held_bytes_max: 1000000,
         },
         faults: vec![
             (267033, Duplicate { worker: 1, server: Store, count: 1, after_us: 305865 }),
@@ -494,6 +500,7 @@ fn all_that_died_together_wait_for_a_silent_witness_once() {
             joins_us: vec![],
             lost_per_mille: 0,
             witness_rate: 1000000,
+            held_bytes_max: 1000000,
         },
         faults: vec![(124501, Crash { worker: 0, restart_after_us: Some(11112724), reported: false })],
     };
@@ -556,6 +563,7 @@ fn two_appends_of_one_moment_are_two() {
             joins_us: vec![],
             lost_per_mille: 0,
             witness_rate: 1000000,
+            held_bytes_max: 1000000,
         },
         faults: vec![(285, Append { batch: 0, rows: 2, for_us: 1 }), (285, Append { batch: 0, rows: 1, for_us: 1 })],
     };
@@ -619,6 +627,7 @@ fn who_has_a_slow_clock_hears_of_an_abort_later() {
             joins_us: vec![279067, 101423],
             lost_per_mille: 0,
             witness_rate: 1000000,
+            held_bytes_max: 1000000,
         },
         faults: vec![
             (254756, Hold { batch: 0, for_us: 455426 }),

@@ -111,6 +111,12 @@ pub fn c3_newcomer_lines(ahead: u64, concurrency: u32, unstarted: u64, lines_max
     (ahead / 2).max(u64::from(concurrency)).min(lines_max).min(most.saturating_sub(unstarted))
 }
 
+/// C3: whether a worker that holds inputs of so many bytes may claim so many more: it holds no more than `held_max`, but for a claim
+/// that it makes with empty hands and for a row that is larger than a claim.
+pub fn c3_has_room(held: u64, claim_max: u64, held_max: u64) -> bool {
+    held == 0 || held.saturating_add(claim_max) <= held_max
+}
+
 /// C3: how many of the rows offered, in order, fit into a claim's bytes; the first always does.
 pub fn c3_rows_within_bytes(sizes: impl IntoIterator<Item = u64>, bytes_max: u64) -> usize {
     let mut sum = 0u64;

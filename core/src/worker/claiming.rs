@@ -6,7 +6,7 @@ use super::queue::QueuedSpan;
 use super::{RunKey, Worker, WorkerEffect};
 use crate::ids::{LeaseId, RequestId};
 use crate::keeper::KeeperCommand;
-use crate::rules::claim::{c3_claim_lines, c3_lines_ahead, c3_newcomer_lines};
+use crate::rules::claim::{c3_claim_lines, c3_has_room, c3_lines_ahead, c3_newcomer_lines};
 use crate::store::{Claim, ClaimReply, Grant, StoreFailure, StoreReply, StoreRequest};
 use crate::time::Instant;
 
@@ -55,6 +55,9 @@ impl Worker {
             return Some(0);
         }
         let options = &self.options;
+        if !c3_has_room(self.queue.bytes() + self.running_bytes, options.claim_bytes_max, options.held_bytes_max) {
+            return None;
+        }
         let (concurrency, horizon, lines_max) = (options.concurrency, options.horizon, options.claim_lines_max);
         let ahead = c3_lines_ahead(self.mean_run_time, concurrency, horizon).min(lines_max);
         let unstarted = self.queue.rows();
@@ -128,12 +131,12 @@ impl Worker {
         }
     }
 
-    /// Returns whether the reply was for a claim.
+    /// Returns whether the reply was for a claim; its rows are taken out of it then.
     pub(super) fn claim_answered(
         &mut self,
         now: Instant,
         id: RequestId,
-        reply: &Result<StoreReply, StoreFailure>,
+        reply: &mut Result<StoreReply, StoreFailure>,
     ) -> bool {
         match &self.claim {
             ClaimState::Asked { id: asked, lease, number, idle, .. } if *asked == id => {
@@ -141,7 +144,7 @@ impl Worker {
                 self.claim = ClaimState::Idle;
                 match reply {
                     Ok(StoreReply::Claim(reply)) if *reply != ClaimReply::Closed => {
-                        self.claimed(now, idle, reply.clone())
+                        self.claimed(now, idle, std::mem::replace(reply, ClaimReply::Closed))
                     }
                     Err(StoreFailure::NotDone) => self.claim_later(now + self.retry_after()),
                     // C2: unknown is never guessed. A number found closed may have taken lines when the same request
@@ -154,7 +157,7 @@ impl Worker {
                 let (lease, number) = (*lease, *number);
                 if let Ok(StoreReply::SettleClaim(grants, stopped)) = reply {
                     self.claim = ClaimState::Idle;
-                    self.accept(now, grants.clone());
+                    self.accept(now, std::mem::take(grants));
                     self.s2_give_stopped_back(lease, stopped);
                 } else {
                     let next_at = now + self.retry_after();

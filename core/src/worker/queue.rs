@@ -34,6 +34,7 @@ struct OfBatch {
 pub(super) struct Queue {
     waiting: VecDeque<OfBatch>,
     rows: u64,
+    bytes: u64,
     turns: u64,
 }
 
@@ -44,6 +45,11 @@ impl Queue {
     /// How many rows.
     pub(super) fn rows(&self) -> u64 {
         self.rows
+    }
+
+    /// How many bytes their inputs have.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Of which batches.
@@ -58,6 +64,7 @@ impl Queue {
         }
         let rows = span.rows.len() as u64;
         self.rows += rows;
+        self.bytes += span.rows.iter().map(input_bytes).sum::<u64>();
         match self.waiting.iter_mut().find(|of| of.batch == span.batch) {
             Some(of) => {
                 of.rows += rows;
@@ -78,6 +85,7 @@ impl Queue {
         let OfBatch { batch, mut spans, rows } = self.waiting.remove(next)?;
         let span = spans.front_mut()?;
         let row = span.rows.pop_front()?;
+        self.bytes -= input_bytes(&row);
         let timeout = span.timeout;
         let start = StartRun {
             key: RunKey { batch, line: row.line, token: span.token },
@@ -98,19 +106,21 @@ impl Queue {
 
     /// Takes all rows of these batches out.
     pub(super) fn remove(&mut self, which: impl Fn(BatchId) -> bool) -> Vec<RunKey> {
-        let mut removed = Vec::new();
+        let (mut removed, mut bytes) = (Vec::new(), 0);
         self.waiting.retain_mut(|of| {
             if !which(of.batch) {
                 return true;
             }
             let of_span = |span: QueuedSpan| {
                 let (batch, token) = (span.batch, span.token);
+                bytes += span.rows.iter().map(input_bytes).sum::<u64>();
                 span.rows.into_iter().map(move |row| RunKey { batch, line: row.line, token })
             };
             removed.extend(std::mem::take(&mut of.spans).into_iter().flat_map(of_span));
             false
         });
         self.rows -= removed.len() as u64;
+        self.bytes -= bytes;
         removed
     }
 
@@ -118,6 +128,10 @@ impl Queue {
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
+}
+
+fn input_bytes(row: &GrantedRow) -> u64 {
+    row.input.len() as u64
 }
 
 #[cfg(test)]
@@ -148,14 +162,14 @@ mod tests {
         queue.push(span(2, 3, 1..=7));
         queue.push(span(3, 4, 1..=2));
         queue.push(span(1, 5, 21..=21));
-        assert_eq!((queue.rows(), queue.batches().count()), (29, 3));
+        assert_eq!((queue.rows(), queue.bytes(), queue.batches().count()), (29, 29, 3));
         let all = lines(&mut queue);
         // Batch 1 has waited longest, as batch 3 is served at once.
         assert_eq!(all[..11], [(3, 1), (3, 2), (1, 2), (2, 1), (2, 2), (2, 3), (1, 3), (2, 4), (2, 5), (2, 6), (1, 4)]);
         assert_eq!(all[11..13], [(2, 7), (1, 5)]);
         let of_1: Vec<u64> = all.iter().filter(|(batch, _)| *batch == 1).map(|(_, line)| *line).collect();
         assert_eq!(of_1, (2..=21).collect::<Vec<_>>(), "in their order");
-        assert_eq!((queue.rows(), queue.batches().count()), (0, 0));
+        assert_eq!((queue.rows(), queue.bytes(), queue.batches().count()), (0, 0, 0));
     }
 
     #[test]
@@ -167,6 +181,6 @@ mod tests {
         let removed = queue.remove(|batch| batch.number() == 1);
         let removed: Vec<_> = removed.iter().map(|key| (key.token.0, key.line)).collect();
         assert_eq!(removed, [(1, 1), (1, 2), (3, 5)]);
-        assert_eq!((queue.rows(), lines(&mut queue)), (1, vec![(2, 1)]));
+        assert_eq!((queue.rows(), queue.bytes(), lines(&mut queue)), (1, 1, vec![(2, 1)]));
     }
 }

@@ -12,6 +12,8 @@ use crate::time::Instant;
 #[derive(Debug, Clone, Hash)]
 pub(super) struct Run {
     pub(super) lease: LeaseId,
+    /// Of its input.
+    bytes: u64,
     started_at: Instant,
     deadline: Instant,
     cancelled: Option<CancelReason>,
@@ -55,9 +57,10 @@ impl Worker {
             let (key, deadline) = (start.key, o6_deadline(now, timeout));
             slots -= 1;
             self.deadlines.insert((deadline, key));
-            let before = self
-                .runs
-                .insert(key, Run { lease, started_at: now, deadline, cancelled: None, patience_counts: false });
+            let bytes = start.input.len() as u64;
+            let run = Run { lease, bytes, started_at: now, deadline, cancelled: None, patience_counts: false };
+            self.running_bytes += bytes;
+            let before = self.runs.insert(key, run);
             debug_assert!(before.is_none(), "L6: no token is run twice");
             self.effects.push_back(WorkerEffect::Start(start));
             self.holding_changed(now);
@@ -166,9 +169,7 @@ impl Worker {
         let of_closed = |run: &&Run| run.cancelled == Some(CancelReason::BatchClosed);
         let owes_line = self.runs.get(&key).filter(of_closed).map(|run| run.lease);
         if owes_line.is_some() {
-            if let Some(run) = self.runs.remove(&key) {
-                self.deadlines.remove(&(run.deadline, key));
-            }
+            self.remove_run(key);
             // Nothing of the batch holds this worker up.
             self.alone.take_if(|alone| *alone == key);
             self.holding_changed(now);
@@ -180,14 +181,13 @@ impl Worker {
 
     /// A run ended: its answer is offered, or its line given back or forgotten.
     pub(super) fn run_ended(&mut self, now: Instant, key: RunKey, answer: RunAnswer) {
-        let Some(run) = self.runs.remove(&key) else {
+        let Some(run) = self.remove_run(key) else {
             // An abandoned run's late end: its line is long decided, unless its batch was closed.
             if let Some(Some(lease)) = self.abandoned.remove(&key) {
                 self.give_back.add(lease, key);
             }
             return;
         };
-        self.deadlines.remove(&(run.deadline, key));
         self.holding_changed(now);
         let run_time = now.since(run.started_at);
         let jitter = self.random.next_u64();
@@ -220,6 +220,13 @@ impl Worker {
         };
         self.measure(run_time);
         self.offer(now, run.lease, key, answer, run_time);
+    }
+
+    fn remove_run(&mut self, key: RunKey) -> Option<Run> {
+        let run = self.runs.remove(&key)?;
+        self.running_bytes -= run.bytes;
+        self.deadlines.remove(&(run.deadline, key));
+        Some(run)
     }
 
     fn measure(&mut self, run_time: Duration) {

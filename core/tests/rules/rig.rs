@@ -118,7 +118,8 @@ pub const LEASE: LeaseId = LeaseId::from_random(1);
 pub const LEASE_2: LeaseId = LeaseId::from_random(2);
 
 pub fn options(concurrency: u32) -> WorkerOptions {
-    WorkerOptions { timing: TIMING, operations: vec!["op".into()], concurrency, ..WorkerOptions::default() }
+    let (operations, poll) = (vec!["op".into()], secs(1));
+    WorkerOptions { timing: TIMING, operations, concurrency, poll, ..WorkerOptions::default() }
 }
 
 pub fn worker(options: WorkerOptions) -> Rig<Worker> {

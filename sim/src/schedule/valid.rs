@@ -105,6 +105,7 @@ impl Options {
         option("concurrency", 1, 10_000, self.concurrency.into())?;
         option("claim_lines_max", 1, 10 * ROWS_MAX, self.claim_lines_max)?;
         option("claim_bytes_max", 1, US_MAX, self.claim_bytes_max)?;
+        option("held_bytes_max", 1, US_MAX, self.held_bytes_max)?;
         option("group_lines_max", 1, 10 * ROWS_MAX, self.group_lines_max as u64)?;
         option("clock_spread", 0, 900_000, self.clock_spread.into())?;
         option("store_rate", RATE_MIN, RATE_MAX, self.store_rate.into())?;
