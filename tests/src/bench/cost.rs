@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use fencepost::load;
+use fencepost::store::loading::BatchSpec;
 use sqlx::{Connection, PgConnection};
 
 use super::drain::{self, OP};
@@ -9,8 +11,11 @@ use super::figures::Figures;
 use super::ground::Ground;
 use super::processes;
 use super::sizes::Sizes;
+use super::verified;
 use crate::place::StoreKind;
 use crate::postgres::own;
+use crate::process::until;
+use crate::scenario::STUCK;
 use crate::scenario::redis_cost::{self, Cost};
 
 const PART: &str = "Cost";
@@ -23,6 +28,14 @@ pub fn measure(ground: &Ground, sizes: &Sizes, figures: &mut Figures, tell: &mut
         idle(ground, on, called, sizes, figures, tell);
     }
     ground.block_on(autovacuum("on"));
+    for (on, called) in [(StoreKind::Postgres, "Postgres"), (StoreKind::Sqlite, "SQLite")] {
+        for (kilobytes, rows) in sizes.heavy {
+            let memory = busy_memory_mb(ground, on, kilobytes << 10, rows);
+            let name = format!("memory of a busy worker, rows of {kilobytes} KiB, {called}");
+            figures.sample(PART, &name, "MB", memory);
+            tell(&format!("  {name}: {memory:.1} MB"));
+        }
+    }
     let cost =
         Cost { rows: sizes.rows, concurrency: drain::CONCURRENCY, ttl: Duration::from_secs(60), times: sizes.repeats };
     let outcome = ground.block_on(redis_cost::run(cost));
@@ -64,6 +77,20 @@ fn idle(
     for worker in workers {
         worker.leave();
     }
+}
+
+/// The most memory of a worker that may run [`drain::CONCURRENCY`] rows at once and gets large ones.
+fn busy_memory_mb(ground: &Ground, on: StoreKind, bytes: usize, rows: u64) -> f64 {
+    let site = ground.store(on);
+    let mut workers = processes::start(ground, &site, OP, 1, drain::CONCURRENCY, &[]);
+    let values = (0..rows).map(|_| "x".repeat(bytes));
+    let loaded = ground.block_on(load::values(site.store(), BatchSpec::new(OP), None, values));
+    let batch = loaded.expect("the rows are stored").batch;
+    until("the batch has ended", STUCK, || ground.block_on(site.counts(batch)).batch.ended_at);
+    let worker = workers.pop().expect("one was started");
+    let (most, _) = processes::memory_mb(worker.pid());
+    verified::verify(site.url(), batch, rows, Some(worker.leave()));
+    most
 }
 
 async fn autovacuum(switch: &str) {

@@ -38,6 +38,8 @@ pub struct Sizes {
     pub idle_seconds: u64,
     /// Jobs for another system.
     pub peer_jobs: u64,
+    /// For memory: rows of so many kibibytes, and how many.
+    pub heavy: [(usize, u64); 3],
 }
 
 impl Sizes {
@@ -51,6 +53,7 @@ impl Sizes {
             command_rows: 6_000,
             idle_seconds: 30,
             peer_jobs: 100_000,
+            heavy: [(100, 5_000), (1 << 10, 500), (15 << 10, 40)],
         }
     }
 
@@ -64,6 +67,7 @@ impl Sizes {
             command_rows: 800,
             idle_seconds: 5,
             peer_jobs: 20_000,
+            heavy: [(100, 1_000), (1 << 10, 100), (15 << 10, 8)],
         }
     }
 }
