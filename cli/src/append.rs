@@ -160,22 +160,22 @@ pub async fn rows<E: Into<AppendError> + Send + 'static>(
     next: impl FnMut() -> Result<Option<Box<str>>, E> + Send + 'static,
     progress: impl Fn(Progress<'_>),
 ) -> Result<Append, AppendError> {
-    append(store, batch, key, || Ahead::start(store.slice_size(), next), progress).await
+    append(store, batch, key, Ahead::start(store.slice_size(), next), progress).await
 }
 
-async fn append<E: Into<AppendError>, S: Source<E>>(
+async fn append<E: Into<AppendError>>(
     store: &impl Appends,
     batch: BatchId,
     key: Option<&str>,
-    source: impl FnOnce() -> S,
+    mut source: impl Source<E>,
     progress: impl Fn(Progress<'_>),
 ) -> Result<Append, AppendError> {
     let append = AppendId::from_random(rand::random());
     let appended = match begin(store, batch, append, key, &progress).await {
         Ok(Begin::Load { first_line }) => {
-            load(store, Place { batch, append, first_line }, key, &mut source(), &progress).await
+            load(store, Place { batch, append, first_line }, key, &mut source, &progress).await
         }
-        Ok(Begin::Compare { digest, lines }) => return compare(batch, key, &mut source(), &digest, lines).await,
+        Ok(Begin::Compare { digest, lines }) => return compare(batch, key, &mut source, &digest, lines).await,
         Err(error) => Err(error),
     };
     match &appended {
@@ -206,7 +206,7 @@ pub async fn values<T: serde::Serialize + Send>(
         let text = values.next().map(|value| row_text(&value)).transpose();
         text.map_err(|cause| AppendError::Row { row, cause })
     };
-    append(store, batch, key, || InPlace::new(store.slice_size(), next), |_| {}).await
+    append(store, batch, key, InPlace::new(store.slice_size(), next), |_| {}).await
 }
 
 /// How an append goes on.

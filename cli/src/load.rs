@@ -73,18 +73,18 @@ pub async fn rows<E: Into<LoadError> + Send + 'static>(
     next: impl FnMut() -> Result<Option<Box<str>>, E> + Send + 'static,
     progress: impl Fn(u64),
 ) -> Result<Load, LoadError> {
-    submit(store, spec, key, || Ahead::start(store.slice_size(), next), progress).await
+    submit(store, spec, key, Ahead::start(store.slice_size(), next), progress).await
 }
 
-async fn submit<E: Into<LoadError>, S: Source<E>>(
+async fn submit<E: Into<LoadError>>(
     store: &impl Loads,
     spec: BatchSpec,
     key: Option<&str>,
-    source: impl FnOnce() -> S,
+    mut source: impl Source<E>,
     progress: impl Fn(u64),
 ) -> Result<Load, LoadError> {
     let batch = store.begin_load(spec).await?;
-    let loaded = load(store, batch, key, &mut source(), progress).await;
+    let loaded = load(store, batch, key, &mut source, progress).await;
     if loaded.is_err() {
         // What cannot be removed now is not claimable and goes with a later load; the first error is the one to tell.
         let _ = store.remove_load(batch).await;
@@ -108,7 +108,7 @@ pub async fn values<T: serde::Serialize + Send>(
         line += 1;
         values.next().map(|value| row_text(&value)).transpose().map_err(|cause| LoadError::Row { line, cause })
     };
-    submit(store, spec, key, || InPlace::new(store.slice_size(), next), |_| {}).await
+    submit(store, spec, key, InPlace::new(store.slice_size(), next), |_| {}).await
 }
 
 /// A value as a row's JSON text, where every store can keep it.
@@ -149,9 +149,9 @@ async fn load<E: Into<LoadError>>(
     }
 }
 
-/// How long a slice that may have been stored is asked for: without it nothing is submitted, and that is known.
+/// How long a slice that may have been stored is asked for, from then on: without it nothing is submitted, and that is known.
 pub(crate) const SLICE_PATIENCE: Duration = Duration::from_secs(5);
-/// How long an end that may have happened is asked for: nothing else tells.
+/// How long an end that may have happened is asked for, from then on: nothing else tells.
 pub(crate) const END_PATIENCE: Duration = Duration::from_secs(60);
 /// How soon it is asked for again.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
@@ -162,7 +162,7 @@ pub(crate) async fn until_known<T, F: Future<Output = Result<T, StoreError>>>(
     patience: Duration,
     mut ask: impl FnMut() -> F,
 ) -> Result<T, StoreError> {
-    let (until, mut unknown) = (Instant::now() + patience, false);
+    let mut until = None;
     loop {
         let mut error = match ask().await {
             Ok(known) => return Ok(known),
@@ -171,10 +171,13 @@ pub(crate) async fn until_known<T, F: Future<Output = Result<T, StoreError>>>(
         if error.settled {
             return Err(error);
         }
-        unknown |= error.failure == StoreFailure::Unknown;
-        if !unknown || Instant::now() >= until {
+        if error.failure == StoreFailure::Unknown {
+            until.get_or_insert_with(|| Instant::now() + patience);
+        }
+        let Some(until) = until else { return Err(error) };
+        if Instant::now() >= until {
             // An earlier try may have happened all the same.
-            error.failure = if unknown { StoreFailure::Unknown } else { error.failure };
+            error.failure = StoreFailure::Unknown;
             return Err(error);
         }
         tokio::time::sleep(ASK_AGAIN).await;

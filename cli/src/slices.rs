@@ -2,6 +2,7 @@
 
 use std::panic::resume_unwind;
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 
@@ -65,15 +66,15 @@ impl<E: Send, N: FnMut() -> Result<Option<Box<str>>, E> + Send> Source<E> for In
 }
 
 /// Rows that a thread of their own reads, checks and sums up, a slice ahead: meanwhile the store takes the slice before, and an
-/// input that stands still (a pipe) keeps no transaction open. Three slices are in memory at most.
+/// input that stands still (a pipe) keeps no transaction open. Three slices are in memory at most, besides what the store makes of one.
 pub(crate) struct Ahead<E> {
     parts: mpsc::Receiver<Result<Part, E>>,
     reader: Option<JoinHandle<()>>,
 }
 
 impl<E: Send + 'static> Ahead<E> {
-    /// Begins to read rows that `next` gives one by one. The thread ends with the rows, with the first error, or when nobody
-    /// asks any more.
+    /// Begins to read rows that `next` gives one by one. The thread ends with the rows, with the first error, or with the first slice
+    /// that nobody wants any more.
     pub(crate) fn start(
         size: SliceSize,
         mut next: impl FnMut() -> Result<Option<Box<str>>, E> + Send + 'static,
@@ -119,8 +120,9 @@ impl Cut {
 
     fn part<E>(&mut self, next: &mut impl FnMut() -> Result<Option<Box<str>>, E>) -> Result<Part, E> {
         let before = self.digest.rows();
-        let (mut inputs, mut bytes) = (Vec::new(), 0);
-        while inputs.len() < self.size.rows && bytes < self.size.bytes {
+        let (mut inputs, mut bytes, began) = (Vec::new(), 0, Instant::now());
+        let size = self.size;
+        while inputs.len() < size.rows && bytes < size.bytes && (inputs.is_empty() || began.elapsed() < size.reading) {
             let Some(row) = next()? else { break };
             self.digest.add(&row);
             bytes += row.len();
@@ -136,13 +138,13 @@ impl Cut {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::{Arc, mpsc};
+    use std::sync::mpsc;
+    use std::time::Duration;
 
     use super::*;
 
     const ROWS: usize = 100;
-    const SIZE: SliceSize = SliceSize { rows: ROWS, bytes: 1 << 20 };
+    const SIZE: SliceSize = SliceSize { rows: ROWS, bytes: 1 << 20, reading: Duration::from_secs(60) };
 
     fn numbers(rows: usize) -> impl FnMut() -> Result<Option<Box<str>>, String> + Send + 'static {
         let mut numbers = 1..=rows;
@@ -175,10 +177,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_slice_ends_with_the_row_that_fills_it() {
-        let size = SliceSize { rows: 100, bytes: 4 };
+        let size = SliceSize { bytes: 4, ..SIZE };
         let (slices, _) = all(&mut InPlace::new(size, numbers(12))).await.unwrap();
         let sizes: Vec<usize> = slices.iter().map(|(_, inputs)| inputs.len()).collect();
         assert_eq!(sizes, [4, 4, 3, 1], "1 to 4, 5 to 8, 9 to 11, 12");
+    }
+
+    #[tokio::test]
+    async fn slow_rows_go_in_small_slices() {
+        let size = SliceSize { reading: Duration::ZERO, ..SIZE };
+        let (slices, content) = all(&mut InPlace::new(size, numbers(3))).await.unwrap();
+        assert_eq!((slices.len(), content.rows), (3, 3));
     }
 
     #[tokio::test]
@@ -193,20 +202,20 @@ mod tests {
 
     #[tokio::test]
     async fn one_slice_is_read_while_another_waits_and_no_more() {
-        let read = Arc::new(AtomicUsize::new(0));
         let (told, tells) = mpsc::channel();
-        let mut numbers = numbers(10 * ROWS);
-        let reads = read.clone();
+        let (mut numbers, mut read) = (numbers(10 * ROWS), 0);
         let mut source = Ahead::start(SIZE, move || {
-            if reads.fetch_add(1, Ordering::SeqCst) + 1 == 2 * ROWS {
+            read += 1;
+            if read == 2 * ROWS + 1 {
                 told.send(()).unwrap();
             }
             numbers()
         });
-        // The second slice is read to its end though nobody has asked for the first.
-        tells.recv().unwrap();
-        assert_eq!(read.load(Ordering::SeqCst), 2 * ROWS);
+        // The second slice waits until the first is asked for, and nothing is read of the third.
+        tells.recv_timeout(Duration::from_millis(100)).unwrap_err();
         assert!(matches!(source.next().await, Ok(Part::Slice(slice)) if slice.before == 0));
+        tells.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert!(matches!(source.next().await, Ok(Part::Slice(slice)) if slice.before == ROWS as u64));
     }
 
     #[tokio::test]

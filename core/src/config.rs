@@ -129,7 +129,7 @@ pub struct WorkerOptions {
     pub claim_lines_max: u64,
     /// A claim takes inputs of at most so many bytes.
     pub claim_bytes_max: u64,
-    /// Nothing is claimed that could make the inputs held more than so many bytes, but by a worker that holds none.
+    /// The inputs of the rows that a worker holds, running or not, have at most so many bytes, and one row more.
     pub held_bytes_max: u64,
     /// O3: a group has at most so many answers.
     pub group_lines_max: usize,
@@ -164,7 +164,7 @@ impl Default for WorkerOptions {
             horizon: Duration::from_secs(1),
             claim_lines_max: 10_000,
             claim_bytes_max: 8 << 20,
-            held_bytes_max: 20 << 20,
+            held_bytes_max: 16 << 20,
             group_lines_max: 1_000,
             group_bytes_max: 4 << 20,
             flush_age: Duration::from_millis(2),

@@ -341,6 +341,11 @@ impl Worker {
         self.mirror_due_at.get_or_insert(now + MIRROR_EVERY);
     }
 
+    /// C3: how many bytes the inputs of the rows have that it holds, running or not.
+    pub fn held_bytes(&self) -> u64 {
+        self.queue.bytes() + self.running_bytes
+    }
+
     /// How many rows run.
     pub fn running(&self) -> usize {
         self.runs.len()

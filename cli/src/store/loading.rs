@@ -15,14 +15,16 @@ pub struct SliceSize {
     pub rows: usize,
     /// At most so many bytes of inputs, but for the last row.
     pub bytes: usize,
+    /// A slice of rows that come slowly is closed by the first one that comes after so long: others are to see that it moves.
+    pub reading: Duration,
 }
 
 impl SliceSize {
     /// Where there is one writer at a time.
-    pub const SMALL: Self = Self { rows: SLICE_ROWS, bytes: 1 << 20 };
+    pub const SMALL: Self = Self { rows: SLICE_ROWS, bytes: 1 << 20, reading: Duration::from_secs(10) };
 
     /// Where nobody waits for a load.
-    pub const LARGE: Self = Self { rows: 4 * SLICE_ROWS, bytes: 4 << 20 };
+    pub const LARGE: Self = Self { rows: 4 * SLICE_ROWS, bytes: 4 << 20, reading: Duration::from_secs(10) };
 }
 
 /// A load that has not moved for so long was cut off: a later load's start removes it.

@@ -111,10 +111,14 @@ pub fn c3_newcomer_lines(ahead: u64, concurrency: u32, unstarted: u64, lines_max
     (ahead / 2).max(u64::from(concurrency)).min(lines_max).min(most.saturating_sub(unstarted))
 }
 
-/// C3: whether a worker that holds inputs of so many bytes may claim so many more: it holds no more than `held_max`, but for a claim
-/// that it makes with empty hands and for a row that is larger than a claim.
-pub fn c3_has_room(held: u64, claim_max: u64, held_max: u64) -> bool {
-    held == 0 || held.saturating_add(claim_max) <= held_max
+/// C3: how many bytes of inputs a worker that holds so many claims now, if any: what there is room for, and nothing while that is
+/// less than half a claim. The first row of a claim always fits, so it holds `held_max` and one row at most.
+pub fn c3_claim_bytes(held: u64, claim_max: u64, held_max: u64) -> Option<u64> {
+    let room = held_max.saturating_sub(held);
+    if held == 0 {
+        return Some(claim_max);
+    }
+    (room >= claim_max.div_ceil(2)).then(|| claim_max.min(room))
 }
 
 /// C3: how many of the rows offered, in order, fit into a claim's bytes; the first always does.

@@ -6,7 +6,7 @@ use super::queue::QueuedSpan;
 use super::{RunKey, Worker, WorkerEffect};
 use crate::ids::{LeaseId, RequestId};
 use crate::keeper::KeeperCommand;
-use crate::rules::claim::{c3_claim_lines, c3_has_room, c3_lines_ahead, c3_newcomer_lines};
+use crate::rules::claim::{c3_claim_bytes, c3_claim_lines, c3_lines_ahead, c3_newcomer_lines};
 use crate::store::{Claim, ClaimReply, Grant, StoreFailure, StoreReply, StoreRequest};
 use crate::time::Instant;
 
@@ -55,9 +55,7 @@ impl Worker {
             return Some(0);
         }
         let options = &self.options;
-        if !c3_has_room(self.queue.bytes() + self.running_bytes, options.claim_bytes_max, options.held_bytes_max) {
-            return None;
-        }
+        self.claim_bytes()?;
         let (concurrency, horizon, lines_max) = (options.concurrency, options.horizon, options.claim_lines_max);
         let ahead = c3_lines_ahead(self.mean_run_time, concurrency, horizon).min(lines_max);
         let unstarted = self.queue.rows();
@@ -70,6 +68,11 @@ impl Worker {
             0
         };
         (lines > 0).then_some(lines)
+    }
+
+    /// C3: how many bytes of inputs to claim now, if any.
+    fn claim_bytes(&self) -> Option<u64> {
+        c3_claim_bytes(self.held_bytes(), self.options.claim_bytes_max, self.options.held_bytes_max)
     }
 
     /// P2: waits to be idle, for a suspect that only an idle worker may take. Who would wait for an abandoned run or call to end
@@ -111,7 +114,7 @@ impl Worker {
             number,
             operations: self.options.operations.clone(),
             lines_max,
-            bytes_max: self.options.claim_bytes_max,
+            bytes_max: self.claim_bytes().unwrap_or(self.options.claim_bytes_max),
             idle,
         }));
         self.claim = ClaimState::Asked { id, lease, number, idle, sent_at: now };

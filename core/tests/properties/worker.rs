@@ -58,8 +58,10 @@ fn happening() -> impl Strategy<Value = Happening> {
 
 fn options() -> impl Strategy<Value = WorkerOptions> {
     let grace = prop_oneof![Just(0), 1..5_000u64];
-    (1..4u32, 1..4usize, 0..5u64, grace.clone(), grace, 1..40u64, any::<bool>()).prop_map(
-        |(concurrency, group_lines_max, flush, grace, cancel_grace, claim_lines_max, command)| WorkerOptions {
+    (1..4u32, 1..4usize, 0..5u64, grace.clone(), grace, 1..40u64, any::<bool>(), 1..40u64).prop_map(
+        |(concurrency, group_lines_max, flush, grace, cancel_grace, claim_lines_max, command, bytes)| WorkerOptions {
+            claim_bytes_max: bytes,
+            held_bytes_max: 40,
             calls: Calls { operations: vec!["op".into()], command, urls: Vec::new() },
             calls_at_once: 2,
             call_timeout: Duration::from_secs(3),
@@ -252,6 +254,7 @@ struct World {
     worker: Worker,
     now: Instant,
     concurrency: usize,
+    held_bytes_max: u64,
     store: Store,
     asked: Vec<(RequestId, StoreRequest)>,
     replies: Vec<(RequestId, StoreReply)>,
@@ -279,6 +282,7 @@ impl World {
         let now = Instant::from_micros(1_000_000_000);
         Self {
             concurrency: options.concurrency as usize,
+            held_bytes_max: options.held_bytes_max,
             makes_calls: options.calls.command,
             worker: Worker::new(options, seed, now),
             now,
@@ -344,6 +348,9 @@ impl World {
                         prop_assert_eq!(self.licensed(), Some(claim.lease), "a claim without a licence");
                         prop_assert!(claim.lines_max > 0 || !claim.idle, "an idle worker drains for nobody");
                         prop_assert!(!claim.idle || self.calling.is_empty(), "idle, with a call under way");
+                        let held = self.worker.held_bytes();
+                        let fits = held + claim.bytes_max <= self.held_bytes_max;
+                        prop_assert!(fits || held == 0 || claim.lines_max == 0, "C3: {held} bytes held, {claim:?}");
                     }
                     StoreRequest::ClaimCall(claim) => {
                         prop_assert!(self.makes_calls);

@@ -165,34 +165,40 @@ fn c3_a_claim_is_bounded_by_bytes_but_for_its_first_row() {
 }
 
 #[test]
-fn c3_there_is_room_for_a_claim_or_nothing_is_held() {
-    assert!(c3_has_room(6, 4, 10));
-    assert!(!c3_has_room(7, 4, 10));
-    assert!(c3_has_room(0, 4, 3), "else it would claim nothing ever");
-    assert!(!c3_has_room(1, u64::MAX, u64::MAX - 1));
+fn c3_so_many_bytes_are_claimed_as_there_is_room_for() {
+    assert_eq!(c3_claim_bytes(0, 4, 10), Some(4));
+    assert_eq!(c3_claim_bytes(6, 4, 10), Some(4));
+    assert_eq!(c3_claim_bytes(7, 4, 10), Some(3));
+    assert_eq!(c3_claim_bytes(8, 4, 10), Some(2));
+    assert_eq!(c3_claim_bytes(9, 4, 10), None, "less than half a claim");
+    assert_eq!(c3_claim_bytes(11, 4, 10), None);
+    assert_eq!(c3_claim_bytes(1, 1, 1), None);
+    assert_eq!(c3_claim_bytes(0, 4, 3), Some(4), "else it would claim nothing ever");
+    assert_eq!(c3_claim_bytes(1, u64::MAX, u64::MAX), Some(u64::MAX - 1));
 }
 
 #[test]
 fn c3_a_worker_with_enough_bytes_claims_nothing() {
-    let options = WorkerOptions { claim_bytes_max: 4, held_bytes_max: 10, ..options(3) };
+    let options = WorkerOptions { claim_bytes_max: 4, held_bytes_max: 9, ..options(3) };
     // Five rows of two bytes: three run, two wait.
     let (mut rig, effects) = with_grants(options.clone(), vec![grant(1, 1..=5)]);
-    assert_eq!((starts(&effects).len(), claims(&effects)), (3, vec![]));
+    assert_eq!((starts(&effects).len(), claims(&effects), rig.machine.held_bytes()), (3, vec![], 10));
     rig.pass(ms(10));
     // Four rows, eight bytes: those that run count as well.
     let effects = rig.tell(success(run(1, 1)));
     assert_eq!((starts(&effects), claims(&effects)), (vec![run(4, 1)], vec![]));
     assert_eq!(claims(&rig.tell(WorkerInput::BatchOpened)), []);
     let claim = claims(&rig.tell(success(run(2, 1))))[0].1.clone();
-    assert_eq!(claim.bytes_max, 4);
+    assert_eq!(claim.bytes_max, 3, "six are held");
 
     // What is given back and what was given up is not held any more.
-    let (mut rig, _) = with_grants(WorkerOptions { held_bytes_max: 9, ..options }, vec![grant(1, 1..=5)]);
-    let mut effects = rig.tell(WorkerInput::BatchesClosed(vec![BATCH]));
-    assert_eq!(claims(&effects), []);
-    effects.extend(rig.pass(secs(5)));
+    let (mut rig, _) = with_grants(options, vec![grant(1, 1..=5)]);
+    rig.tell(WorkerInput::BatchesClosed(vec![BATCH]));
+    assert_eq!(rig.machine.held_bytes(), 6);
+    let effects = rig.pass(secs(5));
     let abandoned = effects.iter().filter(|effect| matches!(effect, WorkerEffect::Abandon(_)));
-    assert_eq!((abandoned.count(), claims(&effects).len()), (3, 1));
+    assert_eq!((abandoned.count(), rig.machine.held_bytes()), (3, 0));
+    assert_eq!(claims(&effects)[0].1.bytes_max, 4);
 }
 
 #[test]

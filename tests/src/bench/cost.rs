@@ -57,8 +57,8 @@ fn idle(
     let site = ground.store(on);
     let workers = processes::start(ground, &site, OP, 1, drain::CONCURRENCY, &[]);
     let worker = &workers[0];
-    // What a start leaves to do is over.
-    std::thread::sleep(Duration::from_secs(3));
+    // What a start leaves to do is over, and in the server's counts: a session that goes idle tells its last ones ten seconds later.
+    std::thread::sleep(Duration::from_secs(12));
     let queries = |ground: &Ground| if on == StoreKind::Postgres { ground.block_on(transactions()) } else { 0 };
     let (cpu, before, began) = (processes::cpu(worker.pid()), queries(ground), Instant::now());
     std::thread::sleep(Duration::from_secs(sizes.idle_seconds));
@@ -82,7 +82,8 @@ fn idle(
 /// The most memory of a worker that may run [`drain::CONCURRENCY`] rows at once and gets large ones.
 fn busy_memory_mb(ground: &Ground, on: StoreKind, bytes: usize, rows: u64) -> f64 {
     let site = ground.store(on);
-    let mut workers = processes::start(ground, &site, OP, 1, drain::CONCURRENCY, &[]);
+    // Rows that take their time: else only a few would be there at once.
+    let mut workers = processes::start(ground, &site, OP, 1, drain::CONCURRENCY, &["--run-ms", "20"]);
     let values = (0..rows).map(|_| "x".repeat(bytes));
     let loaded = ground.block_on(load::values(site.store(), BatchSpec::new(OP), None, values));
     let batch = loaded.expect("the rows are stored").batch;

@@ -4,7 +4,7 @@
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use fencepost::handler::{CancelToken, Handler, HandlerAnswer, Row};
@@ -27,6 +27,9 @@ pub struct WorkerArgs {
     /// How many at once
     #[arg(long)]
     pub concurrency: u32,
+    /// How long a row takes, in milliseconds
+    #[arg(long, default_value_t = 0)]
+    pub run_ms: u64,
     /// The second witness
     #[arg(long)]
     pub redis: Option<RedisUrl>,
@@ -34,6 +37,7 @@ pub struct WorkerArgs {
 
 struct Nothing {
     runs: Arc<AtomicU64>,
+    run_time: Duration,
 }
 
 /// A row like this has its handler say when it ran: the batch and microseconds since 1970.
@@ -46,6 +50,9 @@ impl Handler for Nothing {
         assert!(row.input.len() > 1, "a row without an input");
         if &*row.input == PROBE {
             println!("{} {}", row.batch, now_us());
+        }
+        if !self.run_time.is_zero() {
+            tokio::time::sleep(self.run_time).await;
         }
         HandlerAnswer::Success(limit::RESULT.into())
     }
@@ -66,7 +73,7 @@ pub fn run(args: WorkerArgs) {
         let liveness = worker_program::liveness(args.redis, &store);
         let mut config = WorkerConfig::new([args.op]);
         config.options.concurrency = args.concurrency;
-        let handler = Nothing { runs: Arc::clone(&runs) };
+        let handler = Nothing { runs: Arc::clone(&runs), run_time: Duration::from_millis(args.run_ms) };
         let worker = RunningWorker::on_store_with(store, liveness, handler, config).expect("the worker starts");
         let stop = worker.stopper();
         std::thread::spawn(move || {

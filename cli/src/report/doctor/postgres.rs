@@ -164,7 +164,7 @@ fn pooler(pooler: Pooler) -> Finding {
     match pooler {
         Pooler { announced: true, .. } => Finding::ok(
             CHECK,
-            "?pooler=transaction: idle workers ask for rows once a second; a direct connection wakes them",
+            "?pooler=transaction: idle workers ask for rows every two seconds; a direct connection wakes them",
         ),
         Pooler { hands_on: true, .. } => Finding::problem(
             CHECK,

@@ -179,7 +179,7 @@ impl PostgresStore {
 /// How long storing these inputs may take: a link that carries a MiB in the time of an ordinary request is fast enough for many, too.
 pub(super) fn slice_limit(request_limit: Duration, inputs: &[Box<str>]) -> Duration {
     const MORE_MAX: usize = 3;
-    let bytes: usize = inputs.iter().map(|input| input.len()).sum();
+    let bytes: usize = inputs.iter().map(|input| BESIDE_INPUT + input.len()).sum();
     let more = u32::try_from((bytes >> 20).min(MORE_MAX)).unwrap_or(0);
     request_limit * (1 + more)
 }
@@ -190,10 +190,12 @@ pub(super) fn longest(inputs: &[Box<str>]) -> i64 {
     longest.map_or(0, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX))
 }
 
+/// What COPY's binary format has for a row besides its input, in bytes: how many values, their lengths, batch and line.
+const BESIDE_INPUT: usize = 2 + 3 * 4 + 2 * 8;
+
 /// Rows in COPY's binary format.
 fn binary_rows(batch: BatchId, first_line: u64, inputs: &[Box<str>]) -> Vec<u8> {
     const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
-    const BESIDE_INPUT: usize = 2 + 3 * 4 + 2 * 8;
     let bytes: usize = inputs.iter().map(|input| BESIDE_INPUT + input.len()).sum();
     let mut out = Vec::with_capacity(HEADER.len() + bytes + 2);
     out.extend_from_slice(HEADER);
@@ -224,6 +226,7 @@ mod tests {
         assert_eq!(limit(&[]), 5);
         assert_eq!(limit(&[1 << 19, 1 << 18]), 5);
         assert_eq!(limit(&[1 << 19, 1 << 19]), 10);
+        assert_eq!((limit(&[10; 16_000]), limit(&[50; 16_000])), (5, 10), "small rows");
         assert_eq!(limit(&[1 << 21, 1 << 21]), 20);
         assert_eq!(limit(&[16 << 20]), 20);
     }

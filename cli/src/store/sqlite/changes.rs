@@ -140,7 +140,7 @@ impl crate::store::Changes for Changes {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use std::time::Duration;
 
