@@ -90,10 +90,11 @@ impl Vacuum {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 let mut conn = PgConnection::connect(own().url()).await.expect("the server answers");
+                // As autovacuum does it: with its pauses, and no index passed by.
+                sqlx::raw_sql("set vacuum_cost_delay = 2").execute(&mut conn).await.expect("a setting");
                 while !stop.load(Ordering::SeqCst) {
-                    // As autovacuum does it: with its pauses, and no index passed by.
                     let sql = format!(
-                        "set vacuum_cost_delay = 2; vacuum (disable_page_skipping, index_cleanup on, analyze) \"{name}\".rows, \"{name}\".outcomes"
+                        "vacuum (disable_page_skipping, index_cleanup on, analyze) \"{name}\".rows, \"{name}\".outcomes"
                     );
                     sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut conn).await.expect("a vacuum");
                 }
