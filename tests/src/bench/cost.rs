@@ -101,7 +101,7 @@ async fn autovacuum(switch: &str) {
     }
 }
 
-/// Transactions of this database so far. Sessions report theirs within about a second.
+/// Transactions of this database so far, as sessions have told of them: busy ones every second, idle ones after ten.
 async fn transactions() -> i64 {
     let mut conn = PgConnection::connect(own().url()).await.expect("the server answers");
     let sql =
