@@ -184,7 +184,7 @@ pub struct Claim {
     /// Inputs of at most so many bytes together; the first line is granted whatever its size.
     pub bytes_max: u64,
     /// P2: the worker holds, runs and owes nothing, and claims nothing more until it knows the outcome of a suspect
-    /// that it is granted alone.
+    /// that it is granted alone. False as well for a while after it was declared dead: others are to have the suspect.
     pub idle: bool,
 }
 

@@ -207,6 +207,8 @@ pub struct Worker {
     draining_for_suspect: bool,
     /// P2: when a draining worker asks whether the suspect still waits.
     drain_look_at: Instant,
+    /// P2, S7: until then, single suspects and completion calls are left to others.
+    others_first_until: Instant,
     /// C3: a batch was opened since the last claim.
     newcomer_waits: bool,
     /// P2: the last claim found nothing, which what the worker held then may be the reason for.
@@ -245,6 +247,7 @@ impl Worker {
             alone: None,
             draining_for_suspect: false,
             drain_look_at: now,
+            others_first_until: now,
             newcomer_waits: false,
             refused_while_busy: false,
             recording: Recording::default(),
@@ -400,6 +403,11 @@ impl Worker {
     /// as if it were granted.
     fn is_idle(&self) -> bool {
         self.abandoned.is_empty() && self.calling.is_idle() && self.owes_nothing()
+    }
+
+    /// P2: whether a row may be granted to it alone.
+    fn may_run_alone(&self, now: Instant) -> bool {
+        self.is_idle() && now >= self.others_first_until
     }
 
     fn owes_nothing(&self) -> bool {

@@ -55,7 +55,7 @@ fn answers_and_an_abort() {
 #[test]
 fn a_worker_that_stands_still() {
     holds("lapse", 300);
-    holds("recovery", 25_000);
+    holds("recovery", 23_000);
 }
 
 /// What is left out comes to the same ends by other ways, and to the same violation.

@@ -638,3 +638,90 @@ fn who_has_a_slow_clock_hears_of_an_abort_later() {
     };
     assert_holds(&schedule);
 }
+
+/// P2: a worker whose clock has half the speed loses its lease before each renewal, lives on, and asks first when its row is free
+/// again: it took the suspect row 169 times and finished it never. Who was declared dead while it lived leaves suspects to others
+/// for a while now.
+#[test]
+fn who_loses_every_lease_leaves_the_suspect_to_others() {
+    let schedule = Schedule {
+        seed: 30481484,
+        options: Options {
+            workers: 3,
+            machines: 3,
+            identities: true,
+            supervised: false,
+            stable_names: true,
+            liveness: false,
+            notify: false,
+            until_done: false,
+            calls: false,
+            batches: vec![
+                BatchPlan {
+                    rows: 15,
+                    submit_at_us: 0,
+                    priority: 0,
+                    attempts_max: 1,
+                    crashes_max: 2,
+                    timeout_us: 75036945,
+                },
+                BatchPlan {
+                    rows: 10,
+                    submit_at_us: 14590683,
+                    priority: 0,
+                    attempts_max: 1,
+                    crashes_max: 3,
+                    timeout_us: 300147780,
+                },
+                BatchPlan {
+                    rows: 20,
+                    submit_at_us: 26179349,
+                    priority: 0,
+                    attempts_max: 1,
+                    crashes_max: 3,
+                    timeout_us: 300147780,
+                },
+            ],
+            run_us_min: 1500738,
+            run_us_max: 15007389,
+            slow_per_mille: 50,
+            failing_per_mille: 0,
+            retrying_per_mille: 0,
+            hanging_per_mille: 0,
+            deaf_per_mille: 0,
+            poison_rows: 1,
+            concurrency: 8,
+            ttl_us: 30014778,
+            renew_us: 15007389,
+            scan_us: 15007389,
+            request_timeout_us: 10000000,
+            horizon_us: 1000000,
+            claim_lines_max: 1,
+            claim_bytes_max: 1,
+            group_lines_max: 2,
+            flush_age_us: 1500738,
+            poll_us: 15007389,
+            grace_us: 7503694,
+            cancel_grace_us: 30014778,
+            latency_us_min: 500,
+            latency_us_max: 5000,
+            slow_messages_per_mille: 10,
+            inner_us: 0,
+            clock_spread: 10000,
+            store_rate: 1100000,
+            restart_us: 30014778,
+            core: 160,
+            linger_us: 0,
+            joins_us: vec![],
+            lost_per_mille: 0,
+            witness_rate: 1000000,
+            held_bytes_max: 1000000,
+        },
+        faults: vec![
+            (14895221, StoreAway { how: Refuses, for_us: 15932920 }),
+            (29518302, StoreAway { how: Stalls, for_us: 148052064 }),
+            (35326308, ClockRate { worker: 0, millionths: 500000 }),
+        ],
+    };
+    assert_holds(&schedule);
+}

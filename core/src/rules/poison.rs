@@ -1,7 +1,10 @@
 //! P: rows that kill their workers.
 
+use std::time::Duration;
+
 use crate::ids::Token;
 use crate::lines::LineSet;
+use crate::time::Instant;
 
 /// P1, O5, S5: whether an entry of a line's log counts among its attempts and crashes: those from its last operator's retry
 /// on. `superseded` is the newest token of an outcome of the line that was taken away; a line's tokens only rise (T3).
@@ -73,6 +76,14 @@ pub fn p2_may_work_on_suspects(within_quota: bool, something_else: bool) -> bool
 /// are slow to run.
 pub fn p2_may_take_range(may_take_suspect: bool, holds_suspect: bool) -> bool {
     may_take_suspect && !holds_suspect
+}
+
+/// P2, S7: until when a worker that was declared dead at `ended_at` while it lived leaves single suspects and completion calls to
+/// others. Whatever ended its lease may end the next one as soon (a clock that is far too slow does), and it knows first that
+/// something is free again: it would take the same row each time and never finish it. All others have asked by then, if only
+/// because they poll.
+pub fn p2_others_first_until(ended_at: Instant, ttl: Duration, poll: Duration) -> Instant {
+    ended_at + ttl.max(poll.saturating_mul(2))
 }
 
 /// P2: how many lines of a free suspect span a worker takes at once: never a single one out of several, since a single

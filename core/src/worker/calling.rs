@@ -130,18 +130,23 @@ impl Worker {
         self.makes_calls() && room && calling.asked.is_none() && self.may_call()
     }
 
+    /// P2, S7: who was declared dead while it lived leaves calls to others for a while.
+    fn next_call_at(&self) -> Instant {
+        self.calling.next_at.max(self.others_first_until)
+    }
+
     pub(super) fn calling_timeout(&self) -> Option<Instant> {
         let calling = &self.calling;
         let limit = self.request_limit();
         let asked = calling.asked.map(|(_, sent_at)| sent_at + limit);
-        let next = self.wants_call().then_some(calling.next_at);
+        let next = self.wants_call().then_some(self.next_call_at());
         let running = calling.running.values().map(|call| call.deadline);
         let owed = calling.owed.values().map(|owed| owed.asked.map_or(owed.next_at, |(_, sent_at)| sent_at + limit));
         asked.into_iter().chain(next).chain(running).chain(owed).min()
     }
 
     pub(super) fn claim_calls(&mut self, now: Instant) {
-        if !self.wants_call() || now < self.calling.next_at {
+        if !self.wants_call() || now < self.next_call_at() {
             return;
         }
         let Some(lease) = self.licensed() else { return };

@@ -17,7 +17,7 @@ pub(super) enum ClaimState {
         id: RequestId,
         lease: LeaseId,
         number: u64,
-        /// P2: it was asked by an idle worker.
+        /// P2: it was asked by an idle worker that may run a row alone.
         idle: bool,
         sent_at: Instant,
     },
@@ -99,7 +99,7 @@ impl Worker {
             return;
         }
         let (Some(lines_max), Some(lease)) = (self.wants_lines(), self.licensed()) else { return };
-        let idle = self.is_idle();
+        let idle = self.may_run_alone(now);
         let at = if lines_max == 0 { self.drain_look_at } else { self.next_claim_at };
         if now < at && !(idle && (self.draining_for_suspect || self.refused_while_busy)) {
             return;
@@ -177,7 +177,8 @@ impl Worker {
             ClaimReply::Granted { grants, suspect_waits, next_after, open_lines } => {
                 let was_draining = self.is_draining();
                 // An idle worker that was given nothing, and not the suspect either, asks again like any other.
-                self.draining_for_suspect = suspect_waits && !(asked_idle && grants.is_empty());
+                let others_first = now < self.others_first_until;
+                self.draining_for_suspect = suspect_waits && !others_first && !(asked_idle && grants.is_empty());
                 self.drain_look_at = now + self.options.poll.max(CLAIM_AGAIN_MIN);
                 // A worker that holds a suspect range gets no other: it asks again as soon as it is idle.
                 self.refused_while_busy = grants.is_empty() && !asked_idle;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{CancelCallReason, Licence, RunAnswer, RunKey, Worker, WorkerEffect, WorkerEvent};
 use crate::ids::{BatchId, LeaseId};
 use crate::rules::outcome::o6_deadline;
+use crate::rules::poison::p2_others_first_until;
 use crate::store::Answer;
 use crate::time::Instant;
 
@@ -94,6 +95,7 @@ impl Worker {
         self.claim = super::ClaimState::Idle;
         self.alone = None;
         self.draining_for_suspect = false;
+        self.others_first_until = p2_others_first_until(now, self.options.timing.ttl, self.options.poll);
         self.give_back.forget(lease);
         self.tell(WorkerEvent::LeaseEnded(lease));
         self.cancel_runs(now, CancelReason::LeaseEnded, |_, run| run.lease == lease);

@@ -216,9 +216,10 @@ fn s7_l4_no_call_is_started_without_a_licence_and_those_that_run_are_cancelled()
     // The licence is for ever here: another lease, whose licence ends.
     rig.tell(WorkerInput::Lease(LeaseEvent::Ended { lease: LEASE }));
     rig.tell(WorkerInput::CallEnded(grant(5).key, CallAnswer::Cancelled));
-    let effects = rig.tell(held(LEASE_2, rig.now + secs(1)));
+    rig.pass(TIMING.ttl - ms(1));
+    rig.tell(held(LEASE_2, rig.now + secs(1)));
     assert!(made(&rig.tell(answer(under_way, reply(Some(grant(6)), None, true, true)))).is_empty(), "of the old lease");
-    let (id, _) = asked_for(&effects)[0];
+    let (id, _) = asked_for(&rig.pass(ms(1)))[0];
     let effects = rig.tell(answer(id, reply(Some(grant(7)), None, true, true)));
     assert_eq!(made(&effects), [grant(7).key]);
     let (under_way, _) = asked_for(&effects)[0];
@@ -296,6 +297,7 @@ fn s7_who_gave_a_call_back_does_not_ask_again_at_once() {
     let (mut rig, effects) = at_work(caller());
     rig.tell(WorkerInput::Lease(LeaseEvent::Ended { lease: LEASE }));
     drop(effects);
+    rig.pass(TIMING.ttl);
     let effects = rig.tell(held(LEASE_2, rig.now + secs(1)));
     let (id, _) = asked_for(&effects)[0];
     rig.pass(secs(1));
@@ -457,4 +459,16 @@ fn s7_calls_have_their_own_timeouts() {
     let ended_at = rig.now;
     assert_eq!(asked_for(&rig.tell(answer(id, StoreReply::ClaimCall(ClaimCallReply::LeaseEnded)))), []);
     assert_eq!(rig.machine.poll_timeout(), Some(ended_at + secs(1)));
+}
+
+/// P2: who was declared dead while it lived would take the same call each time, and never get to its end.
+#[test]
+fn s7_p2_who_was_declared_dead_while_it_lived_leaves_calls_to_others_for_a_ttl() {
+    let (mut rig, _) = at_work(caller());
+    rig.tell(WorkerInput::Lease(LeaseEvent::Ended { lease: LEASE }));
+    let mut effects = rig.tell(held(LEASE_2, rig.now + secs(1_000)));
+    effects.extend(rig.tell(WorkerInput::CallsDue));
+    effects.extend(rig.pass(TIMING.ttl - ms(1)));
+    assert!(asked_for(&effects).is_empty(), "{effects:?}");
+    assert_eq!(asked_for(&rig.pass(ms(1))).len(), 1);
 }

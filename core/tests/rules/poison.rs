@@ -100,6 +100,12 @@ fn p2_who_may_take_suspects_and_how_many() {
     assert_eq!([0, 1, 2, 3, 9].map(|wanted| p2_lines_to_take(wanted, 5)), [2, 2, 2, 3, 5]);
 }
 
+#[test]
+fn p2_others_have_a_ttl_or_two_polls_to_take_what_a_living_worker_lost() {
+    assert_eq!(p2_others_first_until(at(secs(3)), secs(8), secs(1)), at(secs(11)));
+    assert_eq!(p2_others_first_until(at(secs(3)), secs(8), secs(5)), at(secs(13)), "who polls seldom is to have asked");
+}
+
 fn suspect_alone() -> Vec<Grant> {
     vec![Grant { suspicion: 2, alone: true, ..grant(1, 1..=1) }]
 }
@@ -292,4 +298,39 @@ fn p2_who_lost_the_lease_under_a_row_that_ran_alone_claims_again() {
     rig.tell(ended(run(1, 1), RunAnswer::Cancelled));
     let effects = rig.tell(held(LEASE_2, at(secs(1_000))));
     assert_eq!(claims(&effects).len(), 1, "{effects:?}");
+}
+
+/// P2: whatever ended its lease may end the next as soon: a worker that was declared dead while it lived runs no row alone for a
+/// while, nor waits to be idle for one; it goes on with all other lines.
+#[test]
+fn p2_who_was_declared_dead_while_it_lived_leaves_suspects_to_others_for_a_ttl() {
+    let (mut rig, _) = at_work(options(2));
+    rig.tell(WorkerInput::Lease(LeaseEvent::Ended { lease: LEASE }));
+    let reply = |grants| {
+        let reply = ClaimReply::Granted { grants, suspect_waits: true, next_after: None, open_lines: true };
+        Ok(StoreReply::Claim(reply))
+    };
+    let (id, first) = claims(&rig.tell(held(LEASE_2, at(secs(1_000)))))[0].clone();
+    assert!(!first.idle);
+    // It is told of the suspect together with other lines: it runs those, and asks for more.
+    let effects = rig.tell(WorkerInput::Store(id, reply(vec![grant(1, 1..=1)])));
+    assert_eq!(starts(&effects), [run(1, 1)]);
+    let (id, more) = claims(&effects)[0].clone();
+    assert!(!more.idle && more.lines_max > 0, "it does not drain: {more:?}");
+    rig.tell(WorkerInput::Store(id, reply(vec![])));
+    let effects = rig.tell(success(run(1, 1)));
+    let group = records(&[effects, rig.pass(ms(2))].concat())[0].clone();
+    recorded(&mut rig, &group);
+    // With nothing else to do it asks once per poll, and for the suspect not before its time.
+    let mut asked = Vec::new();
+    while rig.now < at(TIMING.ttl + secs(2)) {
+        let effects = rig.pass(ms(500));
+        for (id, claim) in claims(&effects) {
+            asked.push((rig.now >= at(TIMING.ttl), claim.idle));
+            rig.tell(WorkerInput::Store(id, reply(vec![])));
+        }
+    }
+    assert!((8..=10).contains(&asked.len()), "once per poll: {asked:?}");
+    assert!(asked.iter().all(|(over, idle)| over == idle), "{asked:?}");
+    assert!(asked.iter().any(|(over, _)| *over) && asked.iter().any(|(over, _)| !over));
 }
