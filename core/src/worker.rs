@@ -191,6 +191,8 @@ pub struct Worker {
     runs: BTreeMap<RunKey, Run>,
     /// C3: how many bytes the inputs of `runs` have.
     running_bytes: u64,
+    /// L6: how many of `runs` each lease has; asked at every event, of thousands of runs.
+    runs_of_leases: BTreeMap<LeaseId, usize>,
     /// Runs that were given up and have not ended: they may still kill the process.
     /// With the lease under which the line is yet to be given back, where it is.
     abandoned: BTreeMap<RunKey, Option<LeaseId>>,
@@ -238,6 +240,7 @@ impl Worker {
             queue: Queue::default(),
             runs: BTreeMap::new(),
             running_bytes: 0,
+            runs_of_leases: BTreeMap::new(),
             abandoned: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             mean_run_time: None,

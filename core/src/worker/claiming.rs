@@ -47,7 +47,7 @@ impl Worker {
     /// suspect still waits.
     fn wants_lines(&self) -> Option<u64> {
         let lease = self.licensed().filter(|_| self.options.rows)?;
-        let runs_of_old_leases = self.runs.values().any(|run| run.lease != lease);
+        let runs_of_old_leases = self.runs_of_leases.keys().any(|of| *of != lease);
         if self.leaving.is_leaving() || self.alone.is_some() || runs_of_old_leases || self.recording.is_full() {
             return None;
         }

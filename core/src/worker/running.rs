@@ -1,6 +1,7 @@
 //! Runs of a worker: started while licensed (L4), cancelled at their timeout (O6), at the licence's end (L4), with their
 //! lease (L6) or their batch (S2).
 
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use super::{CancelCallReason, Licence, RunAnswer, RunKey, Worker, WorkerEffect, WorkerEvent};
@@ -61,6 +62,7 @@ impl Worker {
             let bytes = start.input.len() as u64;
             let run = Run { lease, bytes, started_at: now, deadline, cancelled: None, patience_counts: false };
             self.running_bytes += bytes;
+            *self.runs_of_leases.entry(lease).or_default() += 1;
             let before = self.runs.insert(key, run);
             debug_assert!(before.is_none(), "L6: no token is run twice");
             self.effects.push_back(WorkerEffect::Start(start));
@@ -227,6 +229,12 @@ impl Worker {
     fn remove_run(&mut self, key: RunKey) -> Option<Run> {
         let run = self.runs.remove(&key)?;
         self.running_bytes -= run.bytes;
+        if let Entry::Occupied(mut of_lease) = self.runs_of_leases.entry(run.lease) {
+            *of_lease.get_mut() -= 1;
+            if *of_lease.get() == 0 {
+                of_lease.remove();
+            }
+        }
         self.deadlines.remove(&(run.deadline, key));
         Some(run)
     }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, PgConnection, Postgres};
+use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row};
 
 /// A value for a function.
 #[derive(Debug, Clone)]
@@ -108,6 +108,16 @@ impl<'a> Call<'a> {
         self
     }
 
+    /// How many bytes of text its arguments have.
+    pub(super) fn text_bytes(&self) -> usize {
+        let bytes = |arg: &Arg<'_>| match arg {
+            Arg::Text(Some(text)) => text.len(),
+            Arg::Texts(texts) => texts.iter().map(|text| text.len()).sum(),
+            _ => 0,
+        };
+        self.args.iter().map(bytes).sum()
+    }
+
     /// Runs it as a statement of its own. `prepared`: the connection is one session of the server, which knows the
     /// statement from the second time on. Otherwise all of it goes as one text, since a pooler may hand the connection on
     /// between preparing and executing.
@@ -180,9 +190,24 @@ fn quoted(text: &str) -> String {
     quoted
 }
 
+/// How many bytes the values of a reply have.
+pub(super) fn reply_bytes(rows: &[PgRow]) -> usize {
+    let of_row = |row: &PgRow| -> usize {
+        let bytes = |at| row.try_get_raw(at).ok().and_then(|value| value.as_bytes().ok()).map_or(0, <[u8]>::len);
+        (0..row.len()).map(bytes).sum()
+    };
+    rows.iter().map(of_row).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_bytes_of_texts_are_counted() {
+        let call = Call::new("f").arg("abc").arg(7i64).arg(None::<&str>).arg(vec![Cow::Borrowed("de"), "f".into()]);
+        assert_eq!(call.text_bytes(), 6);
+    }
 
     #[test]
     fn literals_are_quoted() {

@@ -8,7 +8,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::call::Call;
+use super::call::{Call, reply_bytes};
 use super::options::PostgresOptions;
 use super::trouble;
 use crate::store::StoreError;
@@ -21,6 +21,10 @@ pub(super) const CONNECTIONS_PER_WORKER: usize = CONNECTIONS_MAX + 2;
 
 /// How long connecting may take: less, and a server that is merely busy counts as gone.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// A connection's buffers are as large as the largest message yet. After a larger one than this they are given up: a few connections
+/// that have each had a row of many megabytes would else keep them all.
+const BUFFERS_MAX_BYTES: usize = 1 << 20;
 
 /// A connection that was idle for so long is asked whether it is alive before a request is entrusted to it.
 const PING_AFTER: Duration = Duration::from_secs(2);
@@ -103,8 +107,12 @@ impl Connections {
         let until = Instant::now() + self.answer_limit();
         let mut used = self.take(until).await?;
         let prepared = !self.options.transaction_pooler;
+        let sent_bytes = call.text_bytes();
         match timeout_at(until, call.run(&mut used.conn, &self.options.schema, prepared)).await {
             Ok(Ok(rows)) => {
+                if sent_bytes + reply_bytes(&rows) > BUFFERS_MAX_BYTES {
+                    used.conn.shrink_buffers();
+                }
                 self.keep(used);
                 Ok(rows)
             }
