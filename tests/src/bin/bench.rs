@@ -9,6 +9,10 @@ use fencepost_tests::bench::sizes::{Part, Sizes};
 use fencepost_tests::bench::worker::{self, WorkerArgs};
 use fencepost_tests::bench::{self, machine, page, plot};
 
+/// That of `fencepost` itself.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Measures fencepost beside its stores' limits and beside other systems, in one run, on servers of its own
 #[derive(Debug, Parser)]
 #[command(args_conflicts_with_subcommands = true)]
