@@ -183,8 +183,8 @@ pub struct Claim {
     pub lines_max: u64,
     /// Inputs of at most so many bytes together; the first line is granted whatever its size.
     pub bytes_max: u64,
-    /// P2: the worker holds, runs and owes nothing, and claims nothing more until it knows the outcome of a suspect
-    /// that it is granted alone. False as well for a while after it was declared dead: others are to have the suspect.
+    /// P2: the worker may be granted a single suspect: it holds, runs and owes nothing, has not heard of late that it was declared
+    /// dead, and claims nothing more until it knows the outcome of a suspect that it is granted alone.
     pub idle: bool,
 }
 

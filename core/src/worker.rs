@@ -211,9 +211,11 @@ pub struct Worker {
     drain_look_at: Instant,
     /// P2, S7: until then, single suspects and completion calls are left to others.
     others_first_until: Instant,
+    /// P2, S7: under the present lease it has asked for a single suspect or a call.
+    took_its_turn: bool,
     /// C3: a batch was opened since the last claim.
     newcomer_waits: bool,
-    /// P2: the last claim found nothing, which what the worker held then may be the reason for.
+    /// P2: the last claim found nothing, for which the reason may be that it was not allowed to run a row alone then.
     refused_while_busy: bool,
     recording: Recording,
     give_back: WaitingGiveBack,
@@ -251,6 +253,7 @@ impl Worker {
             draining_for_suspect: false,
             drain_look_at: now,
             others_first_until: now,
+            took_its_turn: false,
             newcomer_waits: false,
             refused_while_busy: false,
             recording: Recording::default(),

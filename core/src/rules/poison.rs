@@ -78,10 +78,10 @@ pub fn p2_may_take_range(may_take_suspect: bool, holds_suspect: bool) -> bool {
     may_take_suspect && !holds_suspect
 }
 
-/// P2, S7: until when a worker that was declared dead at `ended_at` while it lived leaves single suspects and completion calls to
-/// others. Whatever ended its lease may end the next one as soon (a clock that is far too slow does), and it knows first that
-/// something is free again: it would take the same row each time and never finish it. All others have asked by then, if only
-/// because they poll.
+/// P2, S7: until when a worker that heard at `ended_at` that it was declared dead leaves single suspects and completion calls to
+/// others, if it had its turn of them under that lease. Whatever ended its lease may end the next one as soon (a clock that is far
+/// too slow does), and it knows first that something is free again: it would take the same row each time and never finish it. All
+/// others that poll as often have asked by then.
 pub fn p2_others_first_until(ended_at: Instant, ttl: Duration, poll: Duration) -> Instant {
     ended_at + ttl.max(poll.saturating_mul(2))
 }

@@ -154,6 +154,7 @@ impl Worker {
         let id = self.ask(StoreRequest::ClaimCall(ClaimCall { lease, calls, known }));
         self.calling.asked = Some((id, now));
         self.calling.news = false;
+        self.took_its_turn = true;
     }
 
     pub(super) fn time_out_calls(&mut self, now: Instant) {

@@ -38,7 +38,9 @@ impl Worker {
             ClaimState::Settling { next_at, .. } => Some(*next_at),
             ClaimState::Idle => {
                 let lines = self.wants_lines()?;
-                Some(if lines == 0 { self.drain_look_at } else { self.next_claim_at })
+                let at = if lines == 0 { self.drain_look_at } else { self.next_claim_at };
+                let waits_for_turn = self.refused_while_busy && self.is_idle();
+                Some(if waits_for_turn { at.min(self.others_first_until) } else { at })
             }
         }
     }
@@ -107,6 +109,7 @@ impl Worker {
         self.draining_for_suspect &= !idle;
         self.refused_while_busy = false;
         self.newcomer_waits &= lines_max == 0;
+        self.took_its_turn |= idle;
         self.last_claim_number += 1;
         let number = self.last_claim_number;
         let id = self.ask(StoreRequest::Claim(Claim {

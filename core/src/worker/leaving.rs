@@ -221,6 +221,8 @@ impl Worker {
     }
 
     pub(super) fn leave_now(&mut self, reason: ExitReason) {
+        self.running_bytes = 0;
+        self.runs_of_leases.clear();
         for key in std::mem::take(&mut self.runs).into_keys() {
             self.effects.push_back(WorkerEffect::Cancel(key));
         }

@@ -61,10 +61,12 @@ impl Worker {
             self.deadlines.insert((deadline, key));
             let bytes = start.input.len() as u64;
             let run = Run { lease, bytes, started_at: now, deadline, cancelled: None, patience_counts: false };
-            self.running_bytes += bytes;
-            *self.runs_of_leases.entry(lease).or_default() += 1;
             let before = self.runs.insert(key, run);
             debug_assert!(before.is_none(), "L6: no token is run twice");
+            if before.is_none() {
+                self.running_bytes += bytes;
+                *self.runs_of_leases.entry(lease).or_default() += 1;
+            }
             self.effects.push_back(WorkerEffect::Start(start));
             self.holding_changed(now);
         }
@@ -97,7 +99,9 @@ impl Worker {
         self.claim = super::ClaimState::Idle;
         self.alone = None;
         self.draining_for_suspect = false;
-        self.others_first_until = p2_others_first_until(now, self.options.timing.ttl, self.options.poll);
+        if std::mem::take(&mut self.took_its_turn) {
+            self.others_first_until = p2_others_first_until(now, self.options.timing.ttl, self.options.poll);
+        }
         self.give_back.forget(lease);
         self.tell(WorkerEvent::LeaseEnded(lease));
         self.cancel_runs(now, CancelReason::LeaseEnded, |_, run| run.lease == lease);

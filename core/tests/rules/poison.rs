@@ -334,3 +334,36 @@ fn p2_who_was_declared_dead_while_it_lived_leaves_suspects_to_others_for_a_ttl()
     assert!(asked.iter().all(|(over, idle)| over == idle), "{asked:?}");
     assert!(asked.iter().any(|(over, _)| *over) && asked.iter().any(|(over, _)| !over));
 }
+
+/// P2: a lease that ends before it had its turn changes nothing: else a worker that loses every lease would never have a turn again,
+/// where it may be the only one that is left. At its turn it asks at once, not at its next poll.
+#[test]
+fn p2_who_loses_each_lease_has_its_turn_of_suspects_now_and_then() {
+    let (mut rig, _) = at_work(options(1));
+    rig.tell(WorkerInput::Lease(LeaseEvent::Ended { lease: LEASE }));
+    let nothing = ClaimReply::Granted { grants: vec![], suspect_waits: true, next_after: None, open_lines: true };
+    let nothing = Ok(StoreReply::Claim(nothing));
+    let mut lease = LEASE_2;
+    let mut asked = Vec::new();
+    for nth in 0..8 {
+        // Each lasts for two thirds of a ttl; polls and turns fall together nowhere.
+        let mut effects = rig.tell(held(lease, rig.now + secs(100)));
+        let ends = rig.now + ms(5_300);
+        while rig.now < ends {
+            let mut told = std::mem::take(&mut effects);
+            for (id, claim) in claims(&told) {
+                asked.push((rig.now, nth, claim.idle));
+                told.extend(rig.tell(WorkerInput::Store(id, nothing.clone())));
+            }
+            effects.extend(rig.pass(ms(100)));
+        }
+        rig.tell(WorkerInput::Lease(LeaseEvent::Ended { lease }));
+        lease = LeaseId::from_random(nth + 10);
+    }
+    let idle: Vec<(Instant, u64)> = asked.iter().filter(|asked| asked.2).map(|asked| (asked.0, asked.1)).collect();
+    let first = idle.first().expect("it has its turn");
+    assert_eq!(*first, (at(TIMING.ttl), 1), "a ttl after the first lease's end: {idle:?}");
+    let turns: Vec<u64> =
+        idle.iter().map(|(_, nth)| *nth).collect::<std::collections::BTreeSet<_>>().into_iter().collect();
+    assert_eq!(turns, [1, 3, 5, 7], "every second lease lasts until its turn");
+}

@@ -22,9 +22,9 @@ pub(super) const CONNECTIONS_PER_WORKER: usize = CONNECTIONS_MAX + 2;
 /// How long connecting may take: less, and a server that is merely busy counts as gone.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// A connection's buffers are as large as the largest message yet. After a larger one than this they are given up: a few connections
-/// that have each had a row of many megabytes would else keep them all.
-const BUFFERS_MAX_BYTES: usize = 1 << 20;
+/// A connection's buffers stay as large as the largest message yet has made them. After a larger one than this, which no claim and no
+/// group of several rows is, they are given up: a few connections that have each had a huge row would else keep them all.
+const BUFFERS_MAX_BYTES: usize = 9 << 20;
 
 /// A connection that was idle for so long is asked whether it is alive before a request is entrusted to it.
 const PING_AFTER: Duration = Duration::from_secs(2);
@@ -110,10 +110,15 @@ impl Connections {
         let sent_bytes = call.text_bytes();
         match timeout_at(until, call.run(&mut used.conn, &self.options.schema, prepared)).await {
             Ok(Ok(rows)) => {
-                if sent_bytes + reply_bytes(&rows) > BUFFERS_MAX_BYTES {
+                if sent_bytes + reply_bytes(&rows) <= BUFFERS_MAX_BYTES {
+                    self.keep(used);
+                } else {
                     used.conn.shrink_buffers();
+                    // The buffer that the reply came in goes when the next one is read.
+                    if matches!(timeout_at(until, used.conn.ping()).await, Ok(Ok(()))) {
+                        self.keep(used);
+                    }
                 }
-                self.keep(used);
                 Ok(rows)
             }
             Ok(Err(error)) => {
