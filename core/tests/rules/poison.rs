@@ -367,3 +367,23 @@ fn p2_who_loses_each_lease_has_its_turn_of_suspects_now_and_then() {
         idle.iter().map(|(_, nth)| *nth).collect::<std::collections::BTreeSet<_>>().into_iter().collect();
     assert_eq!(turns, [1, 3, 5, 7], "every second lease lasts until its turn");
 }
+
+/// P2: it is idle, and its turn comes between two polls.
+#[test]
+fn p2_at_its_turn_of_suspects_an_idle_worker_asks_at_once() {
+    let (mut rig, _) = at_work(options(1));
+    rig.tell(WorkerInput::Lease(LeaseEvent::Ended { lease: LEASE }));
+    rig.pass(ms(500));
+    let mut effects = rig.tell(held(LEASE_2, at(secs(1_000))));
+    let nothing = ClaimReply::Granted { grants: vec![], suspect_waits: true, next_after: None, open_lines: true };
+    while let Some((id, claim)) = claims(&effects).pop() {
+        assert!(!claim.idle);
+        rig.tell(WorkerInput::Store(id, Ok(StoreReply::Claim(nothing.clone()))));
+        if rig.now > at(secs(7)) {
+            break;
+        }
+        effects = rig.pass(secs(1));
+    }
+    assert_eq!(rig.machine.poll_timeout(), Some(at(TIMING.ttl)), "half a second before its poll");
+    assert!(claims(&rig.pass(ms(500)))[0].1.idle);
+}
