@@ -192,8 +192,8 @@ fn the_model_sqlite_and_postgres_answer_alike() {
     println!("{done} runs of {steps} steps");
 }
 
-/// So many runs go on at the same time.
-const AT_ONCE: u64 = 2;
+/// So many runs go on at the same time: they wait for their stores most of the time.
+const AT_ONCE: u64 = 4;
 
 /// One run; tells what occurred in it.
 fn run(seed: u64, steps: u64, folder: &std::path::Path) -> BTreeSet<&'static str> {
