@@ -339,6 +339,10 @@ impl Run {
         }
     }
 
+    fn retry_answer(&mut self) -> Answer {
+        Answer::Retry { error: "again".into(), jitter: self.random.next_u64(), timed_out: false }
+    }
+
     /// Answers to lines that some worker was granted at some time; sometimes under another's lease or a made-up token.
     async fn record(&mut self) {
         let of = self.below(self.workers.len() as u64) as usize;
@@ -353,7 +357,9 @@ impl Run {
             for row in &grant.rows {
                 if self.one_in(3) {
                     let token = if self.one_in(30) { Token(self.below(50)) } else { grant.token };
-                    let answer = self.some_answer();
+                    // Lines that an operator had run again are few: that one is tried again would else be seen in one run of twenty.
+                    let retried = self.is_superseded(grant.batch, row.line, None) && self.one_in(2);
+                    let answer = if retried { self.retry_answer() } else { self.some_answer() };
                     let run_time = Duration::from_micros(self.below(1000));
                     let item = RecordItem { batch: grant.batch, line: row.line, token, answer, run_time };
                     items.insert((item.batch, item.line), item);
