@@ -16,6 +16,8 @@ use super::processes::{self, WorkerProcess};
 use super::sizes::Sizes;
 use super::worker::{PROBE, now_us};
 use crate::place::{self, StoreKind};
+use crate::process::until;
+use crate::scenario::STUCK;
 use crate::scenario::percentiles::Percentiles;
 
 /// Measures it on both stores.
@@ -100,23 +102,21 @@ fn most_beside_submits(ground: &Ground, on: StoreKind, rows: u64) -> f64 {
     const AHEAD: usize = 20;
     let site = ground.store(on);
     let workers = processes::start(ground, &site, OP, 1, drain::CONCURRENCY, &[]);
-    let took = ground.block_on(async {
-        let (began, mut open, mut done) = (Instant::now(), VecDeque::new(), 0);
-        while done < rows {
+    let (began, mut open, mut done) = (Instant::now(), VecDeque::new(), 0);
+    while done < rows {
+        open.push_back(ground.block_on(async {
             let batch = site.load(OP, LOAD_ROWS).await;
             site.opened(batch, LOAD_ROWS).await;
-            open.push_back(batch);
-            if open.len() < AHEAD {
-                continue;
-            }
-            let Some(oldest) = open.pop_front() else { continue };
-            while site.counts(oldest).await.batch.ended_at.is_none() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            done += LOAD_ROWS;
+            batch
+        }));
+        if open.len() < AHEAD {
+            continue;
         }
-        began.elapsed()
-    });
+        let Some(oldest) = open.pop_front() else { continue };
+        until("the oldest batch has ended", STUCK, || ground.block_on(site.counts(oldest)).batch.ended_at);
+        done += LOAD_ROWS;
+    }
+    let took = began.elapsed();
     for worker in workers {
         worker.leave();
     }
